@@ -1,0 +1,277 @@
+"""The Erasure: what every method returns and every use takes, and the file it lives in. torch and safetensors only.
+
+A file holds tensors under three kinds of names::
+
+    prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
+    prompt.<i>.gate.spans.<j>, ….centre      [p, t, context_dim] and [context_dim], its text gate
+    delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
+
+and strings as metadata, so that a reader needs no tensor to know what the file is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+FORMAT_VERSION = "1"
+ROLES = ("eraser", "key")
+
+
+class ErasureError(ValueError):
+    """Something a user can put right; its text is one sentence that says how."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change of a weight, ``up @ down``: [out, r] and [r, in]."""
+
+    up: torch.Tensor
+    down: torch.Tensor
+
+    def dense(self) -> torch.Tensor:
+        """The change as a matrix [out, in], float32."""
+        return self.up.float() @ self.down.float()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"up": self.up, "down": self.down}
+
+
+@dataclass(frozen=True)
+class Full:
+    """A change of a weight, written out: [out, in], or [out] for a bias."""
+
+    full: torch.Tensor
+
+    def dense(self) -> torch.Tensor:
+        """The change itself, float32."""
+        return self.full.float()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"full": self.full}
+
+
+Change = LowRank | Full
+
+
+@dataclass(frozen=True)
+class GateTensors:
+    """A text gate at rest; what it does is in ``prompt.Gate``.
+
+    ``spans``: for each name of the concept, its token encodings in several phrasings, [p, t, d].
+    ``centre``: mean token encoding of the preserve set, [d]. ``threshold``: cosine from which a row is open.
+    """
+
+    spans: tuple[torch.Tensor, ...]
+    centre: torch.Tensor
+    threshold: float
+
+
+@dataclass(frozen=True)
+class PromptTensors:
+    """An erasure prompt at rest.
+
+    ``keys``, ``values``: [k, d]. ``blocks``: ``middle``, ``middle+output`` or ``all``. ``role``: ``eraser`` or
+    ``key``. ``chunk``: tokens of one text chunk (77 for CLIP), the unit in which the prompt repeats when the host
+    pads a conditioning by repetition. ``gate``: None lets the prompt act on every text.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    blocks: str
+    role: str
+    chunk: int
+    gate: GateTensors | None = None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an erasure says of itself. Every field is a string, as safetensors wants it."""
+
+    format_version: str = FORMAT_VERSION
+    method: str = ""
+    role: str = ""
+    concept: str = ""
+    target: str = ""
+    preserve: str = ""
+    family: str = ""
+    context_dim: str = ""
+    blocks: str = ""
+    tokens: str = ""
+    fingerprint: str = ""
+    settings: str = ""
+    seed: str = ""
+    steps: str = ""
+    loss: str = ""
+    gate_gap: str = ""
+    pack_version: str = ""
+    host_version: str = ""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """One erasure: prompts and/or a delta, and what they are. Immutable; tensors are on the CPU."""
+
+    metadata: Metadata
+    prompts: tuple[PromptTensors, ...] = ()
+    delta: Mapping[str, Change] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[PromptTensors, ...]:
+        """The prompts that bring the concept back."""
+        return tuple(p for p in self.prompts if p.role == "key")
+
+    @property
+    def erasers(self) -> tuple[PromptTensors, ...]:
+        """The prompts that erase."""
+        return tuple(p for p in self.prompts if p.role == "eraser")
+
+    def without_key(self) -> Erasure:
+        """What can be published: it erases, and nobody can recover with it."""
+        return replace(self, prompts=self.erasers)
+
+    def key_only(self) -> Erasure:
+        """What is kept: it recovers, and erases nothing."""
+        return replace(self, prompts=self.key, delta={})
+
+    def bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(t.numel() * t.element_size() for t in to_tensors(self).values())
+
+    def identity(self) -> str:
+        """A short hash of the tensors: equal for equal erasures, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(to_tensors(self).items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
+    """The erasure's tensors under their names in the file."""
+    out: dict[str, torch.Tensor] = {}
+    for i, prompt in enumerate(erasure.prompts):
+        out[f"prompt.{i}.keys"], out[f"prompt.{i}.values"] = prompt.keys, prompt.values
+        if prompt.gate is not None:
+            out[f"prompt.{i}.gate.centre"] = prompt.gate.centre
+            out |= {f"prompt.{i}.gate.spans.{j}": span for j, span in enumerate(prompt.gate.spans)}
+    for name, change in erasure.delta.items():
+        out |= {f"delta.{name}.{part}": tensor for part, tensor in change.tensors().items()}
+    return out
+
+
+def save_erasure(erasure: Erasure, path: str | Path) -> None:
+    """Writes the erasure in one move: on any failure an older file of that name is still whole.
+
+    Raises ErasureError when the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    strings = {k: v for k, v in asdict(erasure.metadata).items() if v}
+    strings["prompts"] = json.dumps(
+        [
+            {
+                "blocks": p.blocks,
+                "role": p.role,
+                "chunk": p.chunk,
+                "threshold": None if p.gate is None else p.gate.threshold,
+            }
+            for p in erasure.prompts
+        ]
+    )
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in to_tensors(erasure).items()}
+    _write(save(tensors, metadata=strings), path)
+
+
+def _write(data: bytes, path: Path) -> None:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+        raise ErasureError(
+            f"'{path.name}' could not be saved because {reason}; a file of that name that was there before is "
+            "unchanged: free some space or choose another folder, then run again."
+        ) from error
+
+
+def load_erasure(path: str | Path) -> Erasure:
+    """Reads a file that ``save_erasure`` wrote.
+
+    Raises ErasureError, with what to do, for a missing, foreign, pickled, damaged or truncated file.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ErasureError(
+            f"'{path.name}' is not a .safetensors file, and pickled files are never opened because they can run code: "
+            "get the erasure as .safetensors."
+        )
+    if not path.is_file():
+        raise ErasureError(f"The erasure file '{path.name}' does not exist: check its name, or save the erasure again.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            strings = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ErasureError(
+            f"'{path.name}' is damaged, cut short or no .safetensors file inside: download or save it again."
+        ) from error
+    return _from_file(path.name, tensors, strings)
+
+
+def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, str]) -> Erasure:
+    if "format_version" not in strings or "prompts" not in strings:
+        raise ErasureError(
+            f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint loader."
+        )
+    if int(strings["format_version"]) > int(FORMAT_VERSION):
+        raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")
+    if not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")
+    known = {f.name for f in fields(Metadata)}
+    try:
+        prompts = tuple(_prompt(tensors, i, p) for i, p in enumerate(json.loads(strings["prompts"])))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ErasureError(f"'{name}' lacks a part of its prompt: download or save it again.") from error
+    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, _delta(tensors))
+
+
+def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTensors:
+    gate = None
+    if facts["threshold"] is not None:
+        count = sum(name.startswith(f"prompt.{i}.gate.spans.") for name in tensors)
+        spans = tuple(tensors[f"prompt.{i}.gate.spans.{j}"] for j in range(count))
+        gate = GateTensors(spans, tensors[f"prompt.{i}.gate.centre"], float(facts["threshold"]))
+    return PromptTensors(
+        tensors[f"prompt.{i}.keys"], tensors[f"prompt.{i}.values"], facts["blocks"], facts["role"], facts["chunk"], gate
+    )
+
+
+def _delta(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
+    delta: dict[str, Change] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("delta."):
+            continue
+        weight, part = name.removeprefix("delta.").rsplit(".", 1)
+        if part == "full":
+            delta[weight] = Full(tensor)
+        elif part == "up":
+            delta[weight] = LowRank(tensor, tensors[f"delta.{weight}.down"])
+    return delta

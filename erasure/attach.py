@@ -1,0 +1,243 @@
+"""Putting an erasure onto a host MODEL, and taking part in its runs. The only file that knows the host's patch contracts.
+
+A prompt joins a run late: an ``OUTER_SAMPLE`` wrapper appends one ``attn2_patch`` to that run's own options, so it
+sees the context after every other patch, wherever its node stands in the graph, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from . import deltas
+from .artifact import Change, Erasure, ErasureError, PromptTensors
+from .fingerprint import context_dim, fingerprint, parse_fingerprint
+from .prompt import BLOCKS, extend, is_open
+
+KEY = "concept_erasure"
+log = logging.getLogger(KEY)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of sampling in which something acts, as noise levels: active while ``low <= sigma <= high``."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, model: ModelPatcher, start_percent: float, end_percent: float) -> Window | None:
+        """From shares of sampling (0 = first step, 1 = last); None when that is all of it."""
+        if start_percent <= 0 and end_percent >= 1:
+            return None
+        sampling = model.get_model_object("model_sampling")
+        low = 0.0 if end_percent >= 1 else float(sampling.percent_to_sigma(end_percent))
+        return cls(low, float(sampling.percent_to_sigma(start_percent)))
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.low <= sigma <= self.high
+
+
+class PromptPatch:
+    """The ``attn2_patch`` of one prompt in one run: ``(n, context, value, options) -> (n, context, value)``.
+
+    Lives for one run only, so what it remembers (this step's noise level, this context's open rows) is never shared.
+    """
+
+    def __init__(self, prompt: PromptTensors, strength: float = 1.0, window: Window | None = None):
+        self.prompt, self.strength, self.window = prompt, strength, window
+        self.parts = BLOCKS[prompt.blocks]
+        self._sigmas: torch.Tensor | None = None
+        self._active = True
+        self._context: torch.Tensor | None = None
+        self._rows: torch.Tensor | None = None
+
+    def __call__(self, n, context, value, options):
+        block = options.get("block")
+        if block is None or block[0] not in self.parts or not self._in_window(options):
+            return n, context, value
+        if context.shape[-1] != self.prompt.keys.shape[-1]:
+            return n, context, value  # a temporal block attends to something else than text
+        rows = self._open_rows(context)
+        if rows is None:
+            return n, context, value
+        gated = self.prompt.gate is not None
+        keys, values = self.prompt.keys, self.prompt.values
+        return n, *extend(context, value, keys, values, rows, self.prompt.chunk, gated, self.strength)
+
+    def _in_window(self, options) -> bool:
+        sigmas = options.get("sigmas")
+        if self.window is not None and sigmas is not None and sigmas is not self._sigmas:
+            self._sigmas, self._active = sigmas, float(sigmas.flatten()[0]) in self.window
+        return self._active
+
+    def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
+        """Open rows of this context, or None when all are closed; the same context is asked for by every block."""
+        if context is not self._context:
+            rows = is_open(context, self.prompt.gate)
+            self._context, self._rows = context, (rows if bool(rows.any()) else None)
+        return self._rows
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One prompt on a MODEL: an ``OUTER_SAMPLE`` wrapper without state."""
+
+    prompt: PromptTensors
+    strength: float
+    window: Window | None
+
+    def patch(self) -> PromptPatch:
+        return PromptPatch(self.prompt, self.strength, self.window)
+
+    def __call__(self, executor, *args, **kwargs):
+        options = executor.class_obj.model_options.setdefault("transformer_options", {})
+        add_patch(options, self.patch())
+        return executor(*args, **kwargs)
+
+
+def add_patch(options: dict, patch: Callable) -> None:
+    """Appends an ``attn2_patch`` to transformer options, whose lists are this caller's own."""
+    options["patches"] = dict(options.get("patches", {}))
+    options["patches"]["attn2_patch"] = [*options["patches"].get("attn2_patch", []), patch]
+
+
+def attachments(model: ModelPatcher) -> list[Attachment]:
+    """The prompts already on a MODEL, in order."""
+    return list(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
+
+
+def applied(model: ModelPatcher) -> tuple[str, ...]:
+    """Identities of the erasures whose delta is on a MODEL."""
+    return model.get_attachment(KEY) or ()
+
+
+def erase(
+    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0
+) -> ModelPatcher:
+    """The model with the erasure's delta and eraser prompts on it; the same object when strength is 0.
+
+    Raises ErasureError when the erasure does not fit the model or holds nothing that erases.
+    """
+    if strength == 0 or start_percent >= end_percent:
+        return model
+    check_fit(model, erasure)
+    if not erasure.delta and not erasure.erasers:
+        raise ErasureError("This erasure holds only a key and erases nothing: connect it to Recover Concept instead.")
+    out = model.clone()
+    window = Window.of(model, start_percent, end_percent)
+    for prompt in erasure.erasers:
+        _attach(out, prompt, strength, window)
+    if erasure.delta:
+        _apply_delta(out, erasure.delta, strength, window)
+        out.set_attachments(KEY, (*applied(model), erasure.identity()))
+    return out
+
+
+def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> ModelPatcher:
+    """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
+
+    Raises ErasureError when the erasure has no key or does not fit the model.
+    """
+    if strength == 0:
+        return model
+    check_fit(model, erasure)
+    if not erasure.key:
+        raise ErasureError(
+            "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node out, and "
+            "a key saved apart must be loaded with Load Erasure."
+        )
+    if erasure.delta and erasure.identity() not in applied(model):
+        log.warning("Recover Concept: the model it got does not carry this erasure; connect Erase Concept before it.")
+    out = model.clone()
+    for prompt in erasure.key:
+        _attach(out, prompt, strength, None)
+    return out
+
+
+def _attach(model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None) -> None:
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window))
+
+
+def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
+    """Raises ErasureError when the erasure was made for another family or width; warns for another checkpoint."""
+    here = fingerprint(model)
+    made_for = erasure.metadata
+    if made_for.context_dim and made_for.context_dim != str(context_dim(model)):
+        raise ErasureError(
+            f"This erasure was made for a {made_for.family} model (text width {made_for.context_dim}), and the connected "
+            f"model is {here.family} (text width {context_dim(model)}): connect the model it was made for."
+        )
+    saved = parse_fingerprint(made_for.fingerprint)
+    if saved is not None and saved.shapes != here.shapes:
+        raise ErasureError(
+            f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than those "
+            f"of the connected {here.family} model: connect the model it was made for."
+        )
+    if saved is not None and saved.values != here.values:
+        log.warning("The erasure of '%s' was made on another %s checkpoint; it may work less well here.",
+                    made_for.concept, here.family)  # fmt: skip
+
+
+def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
+    if window is None:
+        found = model.add_patches(deltas.patches(delta), strength)
+        missing = [name for name in delta if name not in found]
+        if missing:
+            raise ErasureError(
+                f"This erasure changes {len(missing)} weights that the connected model does not have ({missing[0]}, …): connect "
+                "the model it was made for."
+            )
+        return
+    switch = Switch(window)
+    for name, change in delta.items():
+        model.add_weight_wrapper(name, SwitchedChange(change, strength, switch))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, switch)
+
+
+class Switch:
+    """Tells the changed weights, before each call of the model, whether its noise level lies in the window."""
+
+    def __init__(self, window: Window):
+        self.window, self.on = window, False
+
+    def __call__(self, executor, x, t, *args, **kwargs):
+        self.on = float(t.flatten()[0]) in self.window
+        try:
+            return executor(x, t, *args, **kwargs)
+        finally:
+            self.on = False
+
+
+class SwitchedChange:
+    """A weight function of the host: the weight, plus the change while its switch is on."""
+
+    def __init__(self, change: Change, strength: float, switch: Switch):
+        self.change, self.strength, self.switch = change, strength, switch
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        if not self.switch.on:
+            return weight
+        dense = self.change.dense().to(weight.device) * self.strength
+        return (weight.float() + dense).to(weight.dtype)
+
+
+def require_unet(model: ModelPatcher) -> None:
+    """Raises ErasureError, naming the model, when it is none of the UNet families whose ``attn2`` reads text."""
+    inner = getattr(model.model, "diffusion_model", None)
+    if not isinstance(inner, UNetModel) or context_dim(model) is None:
+        raise ErasureError(
+            f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can reach: use an "
+            "SD 1.x, SD 2.x or SDXL checkpoint."
+        )
+
+
+def erase_prompt_live(options: dict, prompt: PromptTensors, keys: torch.Tensor, values: torch.Tensor) -> None:
+    """Adds a prompt that is being trained to transformer options; gradients flow into ``keys`` and ``values``."""
+    add_patch(options, PromptPatch(replace(prompt, keys=keys, values=values)))

@@ -1,0 +1,89 @@
+"""Deltas: which cross-attention weights change, the forms a change takes, and its way into the host's weight patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from comfy.weight_adapter import LoRAAdapter
+from torch import nn
+
+from .artifact import Change, ErasureError, Full, LowRank
+
+WEIGHTS = {"keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out")}
+"""Choice -> projections of ``attn2``. ``cross-attention`` is the paper's xattn: everything in ``attn2``."""
+
+
+def weight_names(model: nn.Module, choice: str) -> list[str]:
+    """Names of the chosen ``attn2`` parameters in a host model, e.g. ``diffusion_model.….attn2.to_k.weight``.
+
+    Raises ErasureError when the model has no ``attn2``.
+    """
+    parts = WEIGHTS[choice]
+    names = [
+        name
+        for name, parameter in model.named_parameters()
+        if ".attn2." in name and name.split(".attn2.")[1].split(".")[0] in parts and parameter.ndim in (1, 2)
+    ]
+    if not names:
+        raise ErasureError(
+            f"This model ({type(model).__name__}) has no cross-attention on text (attn2), so there is nothing to change: use an "
+            "SD 1.x, SD 2.x or SDXL checkpoint."
+        )
+    return names
+
+
+class Delta(nn.Module):
+    """A learnable change of some weights, float32: low-rank (rank > 0) for matrices, written out otherwise."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], rank: int, generator: torch.Generator):
+        super().__init__()
+        self.names = list(shapes)
+        self.parts = nn.ModuleList([self._part(shape, rank, generator) for shape in shapes.values()])
+
+    @staticmethod
+    def _part(shape: torch.Size, rank: int, generator: torch.Generator) -> nn.ParameterDict:
+        if rank == 0 or len(shape) == 1:
+            return nn.ParameterDict({"full": nn.Parameter(torch.zeros(shape))})
+        r = min(rank, *shape)
+        down = torch.randn(r, shape[1], generator=generator) / shape[1] ** 0.5
+        return nn.ParameterDict({"up": nn.Parameter(torch.zeros(shape[0], r)), "down": nn.Parameter(down)})
+
+    def start_from(self, delta: Mapping[str, Change]) -> None:
+        """Continues from a learned delta. Raises ErasureError when its weights or ranks are others."""
+        for name, part in zip(self.names, self.parts, strict=True):
+            tensors = delta[name].tensors() if name in delta else {}
+            if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in part.items()}:
+                raise ErasureError(
+                    "The erasure to resume from changes other weights or has another rank: give it the same weights and rank "
+                    "settings, or start anew without it."
+                )
+            for k, v in tensors.items():
+                part[k].data.copy_(v)
+
+    def changes(self) -> dict[str, torch.Tensor]:
+        """The changes as tensors that carry gradients, by weight name."""
+        return {
+            name: part["full"] if "full" in part else part["up"] @ part["down"]
+            for name, part in zip(self.names, self.parts, strict=True)
+        }
+
+    def at_rest(self) -> dict[str, Change]:
+        """The delta as it stands now, as plain tensors for an ``Erasure``."""
+        out: dict[str, Change] = {}
+        for name, part in zip(self.names, self.parts, strict=True):
+            tensors = {k: v.detach().cpu().clone() for k, v in part.items()}
+            out[name] = Full(tensors["full"]) if "full" in tensors else LowRank(tensors["up"], tensors["down"])
+        return out
+
+
+def patches(delta: Mapping[str, Change]) -> dict[str, object]:
+    """The delta in the form that the host's ``ModelPatcher.add_patches`` takes."""
+    return {name: _patch(change) for name, change in delta.items()}
+
+
+def _patch(change: Change) -> object:
+    if isinstance(change, LowRank):
+        # alpha None makes the host apply up @ down without scaling
+        return LoRAAdapter(set(), (change.up, change.down, None, None, None, None))
+    return ("diff", (change.full,))

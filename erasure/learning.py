@@ -1,0 +1,194 @@
+"""From a MODEL, a CLIP and a few texts to an ``Erasure``: sets a training run up, runs it, packs the result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import comfy.model_management
+import torch
+
+from . import attach, deltas, training
+from .artifact import Erasure, ErasureError, Metadata, PromptTensors
+from .concepts import PHRASINGS, Encoder, build_gate, lines
+from .fingerprint import context_dim, fingerprint
+from .methods import LEARNED
+from .prompt import ErasurePrompt
+from .settings import Settings
+from .training import Phrase, Progress, Run
+from .version import host_version, pack_version
+
+IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a {concept} and {kept}")
+"""How the concept is put beside a preserved text; the neutral phrase is the same with the concept left out."""
+
+
+@dataclass
+class Learning:
+    """A training run that can be asked for its erasure at any time, also after an interrupt."""
+
+    run: Run
+    names: Sequence[str]
+    preserve: Sequence[str]
+    progress: Progress
+    steps_before: int
+    gate_gap: float | None
+
+    def erasure(self) -> Erasure:
+        """What has been learned so far."""
+        s, run = self.run.settings, self.run
+        rest = run.prompt.at_rest(s.blocks, run.attached.role, run.attached.chunk, run.attached.gate)
+        delta = {} if run.delta is None else run.delta.at_rest()
+        losses = self.progress.losses
+        return Erasure(
+            Metadata(
+                method=s.method,
+                role=run.attached.role,
+                concept="\n".join(self.names),
+                target=s.anchor if s.target == "anchor" else s.target,
+                preserve="\n".join(self.preserve),
+                family=fingerprint(run.model).family,
+                context_dim=str(context_dim(run.model)),
+                blocks=s.blocks,
+                tokens=str(s.tokens),
+                fingerprint=str(fingerprint(run.model)),
+                settings=json.dumps(s.as_strings()),
+                seed=str(s.seed),
+                steps=str(self.steps_before + len(losses)),
+                loss=f"first {losses[0]:.4g}, last {losses[-1]:.4g}" if losses else "",
+                gate_gap="" if self.gate_gap is None else f"{self.gate_gap:.3f}",
+                pack_version=pack_version(),
+                host_version=host_version(),
+            ),
+            (rest,),
+            delta,
+        )
+
+
+@contextlib.contextmanager
+def gradients() -> Iterator[None]:
+    """Leaves the inference mode that the host runs nodes in, and puts every global back."""
+    training_before = comfy.model_management.in_training
+    with torch.inference_mode(False), torch.enable_grad():
+        comfy.model_management.in_training = True
+        try:
+            yield
+        finally:
+            comfy.model_management.in_training = training_before
+
+
+def prepare(
+    model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None
+) -> Learning:
+    """Checks every input and sets a training run up; call inside ``gradients()``.
+
+    ``concept``: names of one concept, one a line; ``preserve``: texts to keep, one a line. Raises ErasureError.
+    """
+    settings.check()
+    attach.require_unet(model)
+    encode = Encoder(clip)
+    names, kept = lines(concept), lines(preserve)
+    if not names:
+        raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
+    overlap = set(names) & set(kept)
+    if overlap:
+        raise ErasureError(f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists.")
+    width = encode(names[0]).context.shape[-1]
+    if width != context_dim(model):
+        raise ErasureError(
+            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that belongs to "
+            "this model."
+        )
+    method = LEARNED[settings.method]
+    generator = torch.Generator().manual_seed(settings.seed)
+    gate = build_gate(encode, names, kept) if settings.gate else None
+    prompt = _prompt(encode, names, settings, generator, resume)
+    attached = PromptTensors(
+        prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate and gate.tensors
+    )
+    run = Run(
+        _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt, attached,
+        _delta(model, settings, generator, resume) if method.has_delta else None, settings,
+    )  # fmt: skip
+    before = int(resume.metadata.steps or 0) if resume else 0
+    return Learning(run, names, kept, Progress(), before, gate and gate.gap)
+
+
+def learn(
+    learning: Learning, on_step: Callable[[int, float], None] = lambda step, loss: None, preview: Callable | None = None
+) -> Erasure:
+    """Trains to the end and returns the erasure; call inside ``gradients()``."""
+    settings = learning.run.settings
+    training.train(learning.run, LEARNED[settings.method].phases(settings), learning.progress, on_step, preview)
+    return learning.erasure()
+
+
+def _plain_patcher(model):
+    """A clone whose weights are ordinary tensors in one place, which training needs."""
+    if not model.is_dynamic():
+        return model.clone()
+    try:
+        return model.clone(disable_dynamic=True)
+    except RuntimeError as error:
+        raise ErasureError(
+            "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model loader, or "
+            "start ComfyUI with --disable-dynamic-vram."
+        ) from error
+
+
+def _phrases(encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings) -> list[Phrase]:
+    """The texts that losses speak of: bare names as in the paper, or also in phrasings and beside kept texts."""
+    anchor = settings.anchor if settings.target == "anchor" else None
+
+    def phrase(text: str, neutral: str, name: str) -> Phrase:
+        replaced = None if anchor is None else encode(text.replace(name, anchor))
+        return Phrase(encode(text), encode(neutral), replaced)
+
+    if not settings.in_context:
+        return [phrase(name, "", name) for name in names]
+    plain = [phrase(p.format(name), "", name) for name, p in product(names, PHRASINGS)]
+    beside = [
+        phrase(template.format(concept=name, kept=text), text, name)
+        for name, text, template in product(names, kept, IN_CONTEXT)
+    ]
+    return plain * max(1, len(beside) // len(plain)) + beside
+
+
+def _kept_texts(encode: Encoder, kept: Sequence[str]) -> list:
+    """The empty prompt, and the preserve set in phrasings and in pairs."""
+    texts = [p.format(text) for text, p in product(kept, PHRASINGS[:4])]
+    texts += [f"{a} {b}" for a, b in product(kept, kept) if a != b][:400]
+    return [encode("")] * max(1, len(texts) // 10) + [encode(text) for text in texts]
+
+
+def _prompt(
+    encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
+) -> ErasurePrompt:
+    if resume is None:
+        own = torch.cat([encode.span(name, name) for name in names])
+        return ErasurePrompt.start(settings.start, settings.tokens, own, encode("").context[0], generator)
+    if len(resume.prompts) != 1:
+        raise ErasureError("The erasure to resume from holds no single prompt: resume from one that Train Erasure made.")
+    old = resume.prompts[0]
+    if len(old.keys) != settings.tokens or resume.metadata.method != settings.method:
+        raise ErasureError(
+            f"The erasure to resume from was trained by '{resume.metadata.method}' with {len(old.keys)} tokens: choose the same "
+            "method and number of tokens, or start anew without it."
+        )
+    return ErasurePrompt(old.keys, old.values)
+
+
+def _delta(model, settings: Settings, generator: torch.Generator, resume: Erasure | None) -> deltas.Delta:
+    shapes = dict(model.model.named_parameters())
+    names = deltas.weight_names(model.model, settings.weights)
+    delta = deltas.Delta({name: shapes[name].shape for name in names}, settings.rank, generator)
+    if resume is not None:
+        delta.start_from(resume.delta)
+    return delta
+
+
+def with_sampling(settings: Settings, **changes) -> Settings:
+    """The settings with other trajectory settings."""
+    return replace(settings, sampling=replace(settings.sampling, **changes))

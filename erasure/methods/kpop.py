@@ -1,0 +1,58 @@
+"""KPOP: knowledge transfer and removal with a learnable prompt (Bui et al., arXiv 2403.12326).
+
+Notation of the paper: e the original noise prediction, e' the edited one, c_e the concept, c_0 the empty prompt,
+p the erasure prompt. Each step does one update of each kind::
+
+    transfer   min_p   || e'(z_t, c_e, p) - e(z_t, c_e) ||^2
+    removal    min_θ'  w_wo || e'(z_t, c_e) - t ||^2  +  w_w || e'(z_t, c_e, p) - T ||^2
+    with       t = e(z_t, c_0) - eta (e(z_t, c_e) - e(z_t, c_0))
+
+The prompt takes the concept's knowledge over, so that the weights need not destroy it. T = t is version 2 of the
+paper (erased with the prompt, too); T = e(z_t, c_e) is version 3 (the prompt is a key that recovers the concept).
+The preserve term is ours: || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set, off in the paper presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..settings import Settings
+from ..training import Phase, Run
+
+
+class KPOP:
+    """Alternates the two updates, one of each a step."""
+
+    role = "key"
+    has_delta = True
+
+    def phases(self, settings: Settings) -> Sequence[Phase]:
+        return [Phase("transfer", "prompt", transfer), Phase("removal", "delta", removal)]
+
+
+def transfer(run: Run) -> torch.Tensor:
+    """The prompt learns: with it, the edited model predicts what the original did."""
+    batch = run.concept_batch()
+    return run.distance(run.edited(batch, prompt=True), run.original(batch), batch)
+
+
+def removal(run: Run) -> torch.Tensor:
+    """The weights learn: without the prompt, the edited model predicts the target."""
+    s = run.settings
+    batch = run.concept_batch()
+    target = run.target(batch)
+    loss = s.erase_weight * run.distance(run.edited(batch, prompt=False), target, batch)
+    if s.with_prompt_weight > 0:
+        kept = target if s.keep_with_prompt == "target" else run.original(batch)
+        loss = loss + s.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
+    if s.preserve_weight > 0:
+        loss = loss + s.preserve_weight * preservation(run, prompt=False)
+    return loss
+
+
+def preservation(run: Run, prompt: bool) -> torch.Tensor:
+    """How far the edited model's predictions for the preserve set have moved from the original's."""
+    batch = run.kept_batch()
+    return run.distance(run.edited(batch, prompt=prompt), run.original(batch), batch)

@@ -1,0 +1,37 @@
+"""Prompt-only erasing: weights frozen, the prompt alone moves the concept's prediction to the target.
+
+    min_p  || e(z_t, c_e, p) - t ||^2,   t = e(z_t, c_0) - eta (e(z_t, c_e) - e(z_t, c_0))
+
+The removal objective of KPOP (arXiv 2403.12326) and ESD (arXiv 2303.07345), with the erasure prompt as the only
+parameter. The prompt's keys and values do not depend on the text, so it needs the text gate: without one, it pulls
+every prompt alike, and the preserve term has to hold the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..settings import Settings
+from ..training import Phase, Run
+from .kpop import preservation
+
+
+class PromptOnly:
+    """One update a step, of the prompt."""
+
+    role = "eraser"
+    has_delta = False
+
+    def phases(self, settings: Settings) -> Sequence[Phase]:
+        return [Phase("erase", "prompt", erase)]
+
+
+def erase(run: Run) -> torch.Tensor:
+    """The prompt learns: with it, the model predicts the target for the concept."""
+    batch = run.concept_batch()
+    loss = run.distance(run.edited(batch, prompt=True), run.target(batch), batch)
+    if run.settings.preserve_weight > 0 and run.attached.gate is None:
+        loss = loss + run.settings.preserve_weight * preservation(run, prompt=True)
+    return loss

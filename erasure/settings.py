@@ -1,0 +1,86 @@
+"""Training settings, and the presets that name whole sets of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from .artifact import ErasureError
+from .trajectories import Sampling
+
+TARGETS = ("empty prompt", "anchor")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a learned method can be told. Learning rates are Adam's; weights multiply loss terms.
+
+    ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
+    ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
+    ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
+    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories.
+    """
+
+    method: str = "kpop"
+    steps: int = 300
+    prompt_lr: float = 1e-2
+    weight_lr: float = 1e-3
+    tokens: int = 11
+    blocks: str = "all"
+    start: str = "concept"
+    gate: bool = True
+    weights: str = "keys+values"
+    rank: int = 8
+    batch: int = 4
+    target: str = "empty prompt"
+    anchor: str = ""
+    eta: float = 1.0
+    space: str = "noise"
+    erase_weight: float = 1.0
+    with_prompt_weight: float = 1.0
+    keep_with_prompt: str = "original"
+    preserve_weight: float = 1.0
+    in_context: bool = True
+    refresh: int = 10
+    checkpointing: bool = False
+    seed: int = 0
+    sampling: Sampling = Sampling()
+
+    def check(self) -> None:
+        """Raises ErasureError for values that cannot be trained with."""
+        if self.target == "anchor" and not self.anchor.strip():
+            raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concept becomes.")
+        if self.steps < 1 or self.tokens < 1 or self.batch < 1:
+            raise ErasureError("Steps, tokens and batch must each be at least 1.")
+
+    def as_strings(self) -> dict:
+        """The settings as plain values, for a file's metadata."""
+        return asdict(self)
+
+
+PAPER = replace(
+    Settings(),
+    method="kpop",
+    steps=1000,
+    prompt_lr=1e-5,
+    weight_lr=1e-5,
+    tokens=10,
+    blocks="middle",
+    start="concept",
+    gate=False,
+    weights="cross-attention",
+    rank=0,
+    batch=1,
+    target="empty prompt",
+    eta=1.0,
+    with_prompt_weight=0.1,
+    preserve_weight=0.0,
+    in_context=False,
+    refresh=5,
+)
+"""Published defaults (authors' run names and scripts), whose preservation is known to be weak."""
+
+PRESETS = {
+    "recommended": Settings(),
+    "paper v2": replace(PAPER, keep_with_prompt="target"),
+    "paper v3": replace(PAPER, keep_with_prompt="original"),
+}

@@ -1,0 +1,338 @@
+"""The loop: one optimiser loop for every learned method.
+
+A method is a list of *phases*, each a loss that trains the prompt or the delta; one step runs every phase once. The
+frozen teacher is the same network with the delta off, never a second copy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from . import attach
+from .artifact import ErasureError, PromptTensors
+from .concepts import Encoder, Text
+from .deltas import Delta
+from .objectives import distance, negative_guidance
+from .prompt import ErasurePrompt
+from .settings import Settings
+from .trajectories import Trajectory, sample_trajectory
+
+log = logging.getLogger("concept_erasure")
+TRAJECTORIES = 4
+"""How many recent trajectories losses draw from."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A text with the concept in it, the same without (``neutral``), and with the anchor in its place."""
+
+    text: Text
+    neutral: Text
+    anchor: Text | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents z [b, c, h, w] at noise levels sigma [b], and the phrase that each row was drawn for."""
+
+    z: torch.Tensor
+    sigma: torch.Tensor
+    phrases: list
+
+    @property
+    def texts(self) -> list[Text]:
+        return [p.text if isinstance(p, Phrase) else p for p in self.phrases]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of update: ``loss(run)`` with gradients for ``trains``, which is ``prompt`` or ``delta``."""
+
+    name: str
+    trains: str
+    loss: Callable[[Run], torch.Tensor]
+
+
+class Method(Protocol):
+    """What a file in ``methods`` provides."""
+
+    role: str
+    has_delta: bool
+
+    def phases(self, settings: Settings) -> Sequence[Phase]: ...
+
+
+class Run:
+    """What a method sees while it trains: batches of z_t and predictions of the original and the edited model."""
+
+    def __init__(
+        self,
+        model,
+        encode: Encoder,
+        phrases: Sequence[Phrase],
+        kept: Sequence[Text],
+        prompt: ErasurePrompt,
+        attached: PromptTensors,
+        delta: Delta | None,
+        settings: Settings,
+    ):
+        self.model, self.encode, self.settings = model, encode, settings
+        self.phrases, self.kept = list(phrases), list(kept)
+        self.prompt, self.attached, self.delta = prompt, attached, delta
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.device = model.load_device
+        self.pool: list[tuple[Trajectory, list]] = []
+        self.changes: dict[str, torch.Tensor] = {}
+        self._conds: dict[str, dict[str, torch.Tensor]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        comfy.model_management.load_models_gpu([self.model], force_full_load=True)
+        inner = self.model.model
+        self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
+        self.prompt.to(self.device)
+        if self.delta is not None:
+            self.delta.to(self.device)
+
+    # -- what losses are made of ------------------------------------------------------------------------------------
+
+    def concept_batch(self) -> Batch:
+        """Latents drawn for phrases of the concept."""
+        return self._draw(lambda row: isinstance(row, Phrase))
+
+    def kept_batch(self) -> Batch:
+        """Latents drawn for texts of the preserve set."""
+        return self._draw(lambda row: not isinstance(row, Phrase))
+
+    def original(self, batch: Batch, texts: Sequence[Text] | None = None) -> torch.Tensor:
+        """Noise that the frozen model predicts, [b, c, h, w]; no gradients."""
+        with torch.no_grad():
+            return self._with_weights(self.base, lambda: self._predict(batch, texts or batch.texts, prompt=False))
+
+    def edited(self, batch: Batch, prompt: bool) -> torch.Tensor:
+        """Noise that the edited model predicts for the batch's own texts, with or without the erasure prompt."""
+        return self._predict(batch, batch.texts, prompt)
+
+    def target(self, batch: Batch) -> torch.Tensor:
+        """Where the concept's prediction is moved: away from the concept, or onto the anchor. No gradients."""
+        s = self.settings
+        if s.target == "anchor":
+            return self.original(batch, [p.anchor for p in batch.phrases])
+        neutral = self.original(batch, [p.neutral for p in batch.phrases])
+        return negative_guidance(neutral, self.original(batch), s.eta)
+
+    def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return distance(prediction, target, batch.sigma, self.settings.space)
+
+    # -- how they are made ------------------------------------------------------------------------------------------
+
+    def _draw(self, wanted: Callable) -> Batch:
+        """Rows of the pooled trajectories that were sampled for wanted texts."""
+        places = [(t, r) for t, (_, rows) in enumerate(self.pool) for r, row in enumerate(rows) if wanted(row)]
+        z, sigma, phrases = [], [], []
+        for i in torch.randint(len(places), (self.settings.batch,), generator=self.generator).tolist():
+            trajectory, rows = self.pool[places[i][0]]
+            step = int(torch.randint(len(trajectory.sigmas), (1,), generator=self.generator))
+            z.append(trajectory.latents[step, places[i][1]])
+            sigma.append(trajectory.sigmas[step])
+            phrases.append(rows[places[i][1]])
+        return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
+
+    def sample(self, preview: Callable | None = None) -> None:
+        """Adds one trajectory of the edited model, without its prompt, to the pool; the oldest one leaves."""
+        runs = max(4, self.settings.batch)
+        rows: list = [self._pick(self.phrases) for _ in range(runs)]
+        if self.settings.preserve_weight > 0:
+            rows += [self._pick(self.kept) for _ in range(runs)]
+        texts = [row.text if isinstance(row, Phrase) else row for row in rows]
+        positive, negative = _rows_as_conditioning(texts), self.encode("").cond
+        with torch.no_grad():
+            weights = self._weights()
+            trajectory = self._with_weights(
+                weights,
+                lambda: sample_trajectory(
+                    self.model, positive, negative, self.settings.sampling, len(rows), self.generator, preview
+                ),
+            )
+        self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
+
+    def _pick(self, things: Sequence):
+        return things[int(torch.randint(len(things), (1,), generator=self.generator))]
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The host's weights with the delta, as it stands, added."""
+        if self.delta is None:
+            return self.base
+        changes = self.delta.changes()
+        return self.base | {n: (self.base[n].float() + c).to(self.base[n].dtype) for n, c in changes.items()}
+
+    def learn(self, phase: Phase) -> float:
+        """One loss of one phase, and its gradients; returns the loss."""
+
+        def forward_and_backward() -> float:
+            loss = phase.loss(self)
+            if torch.isfinite(loss):
+                loss.backward()  # inside the scope, because checkpointed layers are run once more here
+            return float(loss.detach())
+
+        if phase.trains == "delta":
+            return self._with_weights(self._weights(), forward_and_backward)
+        with torch.no_grad():
+            weights = self._weights()
+        return self._with_weights(weights, forward_and_backward)
+
+    def _with_weights(self, weights: dict[str, torch.Tensor], function: Callable):
+        """Calls ``function`` while the host's module computes with these tensors instead of its own."""
+        scope = _Scope(self.model.model)
+        return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
+
+    def _predict(self, batch: Batch, texts: Sequence[Text], prompt: bool) -> torch.Tensor:
+        conds = [self._cond(text) for text in texts]
+        joined = {name: torch.cat([c[name] for c in conds]) for name in conds[0]}
+        options = self._options(batch)
+        if prompt:
+            attach.erase_prompt_live(options, self.attached, self.prompt.keys, self.prompt.values)
+        denoised = self.model.model.apply_model(batch.z, batch.sigma, transformer_options=options, **joined)
+        return (batch.z - denoised) / batch.sigma.view(-1, 1, 1, 1)
+
+    def _options(self, batch: Batch) -> dict:
+        """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
+        options = comfy.model_patcher.create_model_options_clone(self.model.model_options)["transformer_options"]
+        for attachment in attach.attachments(self.model):
+            attach.add_patch(options, attachment.patch())
+        options |= {"sigmas": batch.sigma, "cond_or_uncond": [0], "uuids": [], "sample_sigmas": batch.sigma}
+        options["optimized_attention_override"] = _differentiable_attention
+        if self.settings.checkpointing and torch.is_grad_enabled():
+            options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
+        return options
+
+    def _cond(self, text: Text) -> dict[str, torch.Tensor]:
+        """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
+        if text.text not in self._conds:
+            noise = torch.zeros(1, *self.settings.sampling.shape, device=self.device)
+            conds = comfy.sampler_helpers.convert_cond(text.cond)
+            conds = comfy.samplers.encode_model_conds(
+                self.model.model.extra_conds, conds, noise, self.device, "positive", latent_image=noise
+            )
+            entries = conds[0]["model_conds"].items()
+            rows = {name: entry.process_cond(batch_size=1, area=None).cond for name, entry in entries}
+            self._conds[text.text] = {n: r.to(self.device) for n, r in rows.items() if isinstance(r, torch.Tensor)}
+        return self._conds[text.text]
+
+
+class _Scope(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable):
+        return function()
+
+
+def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor that autograd accepts; those made in inference mode are refused by it."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _differentiable_attention(_, *arguments, **options):
+    """Pins the one attention of the host that is sure to have a backward pass."""
+    return host_attention.attention_pytorch(*arguments, **options)
+
+
+def _checkpoint_transformer(layer, x, emb, context, options, *rest):
+    now = dict(options)  # the host changes them as it goes, and the second run, in backward, must see these
+    return checkpoint(lambda h: layer(h, context, dict(now)), x, use_reentrant=False)
+
+
+def _checkpoint_residual(layer, x, emb, context, options, *rest):
+    return checkpoint(layer, x, emb, use_reentrant=False)
+
+
+_CHECKPOINTED = [(SpatialTransformer, _checkpoint_transformer), (ResBlock, _checkpoint_residual)]
+
+
+def _rows_as_conditioning(texts: Sequence[Text]) -> list:
+    """One conditioning entry of the host whose batch rows are different texts."""
+    extra = dict(texts[0].cond[0][1])
+    for name, value in extra.items():
+        if isinstance(value, torch.Tensor):
+            extra[name] = torch.cat([t.cond[0][1][name] for t in texts])
+    return [[torch.cat([t.cond[0][0] for t in texts]), extra]]
+
+
+@dataclass
+class Progress:
+    """How training went: one loss a step, and why it stopped early, if it did."""
+
+    losses: list[float] = field(default_factory=list)
+    stopped: str = ""
+
+
+def train(
+    run: Run,
+    phases: Sequence[Phase],
+    progress: Progress,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    preview: Callable | None = None,
+) -> None:
+    """Trains the run's prompt and delta in place for ``run.settings.steps`` steps, one of every phase a step.
+
+    A loss that is not finite ends it with the last good state restored and ``progress.stopped`` saying so; before
+    any good state there is ErasureError. Interrupts of the host pass through, with everything learned so far in place.
+    """
+    s = run.settings
+    optimisers = {"prompt": torch.optim.Adam(run.prompt.parameters(), lr=s.prompt_lr)}
+    if run.delta is not None:
+        optimisers["delta"] = torch.optim.Adam(run.delta.parameters(), lr=s.weight_lr)
+    good = _state(run)
+    for step in range(s.steps):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if step % s.refresh == 0:
+            run.sample(preview)
+        losses = []
+        for phase in phases:
+            optimisers[phase.trains].zero_grad()
+            losses.append(run.learn(phase))
+            if not _finite(losses[-1]):
+                return _stop(run, progress, good, step)
+            optimisers[phase.trains].step()
+        progress.losses.append(sum(losses))
+        if step % 20 == 0:
+            good = _state(run)
+        on_step(step + 1, progress.losses[-1])
+
+
+def _finite(loss: float) -> bool:
+    return loss == loss and abs(loss) != float("inf")
+
+
+def _state(run: Run) -> dict[str, torch.Tensor]:
+    modules = {"prompt": run.prompt} | ({} if run.delta is None else {"delta": run.delta})
+    return {f"{m}.{k}": v.detach().clone() for m, module in modules.items() for k, v in module.state_dict().items()}
+
+
+def _stop(run: Run, progress: Progress, good: dict[str, torch.Tensor], step: int) -> None:
+    advice = "lower the learning rates, or load the checkpoint in fp32 or bf16"
+    if not progress.losses:
+        raise ErasureError(f"The loss is not a number from the first step on, so nothing was learned: {advice}.")
+    for name, module in (("prompt", run.prompt), ("delta", run.delta)):
+        if module is not None:
+            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in good.items() if k.startswith(f"{name}.")})
+    progress.stopped = f"The loss stopped being a number at step {step + 1}; the last good state was kept: {advice}."
+    log.warning(progress.stopped)

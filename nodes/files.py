@@ -1,0 +1,122 @@
+"""Nodes that keep erasures in files."""
+
+import os
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
+from .types import CATEGORY, ErasureSocket
+
+KIND = "erasures"
+KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
+
+
+def register_folders() -> None:
+    """Adds ``models/erasures`` and ``output/erasures`` to the host's folders, keeping what the user's yaml set."""
+    places = [os.path.join(folder_paths.models_dir, KIND), os.path.join(folder_paths.get_output_directory(), KIND)]
+    known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
+    paths = [*known, *(p for p in places if p not in known)]
+    folder_paths.folder_names_and_paths[KIND] = (paths, {".safetensors"})
+    os.makedirs(places[0], exist_ok=True)
+
+
+def save_new(erasure: Erasure, prefix: str, ending: str = "") -> str:
+    """Saves under the next free number of a prefix in the output folder; returns the path relative to it."""
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    file = f"{name}_{counter:05}{ending}.safetensors"
+    while os.path.exists(os.path.join(folder, file)):
+        counter += 1
+        file = f"{name}_{counter:05}{ending}.safetensors"
+    save_erasure(erasure, os.path.join(folder, file))
+    return os.path.join(subfolder, file)
+
+
+class ErasureLoad(io.ComfyNode):
+    """File -> ERASURE."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureLoad",
+            display_name="Load Erasure",
+            category=CATEGORY,
+            description="Loads an erasure from models/erasures or output/erasures.",
+            search_aliases=["erasure loader", "open erasure"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=folder_paths.get_filename_list(KIND),
+                    tooltip="A .safetensors file in models/erasures or output/erasures. Press R after adding one.",
+                )
+            ],
+            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept and Recover Concept.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        facts = os.stat(folder_paths.get_full_path_or_raise(KIND, file))
+        return f"{facts.st_mtime_ns}-{facts.st_size}"
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        erasure = load_erasure(folder_paths.get_full_path_or_raise(KIND, file))
+        return io.NodeOutput(erasure, ui=ui.PreviewText(describe(erasure)))
+
+
+class ErasureSave(io.ComfyNode):
+    """ERASURE -> one file, or two with the key apart."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureSave",
+            display_name="Save Erasure",
+            category=CATEGORY,
+            description="Saves an erasure to output/erasures, where Load Erasure finds it. Keep the key in a file of its own to "
+            "publish the erasure without it.",
+            search_aliases=["export erasure", "store erasure"],
+            is_output_node=True,
+            inputs=[
+                ErasureSocket.Input("erasure", tooltip="The erasure to save."),
+                io.String.Input(
+                    "filename_prefix", default="erasures/erasure",
+                    tooltip="Where in the output folder; a number is added, so nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "key", options=KEY_PLACES, default=KEY_PLACES[0],
+                    tooltip="Where the key that recovers the concept goes: whoever has it can bring the concept back.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, erasure, filename_prefix, key) -> io.NodeOutput:
+        if key == KEY_PLACES[0]:
+            saved = [save_new(erasure, filename_prefix)]
+        else:
+            public = erasure.without_key()
+            if not public.delta and not public.prompts:
+                raise ErasureError("Without its key this erasure is empty: save the key in the same file.")
+            saved = [save_new(public, filename_prefix)]
+            if key == KEY_PLACES[1] and erasure.key:
+                saved.append(save_new(erasure.key_only(), filename_prefix, "_key"))
+        return io.NodeOutput(ui=ui.PreviewText("Saved " + " and ".join(saved)))
+
+
+def describe(erasure: Erasure) -> str:
+    """A card of what an erasure is, a few lines."""
+    m = erasure.metadata
+    holds = ["a change of the weights"] * bool(erasure.delta) + ["an eraser prompt"] * bool(erasure.erasers)
+    holds += ["a key"] * bool(erasure.key)
+    return "\n".join(
+        [
+            f"Erases: {', '.join(m.concept.splitlines())}",
+            f"Made for: {m.family}, text width {m.context_dim}",
+            f"Method: {m.method}, {m.steps} steps",
+            f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
+        ]
+    )
+
+
+NODES = [ErasureLoad, ErasureSave]

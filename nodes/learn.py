@@ -1,0 +1,201 @@
+"""The node that learns an erasure."""
+
+from dataclasses import replace
+
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io, ui
+
+from ..erasure import learning
+from ..erasure.artifact import ErasureError
+from ..erasure.deltas import WEIGHTS
+from ..erasure.methods import LEARNED
+from ..erasure.objectives import SPACES
+from ..erasure.prompt import BLOCKS, STARTS
+from ..erasure.settings import PRESETS, TARGETS
+from .files import save_new
+from .types import CATEGORY, ErasureSocket
+
+PRESET = "from preset"
+PRESET_NUMBER = "0 takes the preset's value."
+
+
+def _choice(name: str, options, tooltip: str, **more):
+    return io.Combo.Input(name, options=[PRESET, *options], default=PRESET, tooltip=tooltip, **more)
+
+
+class ErasureTrain(io.ComfyNode):
+    """MODEL + CLIP + texts -> ERASURE, by training."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureTrain",
+            display_name="Train Erasure",
+            category=CATEGORY,
+            description="Learns to erase a concept from the model (KPOP): the weights of the cross-attention forget it, and a "
+            "key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved until you connect "
+            "Save Erasure.",
+            search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.String.Input(
+                    "concept", default="", multiline=True,
+                    tooltip="What to erase. Several names of the same thing, one a line, are erased together.",
+                ),
+                io.String.Input(
+                    "preserve", default="", multiline=True,
+                    tooltip="What must not change, one a line: things close to the concept matter most. Also used to tell "
+                    "the concept from the rest.",
+                ),
+                io.Combo.Input(
+                    "preset", options=list(PRESETS), default="recommended",
+                    tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve less; v2 "
+                    "erases with the prompt too, v3 keeps the concept recoverable.",
+                ),
+                _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the prompt "
+                        "itself erases."),
+                io.Combo.Input(
+                    "target", options=list(TARGETS), default=TARGETS[0],
+                    tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the text below.",
+                ),
+                io.String.Input("anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."),
+                io.Int.Input("steps", default=0, min=0, max=100000, tooltip=f"Training steps. {PRESET_NUMBER}"),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Same seed and settings, same erasure.",
+                ),
+                ErasureSocket.Input(
+                    "resume", optional=True,
+                    tooltip="An erasure to go on with, instead of starting anew. Its step count goes on; the optimiser's memory "
+                    "starts fresh.",
+                ),
+                io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
+                               tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
+                io.Float.Input("weight_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
+                               tooltip=f"Learning rate of the weights' change. {PRESET_NUMBER}"),
+                io.Int.Input("tokens", default=0, min=0, max=77, advanced=True,
+                             tooltip=f"Tokens of the erasure prompt. {PRESET_NUMBER}"),
+                _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", advanced=True),
+                _choice("start", STARTS, "What the prompt starts from.", advanced=True),
+                _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on every "
+                        "prompt, as in the paper.", advanced=True),
+                _choice("weights", WEIGHTS, "Projections of the cross-attention that change.", advanced=True),
+                io.Int.Input("rank", default=-1, min=-1, max=256, advanced=True,
+                             tooltip="Rank of the weights' change; 0 is a full matrix, -1 takes the preset's value."),
+                io.Int.Input("batch", default=0, min=0, max=64, advanced=True,
+                             tooltip=f"Latents a step. {PRESET_NUMBER}"),
+                io.Float.Input("eta", default=-1.0, min=-1.0, max=10.0, step=0.1, advanced=True,
+                               tooltip="How far the target is pushed away from the concept; -1 takes the preset's value."),
+                _choice("loss_space", SPACES, "What losses compare: predicted noise, or the clean latents it implies.",
+                        advanced=True),
+                io.Float.Input("preserve_weight", default=-1.0, min=-1.0, max=100.0, step=0.1, advanced=True,
+                               tooltip="Weight of the preserve set's loss; 0 is off, -1 takes the preset's value."),
+                io.Combo.Input("sampler", options=comfy.samplers.SAMPLER_NAMES, default="euler", advanced=True,
+                               tooltip="The host's sampler that draws the latents to learn on."),
+                io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal", advanced=True,
+                               tooltip="The host's scheduler for them."),
+                io.Int.Input("sampling_steps", default=20, min=1, max=1000, advanced=True,
+                             tooltip="Sampling steps of one run; all of them are learned on."),
+                io.Float.Input("cfg", default=3.0, min=1.0, max=30.0, step=0.1, advanced=True,
+                               tooltip="Guidance scale of these runs."),
+                io.Int.Input("width", default=512, min=16, max=4096, step=8, advanced=True,
+                             tooltip="Width of the pictures to learn on: what the model was made for."),
+                io.Int.Input("height", default=512, min=16, max=4096, step=8, advanced=True, tooltip="Their height."),
+                io.Boolean.Input("checkpointing", default=False, advanced=True,
+                                 tooltip="Less memory, a third more time; the result is the same."),
+            ],
+            outputs=[
+                ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept, Recover Concept and Save Erasure."),
+                io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
+        settings = settings_from(model, chosen)
+        with learning.gradients():
+            run = learning.prepare(model, clip, concept, preserve, settings, resume)
+            bar = comfy.utils.ProgressBar(settings.steps)
+            show = Preview(model, bar)
+            try:
+                erasure = learning.learn(run, show.step, show.picture)
+            except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
+                keep_partial(run)
+                raise
+        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=ui.PreviewText(summary(run)))
+
+
+def settings_from(model, chosen: dict):
+    """The preset's settings, with every input that is not left to the preset in its place."""
+    settings = PRESETS[chosen["preset"]]
+    given = {
+        name: chosen[name]
+        for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch")
+        if chosen[name] > 0
+    }
+    given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
+    given |= {name: chosen[name] for name in ("method", "blocks", "start", "weights") if chosen[name] != PRESET}
+    if chosen["loss_space"] != PRESET:
+        given["space"] = chosen["loss_space"]
+    if chosen["gate"] != PRESET:
+        given["gate"] = chosen["gate"] == "on"
+    given |= {name: chosen[name] for name in ("target", "anchor", "seed", "checkpointing")}
+    latent = model.get_model_object("latent_format")
+    ratio = getattr(latent, "spacial_downscale_ratio", 8)
+    shape = (latent.latent_channels, chosen["height"] // ratio, chosen["width"] // ratio)
+    return learning.with_sampling(
+        replace(settings, **given), sampler=chosen["sampler"], scheduler=chosen["scheduler"],
+        steps=chosen["sampling_steps"], cfg=chosen["cfg"], shape=shape,
+    )  # fmt: skip
+
+
+class Preview:
+    """Shows progress, and a picture of what the edited model now draws for the concept."""
+
+    def __init__(self, model, bar):
+        latent = model.model.latent_format
+        self.bar, self.image = bar, None
+        self.previewer = latent_preview.get_previewer(model.load_device, latent)
+        if self.previewer is None and latent.latent_rgb_factors is not None:
+            self.previewer = latent_preview.Latent2RGBPreviewer(
+                latent.latent_rgb_factors, latent.latent_rgb_factors_bias, latent.latent_rgb_factors_reshape
+            )
+
+    def picture(self, step, x0, x, total) -> None:
+        if self.previewer is not None and step + 1 == total:
+            self.image = self.previewer.decode_latent_to_preview_image("JPEG", x0)
+
+    def step(self, done: int, loss: float) -> None:
+        self.bar.update_absolute(done, self.bar.total, self.image)
+        self.image = None
+
+
+def keep_partial(run: learning.Learning) -> None:
+    """Saves what was learned before an interrupt or a failure, where Load Erasure finds it."""
+    if not run.progress.losses:
+        return
+    name = "".join(c if c.isalnum() else "-" for c in run.names[0])[:40]
+    try:
+        file = save_new(run.erasure(), f"erasures/{name}_interrupted")
+    except ErasureError as error:
+        learning.training.log.warning("%s", error)
+        return
+    learning.training.log.warning("Training ended early; the %d steps learned so far are in output/%s, and Train Erasure "
+                                  "goes on from there through its resume input.", len(run.progress.losses), file)  # fmt: skip
+
+
+def summary(run: learning.Learning) -> str:
+    """What the node says under itself when it is done."""
+    losses = run.progress.losses
+    parts = [f"{len(losses)} steps, loss {losses[0]:.4g} to {losses[-1]:.4g}."]
+    if run.gate_gap is not None:
+        parts.append(f"Text gate: gap {run.gate_gap:.2f} between the concept and the preserve set.")
+        if run.gate_gap <= 0.05:
+            parts.append("That is narrow: add texts close to the concept to the preserve set, or name it in other words.")
+    return " ".join([*parts, run.progress.stopped]).strip()
+
+
+NODES = [ErasureTrain]

@@ -1,0 +1,73 @@
+"""Nodes that use an erasure: erase, and recover with the key."""
+
+from comfy_api.latest import io
+
+from ..erasure import attach
+from .types import CATEGORY, ErasureSocket
+
+
+class ErasureApply(io.ComfyNode):
+    """MODEL + ERASURE -> MODEL without the concept."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureApply",
+            display_name="Erase Concept",
+            category=CATEGORY,
+            description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; everything "
+            "else you prompt stays as it was. Several of them stack.",
+            search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
+                ErasureSocket.Input("erasure", tooltip="What to erase: from Train Erasure or Load Erasure."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 as learned.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="Share of sampling after which erasing begins; 0 is from the first step.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
+                    tooltip="Share of sampling after which erasing ends; 1 is never.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+        return io.NodeOutput(attach.erase(model, erasure, strength, start_percent, end_percent))
+
+
+class ErasureRecover(io.ComfyNode):
+    """Erased MODEL + ERASURE with a key -> MODEL with the concept back."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureRecover",
+            display_name="Recover Concept",
+            category=CATEGORY,
+            description="Brings an erased concept back with the key that was learned together with the erasure. Put it after "
+            "Erase Concept.",
+            search_aliases=["undo erase", "restore concept", "key", "KPOP"],
+            inputs=[
+                io.Model.Input("model", tooltip="The erased model, from Erase Concept."),
+                ErasureSocket.Input("erasure", tooltip="The erasure with its key, or a key that was saved apart."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="How strongly the key acts: 0 is off, 1 as learned.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The erased model with the concept back.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, erasure, strength) -> io.NodeOutput:
+        return io.NodeOutput(attach.recover(model, erasure, strength))
+
+
+NODES = [ErasureApply, ErasureRecover]
