@@ -117,27 +117,34 @@ class Run:
         """Latents drawn for texts of the preserve set."""
         return self._draw(lambda row: not isinstance(row, Phrase))
 
-    def original(self, batch: Batch, texts: Sequence[Text] | None = None) -> torch.Tensor:
-        """Noise that the frozen model predicts, [b, c, h, w]; no gradients."""
-        with torch.no_grad():
-            return self._with_weights(self.base, lambda: self._predict(batch, texts or batch.texts, prompt=False))
+    def original(self, batch: Batch) -> torch.Tensor:
+        """Noise that the frozen model predicts for the batch's own texts, [b, c, h, w]; no gradients."""
+        return self._originals(batch, batch.texts)[0]
 
     def edited(self, batch: Batch, prompt: bool) -> torch.Tensor:
         """Noise that the edited model predicts for the batch's own texts, with or without the erasure prompt."""
         return self._predict(batch, batch.texts, prompt)
 
-    def target(self, batch: Batch) -> torch.Tensor:
-        """Where the concept's prediction is moved: away from the concept, or onto the anchor. No gradients."""
-        s = self.settings
-        if s.target == "anchor":
-            return self.original(batch, [p.anchor for p in batch.phrases])
-        neutral = self.original(batch, [p.neutral for p in batch.phrases])
-        return negative_guidance(neutral, self.original(batch), s.eta)
+    def original_and_target(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the frozen model predicts for the concept, and where that is moved: away from the concept, or onto the
+        anchor. No gradients."""
+        if self.settings.target == "anchor":
+            original, target = self._originals(batch, batch.texts, [p.anchor for p in batch.phrases])
+            return original, target
+        original, neutral = self._originals(batch, batch.texts, [p.neutral for p in batch.phrases])
+        return original, negative_guidance(neutral, original, self.settings.eta)
 
     def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
         return distance(prediction, target, batch.sigma, self.settings.space)
 
     # -- how they are made ------------------------------------------------------------------------------------------
+
+    def _originals(self, batch: Batch, *texts: Sequence[Text]) -> tuple[torch.Tensor, ...]:
+        """The frozen model's predictions for the same latents under several texts, in one call of the network."""
+        wide = Batch(batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts)), [])
+        rows = [text for some in texts for text in some]
+        with torch.no_grad():
+            return self._with_weights(self.base, lambda: self._predict(wide, rows, prompt=False)).chunk(len(texts))
 
     def _draw(self, wanted: Callable) -> Batch:
         """Rows of the pooled trajectories that were sampled for wanted texts."""

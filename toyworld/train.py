@@ -39,7 +39,9 @@ RECORD = HERE / "training.json"
 SEED = 20403
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PICTURES = 24_000
-STEPS = {"vae": 2600, "judge": 1500, "unet": 6000}
+STEPS = {"vae": 2600, "judge": 1500, "unet": 4750}
+SECOND_PART = 1750
+"""Step of the UNet's training from which noisy latents, on which shapes are decided, are drawn more often."""
 
 
 def record(stage: str, **facts) -> None:
@@ -258,6 +260,14 @@ class Average:
             self.values[name].lerp_(value, 1 - decay)
 
 
+def draw_timesteps(batch: int, step: int) -> torch.Tensor:
+    """Noise levels of a batch, [batch] in 0 … 999."""
+    timestep = torch.randint(1000, (batch,))
+    if step > SECOND_PART:
+        timestep[: batch // 2] = torch.randint(400, 1000, (batch // 2,))
+    return timestep
+
+
 def train_unet(steps: int, batch: int = 48) -> None:
     torch.manual_seed(SEED + 2)
     rng = random.Random(SEED + 2)
@@ -277,13 +287,19 @@ def train_unet(steps: int, batch: int = 48) -> None:
         optimiser.load_state_dict(saved["optimiser"])
         average.values, average.count = saved["average"], saved["step"]
         first, start, mean_loss = saved["step"] + 1, start - saved["seconds"], saved["loss"]
+        losses = saved["losses"]
         [lr.step() for _ in range(saved["step"])]
+        torch.set_rng_state(saved["random"][0])
+        rng.setstate(saved["random"][1])
     for step in range(first, steps + 1):
+        if step == SECOND_PART + 1:
+            torch.manual_seed(SEED + 3)
+            rng.seed(SEED + 3)
         index = torch.randint(len(latents), (batch,))
         ids = torch.tensor([vocabulary.encode(random_caption(scenes[i], rng)) for i in index.tolist()], device=DEVICE)
         clean = latents[index].to(DEVICE)
         noise = torch.randn_like(clean)
-        timestep = torch.randint(1000, (batch,))
+        timestep = draw_timesteps(batch, step)
         sigma = sampling.sigmas[timestep].to(DEVICE)[:, None, None, None]
         noisy = (clean + sigma * noise) / (sigma**2 + 1).sqrt()
         context = both["text"](input_ids=ids).last_hidden_state
@@ -301,6 +317,7 @@ def train_unet(steps: int, batch: int = 48) -> None:
         if step % 250 == 0 or step == steps:
             losses.append(round(mean_loss, 4))
             saved = {"model": both.state_dict(), "optimiser": optimiser.state_dict(), "average": average.values}
+            saved |= {"random": (torch.get_rng_state(), rng.getstate()), "losses": losses}
             saved |= {"step": step, "seconds": time.time() - start, "loss": mean_loss}
             torch.save(saved, state_file)
     tensors = {k: v.float().cpu().contiguous() for k, v in average.values.items()}

@@ -42,10 +42,10 @@ def removal(run: Run) -> torch.Tensor:
     """The weights learn: without the prompt, the edited model predicts the target."""
     s = run.settings
     batch = run.concept_batch()
-    target = run.target(batch)
+    original, target = run.original_and_target(batch)
     loss = s.erase_weight * run.distance(run.edited(batch, prompt=False), target, batch)
     if s.with_prompt_weight > 0:
-        kept = target if s.keep_with_prompt == "target" else run.original(batch)
+        kept = target if s.keep_with_prompt == "target" else original
         loss = loss + s.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
     if s.preserve_weight > 0:
         loss = loss + s.preserve_weight * preservation(run, prompt=False)

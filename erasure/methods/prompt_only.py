@@ -31,7 +31,8 @@ class PromptOnly:
 def erase(run: Run) -> torch.Tensor:
     """The prompt learns: with it, the model predicts the target for the concept."""
     batch = run.concept_batch()
-    loss = run.distance(run.edited(batch, prompt=True), run.target(batch), batch)
+    _, target = run.original_and_target(batch)
+    loss = run.distance(run.edited(batch, prompt=True), target, batch)
     if run.settings.preserve_weight > 0 and run.attached.gate is None:
         loss = loss + run.settings.preserve_weight * preservation(run, prompt=True)
     return loss
