@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 FORMAT_VERSION = "1"
 ROLES = ("eraser", "key")
+PLACES = ("middle", "middle+output", "all")
 
 
 class ErasureError(ValueError):
@@ -239,21 +240,25 @@ def load_erasure(path: str | Path) -> Erasure:
 def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, str]) -> Erasure:
     if "format_version" not in strings or "prompts" not in strings:
         raise ErasureError(
-            f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint loader."
+            f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
+            "loader."
         )
-    if int(strings["format_version"]) > int(FORMAT_VERSION):
+    if strings["format_version"] != FORMAT_VERSION:
         raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")
     known = {f.name for f in fields(Metadata)}
     try:
         prompts = tuple(_prompt(tensors, i, p) for i, p in enumerate(json.loads(strings["prompts"])))
+        delta = _delta(tensors)
     except (KeyError, ValueError, TypeError) as error:
-        raise ErasureError(f"'{name}' lacks a part of its prompt: download or save it again.") from error
-    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, _delta(tensors))
+        raise ErasureError(f"'{name}' lacks a part of its erasure: download or save it again.") from error
+    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, delta)
 
 
 def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTensors:
+    if facts["blocks"] not in PLACES or facts["role"] not in ROLES:
+        raise ValueError(f"{facts['blocks']}, {facts['role']}")
     gate = None
     if facts["threshold"] is not None:
         count = sum(name.startswith(f"prompt.{i}.gate.spans.") for name in tensors)

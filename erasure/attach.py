@@ -64,7 +64,7 @@ class PromptPatch:
             return n, context, value
         if context.shape[-1] != self.prompt.keys.shape[-1]:
             return n, context, value  # a temporal block attends to something else than text
-        rows = self._open_rows(context)
+        rows = self._open_rows(options.setdefault(KEY, context))  # the text before any erasure joined it in this layer
         if rows is None:
             return n, context, value
         gated = self.prompt.gate is not None
@@ -150,8 +150,8 @@ def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> Mod
     check_fit(model, erasure)
     if not erasure.key:
         raise ErasureError(
-            "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node out, and "
-            "a key saved apart must be loaded with Load Erasure."
+            "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node "
+            "out, and a key saved apart must be loaded with Load Erasure."
         )
     if erasure.delta and erasure.identity() not in applied(model):
         log.warning("Recover Concept: the model it got does not carry this erasure; connect Erase Concept before it.")
@@ -167,18 +167,19 @@ def _attach(model: ModelPatcher, prompt: PromptTensors, strength: float, window:
 
 def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
     """Raises ErasureError when the erasure was made for another family or width; warns for another checkpoint."""
+    require_unet(model)
     here = fingerprint(model)
     made_for = erasure.metadata
     if made_for.context_dim and made_for.context_dim != str(context_dim(model)):
         raise ErasureError(
-            f"This erasure was made for a {made_for.family} model (text width {made_for.context_dim}), and the connected "
-            f"model is {here.family} (text width {context_dim(model)}): connect the model it was made for."
+            f"This erasure was made for a {made_for.family} model (text width {made_for.context_dim}), and the "
+            f"connected model is {here.family} (text width {context_dim(model)}): connect the model it was made for."
         )
     saved = parse_fingerprint(made_for.fingerprint)
     if saved is not None and saved.shapes != here.shapes:
         raise ErasureError(
-            f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than those "
-            f"of the connected {here.family} model: connect the model it was made for."
+            f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than "
+            f"those of the connected {here.family} model: connect the model it was made for."
         )
     if saved is not None and saved.values != here.values:
         log.warning("The erasure of '%s' was made on another %s checkpoint; it may work less well here.",
@@ -186,14 +187,15 @@ def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
 
 
 def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
+    known = model.model.state_dict()
+    missing = [name for name in delta if name not in known]
+    if missing:
+        raise ErasureError(
+            f"This erasure changes {len(missing)} weights that the connected model does not have ({missing[0]}, …): "
+            "connect the model it was made for."
+        )
     if window is None:
-        found = model.add_patches(deltas.patches(delta), strength)
-        missing = [name for name in delta if name not in found]
-        if missing:
-            raise ErasureError(
-                f"This erasure changes {len(missing)} weights that the connected model does not have ({missing[0]}, …): connect "
-                "the model it was made for."
-            )
+        model.add_patches(deltas.patches(delta), strength)
         return
     switch = Switch(window)
     for name, change in delta.items():
@@ -233,8 +235,8 @@ def require_unet(model: ModelPatcher) -> None:
     inner = getattr(model.model, "diffusion_model", None)
     if not isinstance(inner, UNetModel) or context_dim(model) is None:
         raise ErasureError(
-            f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can reach: use an "
-            "SD 1.x, SD 2.x or SDXL checkpoint."
+            f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can "
+            "reach: use an SD 1.x, SD 2.x or SDXL checkpoint."
         )
 
 

@@ -43,8 +43,8 @@ class Encoder:
     def __init__(self, clip):
         if clip is None:
             raise ErasureError(
-                "No CLIP is connected: connect the checkpoint loader's CLIP output (checkpoints without a text encoder need a "
-                "CLIP loader)."
+                "No CLIP is connected: connect the checkpoint loader's CLIP output (checkpoints without a text encoder "
+                "need a CLIP loader)."
             )
         self.clip = clip
         self.known: dict[str, Text] = {}
@@ -70,8 +70,8 @@ class Encoder:
         chunks = next(iter(self.clip.tokenize(name).values()))
         if len(chunks) > 1:
             raise ErasureError(
-                f"The concept '{name[:40]}…' is longer than the {len(chunks[0])} tokens the text encoder reads at once: "
-                "name it in a few words."
+                f"The concept '{name[:40]}…' is longer than the {len(chunks[0])} tokens the text encoder reads at "
+                "once: name it in a few words."
             )
         blank = {token[0] for token in next(iter(self.clip.tokenize("").values()))[0]}
         found = tuple(token[0] for token in chunks[0] if token[0] not in blank)

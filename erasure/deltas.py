@@ -27,8 +27,8 @@ def weight_names(model: nn.Module, choice: str) -> list[str]:
     ]
     if not names:
         raise ErasureError(
-            f"This model ({type(model).__name__}) has no cross-attention on text (attn2), so there is nothing to change: use an "
-            "SD 1.x, SD 2.x or SDXL checkpoint."
+            f"This model ({type(model).__name__}) has no cross-attention on text (attn2), so there is nothing to "
+            "change: use an SD 1.x, SD 2.x or SDXL checkpoint."
         )
     return names
 
@@ -53,10 +53,11 @@ class Delta(nn.Module):
         """Continues from a learned delta. Raises ErasureError when its weights or ranks are others."""
         for name, part in zip(self.names, self.parts, strict=True):
             tensors = delta[name].tensors() if name in delta else {}
-            if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in part.items()}:
+            same = {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in part.items()}
+            if not same or len(delta) != len(self.names):
                 raise ErasureError(
-                    "The erasure to resume from changes other weights or has another rank: give it the same weights and rank "
-                    "settings, or start anew without it."
+                    "The erasure to resume from changes other weights or has another rank: give it the same weights "
+                    "and rank settings, or start anew without it."
                 )
             for k, v in tensors.items():
                 part[k].data.copy_(v)

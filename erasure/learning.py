@@ -98,8 +98,8 @@ def prepare(
     width = encode(names[0]).context.shape[-1]
     if width != context_dim(model):
         raise ErasureError(
-            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that belongs to "
-            "this model."
+            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
+            "belongs to this model."
         )
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
@@ -133,8 +133,8 @@ def _plain_patcher(model):
         return model.clone(disable_dynamic=True)
     except RuntimeError as error:
         raise ErasureError(
-            "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model loader, or "
-            "start ComfyUI with --disable-dynamic-vram."
+            "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
+            "loader, or start ComfyUI with --disable-dynamic-vram."
         ) from error
 
 
@@ -174,8 +174,8 @@ def _prompt(
     old = resume.prompts[0]
     if len(old.keys) != settings.tokens or resume.metadata.method != settings.method:
         raise ErasureError(
-            f"The erasure to resume from was trained by '{resume.metadata.method}' with {len(old.keys)} tokens: choose the same "
-            "method and number of tokens, or start anew without it."
+            f"The erasure to resume from was trained by '{resume.metadata.method}' with {len(old.keys)} tokens: choose "
+            "the same method and number of tokens, or start anew without it."
         )
     return ErasurePrompt(old.keys, old.values)
 

@@ -312,7 +312,8 @@ def train(
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step % s.refresh == 0:
             run.sample(preview)
-        losses = []
+        losses: list[float] = []
+        now = _state(run) if step % 20 == 0 else None
         for phase in phases:
             optimisers[phase.trains].zero_grad()
             losses.append(run.learn(phase))
@@ -320,8 +321,7 @@ def train(
                 return _stop(run, progress, good, step)
             optimisers[phase.trains].step()
         progress.losses.append(sum(losses))
-        if step % 20 == 0:
-            good = _state(run)
+        good = now or good  # only now is it known that losses can be computed from it
         on_step(step + 1, progress.losses[-1])
 
 

@@ -73,8 +73,8 @@ class ErasureSave(io.ComfyNode):
             node_id="ErasureSave",
             display_name="Save Erasure",
             category=CATEGORY,
-            description="Saves an erasure to output/erasures, where Load Erasure finds it. Keep the key in a file of its own to "
-            "publish the erasure without it.",
+            description="Saves an erasure to output/erasures, where Load Erasure finds it. Keep the key in a file of "
+            "its own to publish the erasure without it.",
             search_aliases=["export erasure", "store erasure"],
             is_output_node=True,
             inputs=[

@@ -34,9 +34,9 @@ class ErasureTrain(io.ComfyNode):
             node_id="ErasureTrain",
             display_name="Train Erasure",
             category=CATEGORY,
-            description="Learns to erase a concept from the model (KPOP): the weights of the cross-attention forget it, and a "
-            "key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved until you connect "
-            "Save Erasure.",
+            description="Learns to erase a concept from the model (KPOP): the weights of the cross-attention forget "
+            "it, and a key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved "
+            "until you connect Save Erasure.",
             search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
@@ -47,16 +47,16 @@ class ErasureTrain(io.ComfyNode):
                 ),
                 io.String.Input(
                     "preserve", default="", multiline=True,
-                    tooltip="What must not change, one a line: things close to the concept matter most. Also used to tell "
-                    "the concept from the rest.",
+                    tooltip="What must not change, one a line: things close to the concept matter most. Also used to "
+                    "tell the concept from the rest.",
                 ),
                 io.Combo.Input(
                     "preset", options=list(PRESETS), default="recommended",
-                    tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve less; v2 "
-                    "erases with the prompt too, v3 keeps the concept recoverable.",
+                    tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve "
+                    "less; v2 erases with the prompt too, v3 keeps the concept recoverable.",
                 ),
-                _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the prompt "
-                        "itself erases."),
+                _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the "
+                        "prompt itself erases."),
                 io.Combo.Input(
                     "target", options=list(TARGETS), default=TARGETS[0],
                     tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the text below.",
@@ -69,8 +69,8 @@ class ErasureTrain(io.ComfyNode):
                 ),
                 ErasureSocket.Input(
                     "resume", optional=True,
-                    tooltip="An erasure to go on with, instead of starting anew. Its step count goes on; the optimiser's memory "
-                    "starts fresh.",
+                    tooltip="An erasure to go on with, instead of starting anew. Its step count goes on; the "
+                    "optimiser's memory starts fresh.",
                 ),
                 io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
                                tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
@@ -80,8 +80,8 @@ class ErasureTrain(io.ComfyNode):
                              tooltip=f"Tokens of the erasure prompt. {PRESET_NUMBER}"),
                 _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", advanced=True),
                 _choice("start", STARTS, "What the prompt starts from.", advanced=True),
-                _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on every "
-                        "prompt, as in the paper.", advanced=True),
+                _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on "
+                        "every prompt, as in the paper.", advanced=True),
                 _choice("weights", WEIGHTS, "Projections of the cross-attention that change.", advanced=True),
                 io.Int.Input("rank", default=-1, min=-1, max=256, advanced=True,
                              tooltip="Rank of the weights' change; 0 is a full matrix, -1 takes the preset's value."),
@@ -183,8 +183,8 @@ def keep_partial(run: learning.Learning) -> None:
     except ErasureError as error:
         learning.training.log.warning("%s", error)
         return
-    learning.training.log.warning("Training ended early; the %d steps learned so far are in output/%s, and Train Erasure "
-                                  "goes on from there through its resume input.", len(run.progress.losses), file)  # fmt: skip
+    learning.training.log.warning("Training ended early; the %d steps learned so far are in output/%s, and Train "
+                                  "Erasure goes on from there through its resume input.", len(run.progress.losses), file)  # fmt: skip
 
 
 def summary(run: learning.Learning) -> str:

@@ -15,8 +15,8 @@ class ErasureApply(io.ComfyNode):
             node_id="ErasureApply",
             display_name="Erase Concept",
             category=CATEGORY,
-            description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; everything "
-            "else you prompt stays as it was. Several of them stack.",
+            description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; "
+            "everything else you prompt stays as it was. Several of them stack.",
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
@@ -51,8 +51,8 @@ class ErasureRecover(io.ComfyNode):
             node_id="ErasureRecover",
             display_name="Recover Concept",
             category=CATEGORY,
-            description="Brings an erased concept back with the key that was learned together with the erasure. Put it after "
-            "Erase Concept.",
+            description="Brings an erased concept back with the key that was learned together with the erasure. Put it "
+            "after Erase Concept.",
             search_aliases=["undo erase", "restore concept", "key", "KPOP"],
             inputs=[
                 io.Model.Input("model", tooltip="The erased model, from Erase Concept."),

@@ -122,6 +122,8 @@ def main() -> None:
     del sys.argv[0]
     if not _exists(sys.argv[0]):
         sys.exit(f"There is no module {sys.argv[0]} in the repository, the host or the environment.")
+    if os.environ.get(HOST_ROOT):
+        host_on_cpu()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -138,21 +138,21 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     """The values of a node's widgets by name; a widget the file has no value for gets its default."""
     saved = node.get("widgets_values") or []
     if isinstance(saved, Mapping):
-        return {name: _plain(saved[name]) for name, _, _ in _widget_inputs(info) if name in saved}
+        return {name: _plain(saved[name]) for name, _, _ in widget_inputs(info) if name in saved}
     values = {}
     position = 0
-    for name, kind, options in _widget_inputs(info):
+    for name, kind, options in widget_inputs(info):
         if position < len(saved):
             values[name] = _plain(saved[position])
             position += 1
         else:
             values.update(_default(name, kind, options))
-        if _has_control(name, kind, options) and position < len(saved) and _is_control(saved[position]):
+        if has_control(name, kind, options) and position < len(saved) and _is_control(saved[position]):
             position += 1
     return values
 
 
-def _widget_inputs(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def widget_inputs(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, type and options of the inputs that the editor shows as widgets, in its order."""
     for group in ("required", "optional"):
         declared = info.get("input", {}).get(group) or {}
@@ -167,7 +167,8 @@ def _widget_inputs(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, A
                 yield name, kind, options
 
 
-def _has_control(name: str, kind: Any, options: dict[str, Any]) -> bool:
+def has_control(name: str, kind: Any, options: dict[str, Any]) -> bool:
+    """Whether the editor keeps one more value after this one: what becomes of a seed after each run."""
     asked = options.get("control_after_generate")
     return bool(asked) if asked is not None else kind == "INT" and name in SEEDS
 

@@ -618,19 +618,25 @@ def _owner(path: Path) -> str:
 # ---------------------------------------------------------------- base directory
 
 
-def prepare_base(base: Path, packs: dict[str, Path], checkpoints: Sequence[Path] = ()) -> Path:
-    """Make a base directory: ComfyUI's folders, the packs in ``custom_nodes``, the files in ``checkpoints``.
+def prepare_base(
+    base: Path, packs: dict[str, Path], checkpoints: Sequence[Path] = (), erasures: Sequence[Path] = ()
+) -> Path:
+    """Make a base directory: ComfyUI's folders, the packs in ``custom_nodes``, and model files.
+
+    ``checkpoints`` go to ``models/checkpoints`` and ``erasures`` to ``models/erasures``.
 
     Things are linked, or copied where links are not permitted. Calling it again is harmless: links that point
     elsewhere are replaced and links that point nowhere removed. Raises ``HostError`` for a missing source.
     """
     base = Path(os.path.abspath(base))
-    for name in ("custom_nodes", "models/checkpoints", "input", "output", "user"):
+    filled = ("custom_nodes", "models/checkpoints", "models/erasures")
+    for name in (*filled, "input", "output", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
     wanted = [(base / "custom_nodes" / name, source) for name, source in packs.items()]
     wanted += [(base / "models" / "checkpoints" / source.name, source) for source in checkpoints]
-    for folder in (base / "custom_nodes", base / "models" / "checkpoints"):
-        for entry in folder.iterdir():
+    wanted += [(base / "models" / "erasures" / source.name, source) for source in erasures]
+    for name in filled:
+        for entry in (base / name).iterdir():
             if entry.is_symlink() and not entry.exists():
                 entry.unlink()
     for target, source in wanted:
@@ -810,7 +816,8 @@ class Server:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 _end(process, force=True)
-                process.wait(10)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a busy machine takes its time to clean up
+                    process.wait(30)
         else:
             _end(process, force=True)
 

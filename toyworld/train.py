@@ -30,7 +30,7 @@ from . import autoencoder
 from .judge import FILE as JUDGE_FILE
 from .judge import Judge
 from .node.family import RGB_FILE, TEXT_CONFIG, UNET_CONFIG, ToyTokenizer
-from .world import FULL_CAPTIONS, PARTIAL_CAPTIONS, Scene, caption, random_caption, random_scene, render
+from .world import FULL_CAPTIONS, KINDS, PARTIAL_CAPTIONS, Scene, caption, random_caption, random_scene, render
 
 HERE = Path(__file__).parent
 WORK = HERE.parent / "output" / "toyworld"
@@ -39,9 +39,10 @@ RECORD = HERE / "training.json"
 SEED = 20403
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PICTURES = 24_000
-STEPS = {"vae": 2600, "judge": 1500, "unet": 4750}
-SECOND_PART = 1750
-"""Step of the UNet's training from which noisy latents, on which shapes are decided, are drawn more often."""
+STEPS = {"vae": 2600, "judge": 1500, "unet": 4500}
+SECOND_PART, THIRD_PART = 1750, 2750
+"""Steps of the UNet's training from which noisy latents, on which shapes are decided, are drawn more often, and from
+which the text encoder also has to name what a caption names (which a real one has learned from pictures before)."""
 
 
 def record(stage: str, **facts) -> None:
@@ -245,6 +246,28 @@ def differentiable_attention(_, *arguments, **options):
     return host_attention.attention_pytorch(*arguments, **options)
 
 
+class Naming(nn.Module):
+    """Heads that read from a caption's end token which shape, colour and style it names, or that it names none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(TEXT_CONFIG["hidden_size"], len(names) + 1) for names in KINDS.values())
+
+    def loss(self, context: torch.Tensor, ids: torch.Tensor, end: int, captions: list[str]) -> torch.Tensor:
+        """Cross-entropy over the heads; context [b, 77, d], ids [b, 77]."""
+        summary = context[torch.arange(len(ids)), (ids == end).int().argmax(1)]
+        labels = torch.tensor([named(text) for text in captions], device=ids.device)
+        return sum(F.cross_entropy(head(summary), labels[:, i]) for i, head in enumerate(self.heads))
+
+
+def named(text: str) -> list[int]:
+    """For each kind, the class index of the concept that a caption names; the number of classes for none."""
+    words = set(text.replace(",", " ").split())
+    return [
+        next((i for i, pair in enumerate(names.items()) if words & set(pair)), len(names)) for names in KINDS.values()
+    ]
+
+
 class Average:
     """Exponential moving average of parameters, with a warm-up so that early steps are forgotten."""
 
@@ -276,14 +299,17 @@ def train_unet(steps: int, batch: int = 48) -> None:
     vocabulary = Vocabulary()
     sampling = ModelSamplingDiscrete(None)
     both = nn.ModuleDict({"text": text_model(vocabulary), "unet": unet_model()}).to(DEVICE)
-    optimiser = torch.optim.AdamW(both.parameters(), lr=1.2e-3, betas=(0.9, 0.99), weight_decay=0.01)
-    lr = schedule(optimiser, steps)
+    naming = Naming().to(DEVICE)
+    groups = [{"params": list(both.parameters())}, {"params": list(naming.parameters())}]
+    optimiser = torch.optim.AdamW(groups, lr=1.2e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    lr = schedule(optimiser, round(steps / 0.82))  # the average at its end makes up for a decay cut short
     average = Average(both)
     start, mean_loss, losses = time.time(), 1.0, []
     state_file, first = WORK / "unet_state.pt", 1
     if state_file.exists():
         saved = torch.load(state_file, weights_only=False)
         both.load_state_dict(saved["model"])
+        naming.load_state_dict(saved["naming"])
         optimiser.load_state_dict(saved["optimiser"])
         average.values, average.count = saved["average"], saved["step"]
         first, start, mean_loss = saved["step"] + 1, start - saved["seconds"], saved["loss"]
@@ -292,11 +318,12 @@ def train_unet(steps: int, batch: int = 48) -> None:
         torch.set_rng_state(saved["random"][0])
         rng.setstate(saved["random"][1])
     for step in range(first, steps + 1):
-        if step == SECOND_PART + 1:
-            torch.manual_seed(SEED + 3)
-            rng.seed(SEED + 3)
+        if step in (SECOND_PART + 1, THIRD_PART + 1):
+            torch.manual_seed(SEED + step)
+            rng.seed(SEED + step)
         index = torch.randint(len(latents), (batch,))
-        ids = torch.tensor([vocabulary.encode(random_caption(scenes[i], rng)) for i in index.tolist()], device=DEVICE)
+        captions = [random_caption(scenes[i], rng) for i in index.tolist()]
+        ids = torch.tensor([vocabulary.encode(text) for text in captions], device=DEVICE)
         clean = latents[index].to(DEVICE)
         noise = torch.randn_like(clean)
         timestep = draw_timesteps(batch, step)
@@ -306,8 +333,14 @@ def train_unet(steps: int, batch: int = 48) -> None:
         options = {"optimized_attention_override": differentiable_attention}
         out = both["unet"](noisy, timestep.to(DEVICE).float(), context=context, transformer_options=options)
         loss = F.mse_loss(out, noise)
+        total = loss
+        if step > THIRD_PART:
+            spoken = naming.loss(context, ids, vocabulary.compact[49407], captions)
+            total = loss + 0.05 * spoken
+            if step % 100 == 0:
+                print(f"  naming {spoken.item():.3f}", flush=True)
         optimiser.zero_grad()
-        loss.backward()
+        total.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         lr.step()
@@ -316,7 +349,7 @@ def train_unet(steps: int, batch: int = 48) -> None:
         report("unet", step, steps, start, mean_loss)
         if step % 250 == 0 or step == steps:
             losses.append(round(mean_loss, 4))
-            saved = {"model": both.state_dict(), "optimiser": optimiser.state_dict(), "average": average.values}
+            saved = {"model": both.state_dict(), "naming": naming.state_dict(), "optimiser": optimiser.state_dict(), "average": average.values}
             saved |= {"random": (torch.get_rng_state(), rng.getstate()), "losses": losses}
             saved |= {"step": step, "seconds": time.time() - start, "loss": mean_loss}
             torch.save(saved, state_file)

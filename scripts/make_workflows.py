@@ -1,0 +1,331 @@
+"""Write ``workflows/*.json``, and the picture that goes with each.
+
+``python3 scripts/run.py scripts.make_workflows`` starts a server, asks it for the order of every node's widgets, and
+writes the graphs as the editor would save them. ``--pictures`` also runs them on the toy checkpoint, for the ``.jpg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toyworld.world import KINDS, kind_of
+
+from . import client, host, sheet
+
+PACK = host.PACK
+FOLDER = PACK / "workflows"
+CHECKPOINT = "toyworld.safetensors"
+SIZE, STEPS, CFG = 64, 20, 4.5
+CONCEPT = "circle"
+PROMPT = "a red circle on a striped background"
+KEPT_PROMPTS = {"star": "a blue star on a dotted background", "heart": "a purple heart on a checked background"}
+SEED = 7
+COLUMN = 310
+GREEN = {"color": "#232", "bgcolor": "#353"}
+RED = {"color": "#322", "bgcolor": "#533"}
+BLUE = {"color": "#223", "bgcolor": "#335"}
+
+Socket = tuple[int, int]
+
+
+class Graph:
+    """A graph in the editor's own file format (0.4), built node by node in the order in which they run."""
+
+    def __init__(self, object_info: dict[str, Any], view: tuple[float, int, int]) -> None:
+        self.object_info = object_info
+        self.nodes: list[dict[str, Any]] = []
+        self.links: list[list[Any]] = []
+        self.groups: list[dict[str, Any]] = []
+        self.view = view
+
+    def node(
+        self,
+        kind: str,
+        place: tuple[int, int, int, int],
+        title: str = "",
+        sockets: dict[str, Socket] | None = None,
+        colour: dict[str, str] | None = None,
+        **values: Any,
+    ) -> int:
+        """Adds a node at (x, y, width, height); ``sockets`` are its links by input name, ``values`` its widgets."""
+        info = self.object_info[kind]
+        node = self._blank(kind, place, title, colour)
+        node["properties"] = {"cnr_id": _pack_of(info), "Node name for S&R": kind}
+        node["widgets_values"] = widget_values(info, values)
+        node["inputs"] = self._inputs(node["id"], info, sockets or {})
+        node["outputs"] = [
+            {"name": name, "type": kind, "slot_index": i, "links": []}
+            for i, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True))
+        ]
+        return int(node["id"])
+
+    def note(self, place: tuple[int, int, int, int], title: str, text: str) -> None:
+        node = self._blank("MarkdownNote", place, title, {"color": "#432", "bgcolor": "#000"})
+        node["widgets_values"] = [text]
+
+    def group(self, title: str, bounding: tuple[int, int, int, int], colour: str = "#3f789e") -> None:
+        entry = {"id": len(self.groups) + 1, "title": title, "bounding": list(bounding), "color": colour}
+        self.groups.append({**entry, "font_size": 24, "flags": {}})
+
+    def _blank(self, kind: str, place: tuple[int, int, int, int], title: str, colour: Any) -> dict[str, Any]:
+        number = len(self.nodes) + 1
+        node: dict[str, Any] = {"id": number, "type": kind, "pos": list(place[:2]), "size": list(place[2:])}
+        node |= {"flags": {}, "order": number - 1, "mode": 0, "inputs": [], "outputs": []}
+        node |= {"title": title} if title else {}
+        node |= {"properties": {}, "widgets_values": [], **(colour or {})}
+        self.nodes.append(node)
+        return node
+
+    def _inputs(self, number: int, info: dict[str, Any], sockets: dict[str, Socket]) -> list[dict[str, Any]]:
+        """Sockets first and then widgets, as the editor saves them; both can be linked."""
+        widgets = [name for name, _, _ in client.widget_inputs(info)]
+        slots: list[dict[str, Any]] = []
+        for group in ("required", "optional"):
+            declared = info["input"].get(group) or {}
+            for name in declared:
+                if name not in widgets:
+                    optional = {"shape": 7} if group == "optional" else {}
+                    slots.append({"name": name, "type": declared[name][0], **optional, "link": None})
+        for name, kind, _ in client.widget_inputs(info):
+            shown = "COMBO" if isinstance(kind, list) else kind
+            slots.append({"name": name, "type": shown, "widget": {"name": name}, "link": None})
+        for position, slot in enumerate(slots):
+            if slot["name"] in sockets:
+                slot["link"] = self._link(sockets[slot["name"]], number, position, slot["type"])
+        return slots
+
+    def _link(self, source: Socket, target: int, position: int, kind: str) -> int:
+        number = len(self.links) + 1
+        self.links.append([number, source[0], source[1], target, position, kind])
+        self.nodes[source[0] - 1]["outputs"][source[1]]["links"].append(number)
+        return number
+
+    def saved(self) -> dict[str, Any]:
+        scale, x, y = self.view
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {"ds": {"scale": scale, "offset": [x, y]}},
+            "version": 0.4,
+        }
+
+
+def _pack_of(info: dict[str, Any]) -> str:
+    place = info["python_module"].split(".")
+    return place[1] if place[0] == "custom_nodes" else "comfy-core"
+
+
+def widget_values(info: dict[str, Any], values: dict[str, Any]) -> list[Any]:
+    """The values by position, with what becomes of a seed after it; defaults where none is given."""
+    out: list[Any] = []
+    names = set()
+    for name, kind, options in client.widget_inputs(info):
+        names.add(name)
+        choices = kind if isinstance(kind, list) else options.get("options") or [0]
+        out.append(values[name] if name in values else options.get("default", choices[0]))
+        if client.has_control(name, kind, options):
+            out.append("fixed")
+    if set(values) - names:
+        raise KeyError(f"{info['name']} has no widget {', '.join(set(values) - names)}")
+    return out
+
+
+def as_text(workflow: dict[str, Any]) -> str:
+    """Indented JSON, with every list of plain values on one line."""
+    text = json.dumps(workflow, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n[^\[\]{}]+\n *\]", lambda found: _one_line(found.group()), text) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\n *", " ", text).replace("[ ", "[", 1).removesuffix(" ]") + "]"
+
+
+# ---------------------------------------------------------------- the parts that all three graphs have
+
+
+def preserved(concept: str) -> str:
+    """The first names of everything else in the toy world, one a line: the concept's own kind first."""
+    kinds = sorted(KINDS, key=lambda kind: kind != kind_of(concept))
+    return "\n".join(name for kind in kinds for name in KINDS[kind] if name != concept)
+
+
+class Common:
+    """Checkpoint, prompts, size and seed in one column, and pictures in columns to the right."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        checkpoint = graph.node("CheckpointLoaderSimple", (0, 340, 400, 98), ckpt_name=CHECKPOINT)
+        self.model, self.clip, self.vae = ((checkpoint, slot) for slot in range(3))
+        text = {"clip": self.clip}
+        self.positive = graph.node("CLIPTextEncode", (0, 488, 400, 110), "Prompt", text, GREEN, text=PROMPT)
+        self.negative = graph.node("CLIPTextEncode", (0, 648, 400, 88), "Negative prompt", text, RED, text="")
+        self.latent = graph.node("EmptyLatentImage", (0, 786, 400, 106), width=SIZE, height=SIZE, batch_size=4)
+        graph.group("1. Model and prompt", (-20, 260, 440, 652))
+
+    def seed(self, place: tuple[int, int, int, int]) -> Socket:
+        return self.graph.node("PrimitiveInt", place, "Seed", value=SEED), 0
+
+    def pictures(self, x: int, y: int, title: str, model: Socket, seed: Socket) -> None:
+        """A column: sampler, decoder and picture."""
+        sockets = {"model": model, "positive": (self.positive, 0), "negative": (self.negative, 0)}
+        sampler = self.graph.node(
+            "KSampler", (x, y, COLUMN - 30, 262), f"Sample: {title[0].lower()}{title[1:]}",
+            {**sockets, "latent_image": (self.latent, 0), "seed": seed},
+            steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="normal",
+        )  # fmt: skip
+        decode = {"samples": (sampler, 0), "vae": self.vae}
+        decoded = self.graph.node("VAEDecode", (x, y + 312, COLUMN - 30, 46), "", decode)
+        self.graph.node("PreviewImage", (x, y + 408, COLUMN - 30, 314), title, {"images": (decoded, 0)}, BLUE)
+
+
+def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(a) Learn, erase and recover, side by side."""
+    graph = Graph(object_info, (0.6, 145, 165))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. **Choose your checkpoint.** Set its picture size in Empty Latent Image and Train Erasure (advanced).\n"
+        "2. **Type the concept** to erase in Train Erasure, and below it what must stay, one a line.\n"
+        "3. **Run.** It trains once and draws one prompt and seed three times: base, erased, recovered with the key.\n"
+        "4. **Change the prompt and run again**: nothing is trained anew, and other prompts look as before.\n"
+        "5. The erasure is saved in `output/erasures`, ready for Load Erasure.",
+    )  # fmt: skip
+    common = Common(graph)
+    train = graph.node(
+        "ErasureTrain", (460, 0, 400, 1250), sockets={"model": common.model, "clip": common.clip},
+        concept=CONCEPT, preserve=preserved(CONCEPT), width=SIZE, height=SIZE,
+    )  # fmt: skip
+    erasure = (train, 0)
+    prefix = {"filename_prefix": f"erasures/{CONCEPT}"}
+    graph.node("ErasureSave", (920, 1010, 280, 110), sockets={"erasure": erasure}, **prefix)
+    graph.node("LossGraphNode", (1230, 1010, 590, 240), sockets={"loss": (train, 1)})
+    graph.group("2. Learn to erase", (440, -80, 440, 1350))
+    graph.group("4. Keep it", (900, 930, 940, 340))
+    x, y = 920, 170
+    seed = common.seed((x, 0, COLUMN - 30, 82))
+    using = {"model": common.model, "erasure": erasure}
+    erased = graph.node("ErasureApply", (x + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    using = {"model": erased, "erasure": erasure}
+    recovered = graph.node("ErasureRecover", (x + 2 * COLUMN, 0, COLUMN - 30, 82), sockets=using), 0
+    models = {"Base": common.model, "Erased": erased, "Recovered with the key": recovered}
+    for i, (title, model) in enumerate(models.items()):
+        common.pictures(x + i * COLUMN, y, title, model, seed)
+    graph.group("3. Erase, recover, compare", (900, -80, 3 * COLUMN + 10, 992))
+    return graph.saved()
+
+
+def erase_with_saved_file(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(b) The one-node graph: Erase Concept between the checkpoint and the sampler."""
+    graph = Graph(object_info, (0.8, 115, 145))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. **Choose your checkpoint**, and in Load Erasure a file that was made for it.\n"
+        "2. Erasures lie in `models/erasures` and `output/erasures`; press R after adding one.\n"
+        "3. **Run**: the concept does not appear, everything else looks as before.\n"
+        "4. Strength 0 switches it off.",
+    )  # fmt: skip
+    common = Common(graph)
+    load = graph.node("ErasureLoad", (460, 0, 300, 82), file=f"{CONCEPT}.safetensors")
+    using = {"model": common.model, "erasure": (load, 0)}
+    erased = graph.node("ErasureApply", (460, 132, 300, 126), sockets=using), 0
+    graph.group("2. Erase", (440, -80, 340, 358))
+    seed = common.seed((820, 0, COLUMN - 30, 82))
+    common.pictures(820, 170, "Erased", erased, seed)
+    graph.group("3. Draw", (800, -80, COLUMN + 10, 992))
+    return graph.saved()
+
+
+def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(c) A learned prompt erases alone; no weight changes."""
+    graph = Graph(object_info, (0.6, 145, 165))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. Here no weight of the model changes: a learned prompt of a few tokens does the erasing.\n"
+        "2. **Type the concept** in Train Erasure, and below it what must stay, one a line.\n"
+        "3. A text gate lets the learned prompt act only on prompts that speak of the concept: all others give the "
+        "same picture to the bit.\n"
+        "4. **Run**, then try a prompt without the concept.",
+    )  # fmt: skip
+    common = Common(graph)
+    train = graph.node(
+        "ErasureTrain", (460, 0, 400, 1000), sockets={"model": common.model, "clip": common.clip},
+        concept=CONCEPT, preserve=preserved(CONCEPT), method="prompt only", width=SIZE, height=SIZE,
+    )  # fmt: skip
+    prefix = {"filename_prefix": f"erasures/{CONCEPT}_prompt"}
+    graph.node("ErasureSave", (460, 1050, 400, 110), sockets={"erasure": (train, 0)}, **prefix)
+    graph.group("2. Learn a prompt that erases", (440, -80, 440, 1260))
+    x, y = 920, 170
+    seed = common.seed((x, 0, COLUMN - 30, 82))
+    using = {"model": common.model, "erasure": (train, 0)}
+    erased = graph.node("ErasureApply", (x + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    for i, (title, model) in enumerate({"Base": common.model, "Erased": erased}.items()):
+        common.pictures(x + i * COLUMN, y, title, model, seed)
+    graph.group("3. Erase and compare", (900, -80, 2 * COLUMN + 10, 992))
+    return graph.saved()
+
+
+WORKFLOWS = {f.__name__: f for f in (train_erase_recover, erase_with_saved_file, prompt_only)}
+
+
+# ---------------------------------------------------------------- the pictures
+
+
+def draw(server: client.Client, object_info: dict[str, Any], name: str) -> None:
+    """Runs a workflow for the concept and for kept things, and lays the results out as ``NAME.jpg``."""
+    prompt = client.gui_to_api(WORKFLOWS[name](object_info), object_info)
+    by_title = {node["_meta"]["title"]: number for number, node in prompt.items()}
+    shown = [title for title in ("Base", "Erased", "Recovered with the key") if title in by_title]
+    rows: dict[str, list[bytes]] = {}
+    for label, text in {CONCEPT: PROMPT, **KEPT_PROMPTS}.items():
+        prompt[by_title["Prompt"]]["inputs"]["text"] = text
+        images = server.images(server.wait(server.queue(prompt), lambda _: None))
+        rows[label] = [picture for title in shown for picture in images[by_title[title]][:2]]
+    columns = [label for title in shown for label in (title, "")]
+    picture = sheet.grid(list(rows), columns, list(rows.values()), cell=98, title=TITLES[name], size=(640, 360))
+    picture.save(FOLDER / f"{name}.jpg", quality=90)
+
+
+TITLES = {
+    "train_erase_recover": f"Train, erase and recover '{CONCEPT}'",
+    "erase_with_saved_file": f"Erase '{CONCEPT}' with a saved file",
+    "prompt_only": f"Erase '{CONCEPT}' with a learned prompt alone",
+}
+
+
+def toy_base(base: Path, checkpoint: Path) -> Path:
+    """A base directory with the pack, the toy family, its checkpoint and the erasures that ship with it."""
+    packs = {"concept-erasure": PACK, "toyworld-family": PACK / "toyworld" / "node"}
+    erasures = sorted((PACK / "toyworld" / "erasures").glob("*.safetensors"))
+    return host.prepare_base(base, packs, [checkpoint], erasures)
+
+
+def own_server() -> host.Server:
+    return host.Server(host.obtain(), toy_base(PACK / "output" / "workflows", PACK / "toyworld" / CHECKPOINT))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", nargs="*", choices=list(WORKFLOWS), help="also run these (none named: all)")
+    parser.add_argument("--address", help="a server with the pack and the toy world that runs already")
+    options = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        connection = client.Client(options.address or stack.enter_context(own_server()).address)
+        object_info = connection.object_info()
+        for name, make in WORKFLOWS.items():
+            (FOLDER / f"{name}.json").write_text(as_text(make(object_info)), encoding="utf-8")
+        if options.pictures is not None:
+            for name in options.pictures or WORKFLOWS:
+                draw(connection, object_info, name)
+
+
+if __name__ == "__main__":
+    main()

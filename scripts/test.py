@@ -1,0 +1,109 @@
+"""Run every check: ``python3 scripts/test.py``, on any machine with Python 3.10 to 3.13.
+
+The host and its environment are found or made first (see ``host.py``). Then, in this order: lint (ruff, mypy), unit
+tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or __package__:
+    from . import host as hosts
+    from . import run as runs
+else:
+    import host as hosts
+    import run as runs
+
+REPO = Path(__file__).resolve().parent.parent
+PACKAGE = "concept_erasure"
+TYPED = ("erasure", "nodes", "scripts")
+NO_TESTS_FOUND = 5
+
+
+def lint(host: hosts.Host, options: argparse.Namespace) -> int:
+    """Ruff over the whole repository, mypy over the packages that have types."""
+    ruff = subprocess.run([str(host.python), "-m", "ruff", "check", "."], cwd=REPO).returncode
+    return mypy(host) or ruff
+
+
+def mypy(host: hosts.Host) -> int:
+    """Mypy on a copy, because a package's folder must have a Python name and a checkout's need not."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / PACKAGE
+        copy.mkdir()
+        shutil.copy(REPO / "__init__.py", copy)
+        for name in TYPED:
+            shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        command = [str(host.python), "-m", "mypy", "--config-file", str(REPO / "pyproject.toml")]
+        command += ["--cache-dir", str(REPO / ".mypy_cache")]
+        command += [word for name in TYPED for word in ("-p", f"{PACKAGE}.{name}")]
+        return subprocess.run(command, cwd=temporary, env={**os.environ, "MYPYPATH": temporary}).returncode
+
+
+def tests(part: str) -> Callable[[hosts.Host, argparse.Namespace], int]:
+    """Pytest on one folder of tests."""
+
+    def run(host: hosts.Host, options: argparse.Namespace) -> int:
+        chosen = ["-k", options.k] if options.k else []
+        code = runs.run(host, ["pytest", f"tests/{part}", *chosen, *options.pytest])
+        return 0 if options.k and code == NO_TESTS_FOUND else code
+
+    return run
+
+
+PARTS = {"lint": lint, "unit": tests("unit"), "host": tests("host"), "server": tests("server")}
+
+
+def check_tools(host: hosts.Host) -> None:
+    """Raise ``HostError`` when the interpreter, which may be the user's own, lacks what the checks need."""
+    done = subprocess.run([str(host.python), "-c", "import mypy, pytest, ruff"], capture_output=True, text=True)
+    if done.returncode:
+        raise hosts.HostError(
+            f"{host.python} lacks pytest, ruff or mypy: install them there, or unset COMFYUI_PATH to use our own."
+        )
+
+
+def run_parts(host: hosts.Host, options: argparse.Namespace) -> int:
+    """Run the chosen parts, all of them even when one fails; print what became of each."""
+    results: list[tuple[str, int, float]] = []
+    for name in options.only or PARTS:
+        print(f"\n==== {name}", flush=True)
+        begun = time.monotonic()
+        results.append((name, PARTS[name](host, options), time.monotonic() - begun))
+    print(f"\nset-up  {host.seconds_setup:6.1f} s")
+    for name, code, seconds in results:
+        print(f"{name:7} {seconds:6.1f} s  {'passed' if code == 0 else f'FAILED ({code})'}")
+    return max(abs(code) for _, code, _ in results)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, 0 when everything passed."""
+    parser = argparse.ArgumentParser(description="Lint and test this pack.")
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="run this part; can be repeated")
+    parser.add_argument("-k", metavar="EXPRESSION", help="run only the tests that pytest's -k selects")
+    parser.add_argument("pytest", nargs="*", metavar="-- OPTION", help="further options for pytest, after --")
+    options = parser.parse_args(arguments)
+    try:
+        host = hosts.obtain()
+        check_tools(host)
+        return 1 if run_parts(host, options) else 0
+    except hosts.HostError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; an install that was begun is finished by the next run.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The host in this process, on random tiny models that live as long as the session."""
+
+import os
+
+import pytest
+
+from scripts import bootstrap
+
+if "CONCEPT_ERASURE_HOST_ROOT" not in os.environ:
+    raise pytest.UsageError("These tests need the host: start them with python3 scripts/test.py")
+bootstrap.host_on_cpu()  # before anything else of the host is imported
+
+import folder_paths  # noqa: E402
+import torch  # noqa: E402
+
+from tests import worlds  # noqa: E402
+from tests.host import tools  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(folder):
+    return worlds.random_checkpoint(folder / "random.safetensors")
+
+
+@pytest.fixture(scope="session")
+def world(checkpoint):
+    """(MODEL, CLIP, VAE)."""
+    return worlds.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def model(world):
+    return world[0]
+
+
+@pytest.fixture(scope="session")
+def clip(world):
+    return world[1]
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint_model(folder):
+    """The same family with other weights."""
+    return worlds.load(worlds.random_checkpoint(folder / "other.safetensors", seed=1))[0]
+
+
+@pytest.fixture(scope="session")
+def narrow_model(folder):
+    """Another family, whose context is narrower."""
+    return worlds.load(worlds.random_checkpoint(folder / "narrow.safetensors", context_dim=64))[0]
+
+
+@pytest.fixture(scope="session")
+def bf16_model(checkpoint):
+    return worlds.load(checkpoint, torch.bfloat16)[0]
+
+
+@pytest.fixture(scope="session")
+def cond(clip):
+    """Text -> the host's conditioning, each text encoded once."""
+    known = {}
+
+    @torch.inference_mode()
+    def encode(text: str) -> list:
+        if text not in known:
+            known[text] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return known[text]
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def gated(model, clip):
+    """An erasure of 'circle': delta and a gated eraser prompt, both random and strong."""
+    return tools.make_erasure(model, clip, seed=1)
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    """An empty output folder of the host, and empty model folders."""
+    from concept_erasure.nodes import files
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    files.register_folders()
+    return tmp_path / "output"

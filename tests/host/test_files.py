@@ -1,0 +1,108 @@
+"""Save Erasure and Load Erasure, in the host's own folders."""
+
+import errno
+import os
+
+import folder_paths
+import pytest
+import torch
+
+from concept_erasure.erasure import artifact
+from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.nodes import files
+from concept_erasure.nodes.files import KEY_PLACES, ErasureLoad, ErasureSave
+from tests.host.test_fit import sentence
+from tests.host.tools import make_erasure
+
+
+@pytest.fixture
+def erasure(model, clip):
+    """A delta and a key."""
+    return make_erasure(model, clip, role="key")
+
+
+def saved(output) -> dict:
+    return {p.name: load_erasure(p) for p in sorted((output / "erasures").iterdir())}
+
+
+def text(result) -> str:
+    return str(result.ui.as_dict())
+
+
+def test_what_is_saved_can_be_loaded_at_once(output, erasure):
+    said = text(ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0]))
+    [name] = folder_paths.get_filename_list("erasures")
+    assert name in said.replace("\\\\", "\\")
+    result = ErasureLoad.execute(name)
+    assert result.result[0].identity() == erasure.identity()
+    assert all(word in text(result) for word in ("circle", "ToyWorld", "a key"))
+
+
+def test_nothing_is_overwritten(output, erasure):
+    for _ in range(3):
+        ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    assert list(saved(output)) == [f"circle_{i:05}.safetensors" for i in (1, 2, 3)]
+
+
+def test_the_key_in_a_file_of_its_own(output, erasure):
+    ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[1])
+    public, key = saved(output).values()
+    assert public.delta and not public.prompts
+    assert key.key and not key.delta
+    assert list(saved(output))[1].endswith("_key.safetensors")
+
+
+def test_the_key_left_out(output, erasure):
+    ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[2])
+    [public] = saved(output).values()
+    assert public.delta and not public.prompts
+
+
+def test_an_erasure_that_is_all_key_is_not_saved_without_it(output, model, clip):
+    with pytest.raises(ErasureError) as caught:
+        ErasureSave.execute(make_erasure(model, clip, role="key", delta=False), "erasures/x", KEY_PLACES[2])
+    assert "key" in sentence(caught)
+
+
+def test_only_safetensors_are_listed_from_both_folders(output, tmp_path):
+    for folder in (tmp_path / "models" / "erasures", output / "erasures"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (f"{folder.parent.name}.safetensors", "put_here.txt", "evil.pt"):
+            (folder / name).write_bytes(b"")
+    assert sorted(folder_paths.get_filename_list("erasures")) == ["models.safetensors", "output.safetensors"]
+
+
+def test_folders_the_user_has_configured_are_kept(output, tmp_path):
+    mine = str(tmp_path / "mine")
+    folder_paths.add_model_folder_path("erasures", mine)
+    files.register_folders()
+    files.register_folders()
+    paths, endings = folder_paths.folder_names_and_paths["erasures"]
+    assert mine in paths and len(paths) == len(set(paths)) == 3
+    assert endings == {".safetensors"}
+
+
+def test_a_changed_file_is_read_again(output, erasure):
+    ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    [name] = folder_paths.get_filename_list("erasures")
+    before = ErasureLoad.fingerprint_inputs(name)
+    assert ErasureLoad.fingerprint_inputs(name) == before
+    os.utime(output / "erasures" / name, ns=(1, 1))
+    assert ErasureLoad.fingerprint_inputs(name) != before
+
+
+def test_a_full_disk_is_one_sentence(output, erasure, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifact.os, "fsync", full)
+    with pytest.raises(ErasureError) as caught:
+        ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    assert "the disk is full" in str(caught.value)
+    assert not list((output / "erasures").iterdir())
+
+
+def test_saving_works_in_inference_mode(output, erasure):
+    with torch.inference_mode():
+        ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    assert len(saved(output)) == 1

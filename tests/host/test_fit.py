@@ -1,0 +1,101 @@
+"""Erasures and models that do not belong together: one clear sentence each."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from concept_erasure.erasure import attach
+from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
+from concept_erasure.erasure.fingerprint import Fingerprint, fingerprint, parse_fingerprint
+from tests import worlds
+from tests.host.tools import make_erasure, only_delta, only_prompt, sample
+
+
+def sentence(caught) -> str:
+    """The message, which has to be one sentence that says what to do."""
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and ": " in text
+    return text
+
+
+@pytest.mark.parametrize("use", [attach.erase, attach.recover])
+def test_another_width_is_refused_by_name(model, narrow_model, use):
+    erasure = make_erasure(narrow_model, gate=False, role="key")
+    with pytest.raises(ErasureError) as caught:
+        use(model, erasure)
+    text = sentence(caught)
+    assert "NarrowWorld" in text and "64" in text and "ToyWorld" in text and "96" in text
+
+
+def test_the_same_width_with_other_layers_is_refused(model, gated):
+    here = fingerprint(model)
+    other = replace(gated.metadata, family="SDXL", fingerprint=str(Fingerprint("SDXL", "0" * 12, here.values)))
+    with pytest.raises(ErasureError) as caught:
+        attach.erase(model, replace(gated, metadata=other))
+    assert "SDXL" in sentence(caught)
+
+
+def test_another_checkpoint_of_the_family_is_applied_with_a_warning(other_checkpoint_model, model, gated, caplog):
+    with caplog.at_level(logging.WARNING, attach.KEY):
+        attach.erase(model, gated)
+        assert not caplog.records
+        assert attach.erase(other_checkpoint_model, gated) is not other_checkpoint_model
+    assert "another ToyWorld checkpoint" in caplog.text and "circle" in caplog.text
+
+
+def test_a_model_without_cross_attention_on_text_is_refused(gated):
+    model = worlds.model_without_attn2()
+    for refuse in (attach.require_unet, lambda m: attach.erase(m, gated), lambda m: attach.recover(m, gated)):
+        with pytest.raises(ErasureError) as caught:
+            refuse(model)
+        assert "attn2" in sentence(caught) and "BaseModel" in sentence(caught)
+
+
+def test_a_key_cannot_erase_and_an_eraser_cannot_recover(model, clip, gated):
+    key = make_erasure(model, clip, role="key", delta=False)
+    with pytest.raises(ErasureError) as caught:
+        attach.erase(model, key)
+    assert "Recover Concept" in sentence(caught)
+    with pytest.raises(ErasureError) as caught:
+        attach.recover(model, gated)
+    assert "no key" in sentence(caught)
+
+
+@pytest.mark.parametrize("window", [{}, {"start_percent": 0.2}])
+def test_weights_that_the_model_lacks_are_noticed(model, gated, window):
+    foreign = Erasure(gated.metadata, delta={"diffusion_model.nowhere.attn2.to_k.weight": Full(torch.ones(2, 2))})
+    with pytest.raises(ErasureError) as caught:
+        attach.erase(model, foreign, **window)
+    assert "nowhere" in sentence(caught)
+
+
+def test_a_refused_erasure_leaves_nothing_on_the_model(model, gated):
+    foreign = Erasure(gated.metadata, delta={"nowhere.attn2.to_k.weight": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
+    with pytest.raises(ErasureError):
+        attach.erase(model, foreign)
+    assert not model.patches and not attach.attachments(model)
+
+
+def test_recovering_what_was_not_erased_warns(model, clip, caplog):
+    both = make_erasure(model, clip, role="key")
+    with caplog.at_level(logging.WARNING, attach.KEY):
+        attach.recover(attach.erase(model, both), both)
+        assert not caplog.records
+        attach.recover(model, both)
+    assert "Erase Concept" in caplog.text
+
+
+def test_a_fingerprint_survives_half_precision_and_patches(model, bf16_model, cond, gated):
+    erased = attach.erase(model, only_delta(gated))
+    sample(erased, cond("x"), cond(""))  # the host changes the weights in place while this model is loaded
+    assert fingerprint(erased) == fingerprint(model)
+    assert fingerprint(bf16_model).shapes == fingerprint(model).shapes
+    assert parse_fingerprint(str(fingerprint(model))) == fingerprint(model)
+    assert parse_fingerprint("") is None
+
+
+def test_an_erasure_that_says_nothing_of_its_model_is_tried(model, gated):
+    bare = replace(gated.metadata, family="", context_dim="", fingerprint="")
+    assert attach.erase(model, replace(only_prompt(gated), metadata=bare)) is not model

@@ -1,0 +1,84 @@
+"""Shared by the host tests: synthetic erasures, and sampling as KSampler does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import comfy.sample
+import torch
+
+from concept_erasure.erasure.artifact import Erasure, LowRank, Metadata, PromptTensors
+from concept_erasure.erasure.concepts import Encoder, build_gate
+from concept_erasure.erasure.deltas import weight_names
+from concept_erasure.erasure.fingerprint import context_dim, fingerprint
+
+PRESERVE = ["square", "red", "dotted"]
+
+
+def make_erasure(
+    model, clip=None, concept="circle", seed=0, role="eraser", prompt=True, delta=True, gate=True, blocks="all"
+) -> Erasure:
+    """An erasure of random numbers, large enough to be seen: nothing here depends on training having worked."""
+    g = torch.Generator().manual_seed(seed)
+    width = context_dim(model)
+    tensors = build_gate(Encoder(clip), [concept], PRESERVE).tensors if gate and prompt else None
+    keys, values = (3 * torch.randn(5, width, generator=g) for _ in range(2))
+    changes = {}
+    if delta:
+        shapes = dict(model.model.named_parameters())
+        for name in weight_names(model.model, "keys+values"):
+            out, into = shapes[name].shape
+            up, down = torch.randn(out, 2, generator=g) / 8, torch.randn(2, into, generator=g) / 8
+            changes[name] = LowRank(up, down)
+    here = fingerprint(model)
+    return Erasure(
+        Metadata(
+            method="kpop", role=role, concept=concept, family=here.family, context_dim=str(width), fingerprint=str(here)
+        ),
+        (PromptTensors(keys, values, blocks, role, 77, tensors),) if prompt else (),
+        changes,
+    )
+
+
+def only_prompt(erasure: Erasure) -> Erasure:
+    return replace(erasure, delta={})
+
+
+def only_delta(erasure: Erasure) -> Erasure:
+    return replace(erasure, prompts=())
+
+
+def ungated(erasure: Erasure) -> Erasure:
+    return replace(erasure, prompts=tuple(replace(p, gate=None) for p in erasure.prompts))
+
+
+@torch.inference_mode()
+def sample(model, positive, negative, batch=1, cfg=3.0, seed=0, steps=3, sigmas=None, noise=None) -> torch.Tensor:
+    """Latents [batch, 4, 8, 8] from the host's sampler; deterministic."""
+    if noise is None:
+        noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return comfy.sample.sample(
+        model, noise, steps, cfg, "euler", "normal", positive, negative, torch.zeros_like(noise),
+        seed=seed, sigmas=sigmas, disable_pbar=True,
+    ).clone()  # fmt: skip
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm())
+
+
+def assert_close(a: torch.Tensor, b: torch.Tensor, effect: float, share: float = 1e-3) -> None:
+    """Equal up to rounding: the difference is a small share of an effect that is itself real."""
+    assert effect > 0.05, "the effect that is compared with is too small to say anything"
+    assert difference(a, b) < share * effect, f"{difference(a, b):.3g} of {effect:.3g}"
+
+
+def attention(q, k, v, options) -> torch.Tensor:
+    """Standard attention on projected q, k, v, as an ``attn2_replace`` patch computes it."""
+    heads = options["n_heads"]
+
+    def split(t):
+        return t.view(*t.shape[:2], heads, -1).transpose(1, 2)
+
+    out = torch.nn.functional.scaled_dot_product_attention(split(q), split(k), split(v))
+    return out.transpose(1, 2).flatten(2)

@@ -1,0 +1,42 @@
+"""A real server with the pack, the toy family and the toy checkpoint, one for the whole session."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import client as clients
+from scripts import host as hosts
+
+REPO = Path(__file__).resolve().parents[2]
+CHECKPOINT = REPO / "toyworld" / "toyworld.safetensors"
+
+
+def pytest_configure(config):
+    # A plain kill would leave the server running; leaving in the ordinary way ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    if not CHECKPOINT.exists():
+        pytest.skip("the toy checkpoint has not been trained yet")
+    root = Path(os.environ["CONCEPT_ERASURE_HOST_ROOT"])
+    host = hosts.Host(root, Path(sys.executable), hosts.version_of(root), 0.0)
+    packs = {"concept-erasure": REPO, "toyworld-family": REPO / "toyworld" / "node"}
+    base = hosts.prepare_base(tmp_path_factory.mktemp("base"), packs, [CHECKPOINT])
+    with hosts.Server(host, base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    return clients.Client(server.address)
+
+
+@pytest.fixture
+def info(client):
+    """What the server says of its nodes, now."""
+    return client.object_info()

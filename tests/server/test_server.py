@@ -1,0 +1,193 @@
+"""The pack in a real server, over HTTP."""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concept_erasure.erasure.artifact import load_erasure
+from scripts.client import ClientError, gui_to_api
+from scripts.host import get_json
+from tests.server.graphs import as_saved, node, picture, pixels, train
+
+REPO = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((REPO / "tests" / "host" / "schema.json").read_text())
+WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
+
+
+@pytest.fixture
+def erasures(server):
+    """The files in output/erasures, now."""
+    return lambda: sorted((server.base / "output" / "erasures").glob("*.safetensors"))
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> bool:
+    return not np.array_equal(before, after)
+
+
+def test_the_server_has_our_nodes_and_loaded_without_complaint(server, info):
+    assert set(SCHEMA) <= set(info)
+    log = server.log.read_text(errors="replace")
+    assert "IMPORT FAILED" not in log and "Cannot import" not in log
+
+
+def test_learn_apply_recover_draw_and_save_in_one_graph(client, info, erasures):
+    strong = {"weight_lr": 0.05, "prompt_lr": 0.3}
+    base = pixels(client, picture(info, ["1", 0]))
+    graph = picture(info, ["3", 0]) | {
+        "2": train(info, **strong),
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+        "4": node(info, "ErasureSave", erasure=["2", 0], filename_prefix="erasures/graph"),
+    }
+    erased = pixels(client, graph)
+    assert base.shape == (64, 64, 3) and changed(base, erased)
+    recover = node(info, "ErasureRecover", model=["3", 0], erasure=["2", 0])
+    recovered = pixels(client, graph | {"5": recover} | {"14": picture(info, ["5", 0])["14"]})
+    assert changed(erased, recovered)
+    [file] = [p for p in erasures() if p.name.startswith("graph")]
+    assert load_erasure(file).metadata.concept == "circle"
+    # What was saved can be chosen without a restart, and does the same.
+    fresh = client.object_info()
+    assert file.name in str(fresh["ErasureLoad"]["input"]["required"]["file"])
+    loaded = picture(fresh, ["3", 0]) | {
+        "2": node(fresh, "ErasureLoad", file=file.name),
+        "3": node(fresh, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+    }
+    assert np.array_equal(pixels(client, loaded), erased)
+    # And the base model is what it was.
+    assert np.array_equal(pixels(client, picture(info, ["1", 0])), base)
+
+
+@pytest.mark.parametrize("how", ["strength 0", "bypassed"])
+def test_switched_off_gives_the_very_pixels_of_the_base_model(client, info, how):
+    graph = picture(info, ["3", 0]) | {
+        "2": train(info, weight_lr=0.05),
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0], strength=0.0 if how == "strength 0" else 1.0),
+    }
+    saved = as_saved(graph, info, {"3": 4} if how == "bypassed" else {})
+    prompt = gui_to_api(saved, info)
+    assert ("3" in prompt) == (how == "strength 0")
+    assert np.array_equal(pixels(client, prompt), pixels(client, picture(info, ["1", 0])))
+
+
+def test_a_saved_graph_converts_to_the_prompt_it_came_from(info):
+    graph = picture(info, ["3", 0]) | {
+        "2": train(info),
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+    }
+    converted = gui_to_api(as_saved(graph, info), info)
+    assert {k: v["inputs"] for k, v in converted.items()} == {k: v["inputs"] for k, v in graph.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"concept": ""}, "The concept is empty: type what is to be erased, one name a line."),
+        ({"target": "anchor"}, "the anchor is empty"),
+        ({"concept": "word " * 100}, "longer than the 77 tokens"),
+    ],
+)
+def test_bad_input_arrives_as_a_sentence(client, info, changes, words):
+    graph = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": train(info, **changes),
+        "3": node(info, "ErasureSave", erasure=["2", 0], filename_prefix="erasures/bad"),
+    }
+    with pytest.raises(ClientError) as caught:
+        client.wait(client.queue(graph), timeout=300)
+    message = str(caught.value)
+    assert message.startswith("Node 2 (ErasureTrain) failed: ") and words in message and message.endswith(".")
+
+
+def test_a_damaged_file_arrives_as_a_sentence(client, server):
+    folder = server.base / "models" / "erasures"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "broken.safetensors").write_bytes(b"no such thing")
+    info = client.object_info()
+    graph = {
+        "2": node(info, "ErasureLoad", file="broken.safetensors"),
+        "3": node(info, "ErasureSave", erasure=["2", 0], filename_prefix="erasures/bad"),
+    }
+    with pytest.raises(ClientError, match="'broken.safetensors' is damaged"):
+        client.wait(client.queue(graph), timeout=300)
+
+
+def test_an_interrupt_keeps_the_partial_erasure_and_the_server_goes_on(client, info, erasures):
+    before = set(erasures())
+    graph = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": train(info, steps=100000, seed=9),
+        "3": node(info, "ErasureSave", erasure=["2", 0], filename_prefix="erasures/never"),
+    }
+    pressed = []
+
+    def press(message):
+        if message["type"] == "progress" and message["data"]["value"] >= 2 and not pressed:
+            pressed.append(message)
+            client.interrupt()
+
+    with pytest.raises(ClientError, match=r"interrupted at node 2 \(ErasureTrain\)"):
+        client.wait(client.queue(graph), press, timeout=300)
+    [partial] = set(erasures()) - before
+    assert "interrupted" in partial.name
+    kept = load_erasure(partial)
+    assert int(kept.metadata.steps) >= 2
+    fresh = client.object_info()
+    resumed = picture(fresh, ["3", 0]) | {
+        "2": node(fresh, "ErasureLoad", file=partial.name),
+        "4": train(fresh, resume=["2", 0]),
+        "3": node(fresh, "ErasureApply", model=["1", 0], erasure=["4", 0]),
+        "5": node(fresh, "ErasureSave", erasure=["4", 0], filename_prefix="erasures/resumed"),
+    }
+    pixels(client, resumed)
+    [file] = [p for p in erasures() if p.name.startswith("resumed")]
+    assert int(load_erasure(file).metadata.steps) == int(kept.metadata.steps) + 3
+
+
+def test_losses_go_to_the_stock_plot_node(client, info):
+    graph = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": train(info),
+        "3": node(info, "LossGraphNode", loss=["2", 1], filename_prefix="loss"),
+    }
+    assert client.wait(client.queue(graph), timeout=300)["status"]["status_str"] == "success"
+
+
+# ---------------------------------------------------------------- what the pack brings along
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_a_workflow_opens(path, info):
+    prompt = gui_to_api(json.loads(path.read_text()), info)
+    assert prompt
+    for key, entry in prompt.items():
+        declared = info[entry["class_type"]]["input"]
+        known = {**declared.get("required", {}), **declared.get("optional", {})}
+        # Inputs that grow carry a dot: "group.name".
+        assert {n.split(".")[0] for n in entry["inputs"]} <= set(known), (key, entry["class_type"])
+        assert set(declared.get("required", {})) <= set(entry["inputs"]), (key, entry["class_type"])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_a_workflow_has_its_picture(path):
+    assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+@pytest.mark.skipif(not WORKFLOWS, reason="there are no workflows yet")
+def test_the_template_browser_lists_the_workflows(server):
+    listed = get_json(server.address + "/workflow_templates")
+    assert set(listed["concept-erasure"]) == {p.stem for p in WORKFLOWS}
+
+
+@pytest.mark.skipif(not (REPO / "web" / "docs").is_dir(), reason="there are no help pages yet")
+def test_the_help_pages_are_served(server):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for node_id in SCHEMA:
+        try:
+            with opener.open(f"{server.address}/extensions/concept-erasure/docs/{node_id}.md") as answer:
+                assert answer.read().strip()
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"{node_id}: {error}")

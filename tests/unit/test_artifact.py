@@ -1,0 +1,223 @@
+"""The file an erasure lives in: nothing is lost, and nothing bad gets in or out."""
+
+import errno
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from concept_erasure.erasure import artifact
+from concept_erasure.erasure.artifact import (
+    Erasure,
+    ErasureError,
+    Full,
+    GateTensors,
+    LowRank,
+    Metadata,
+    PromptTensors,
+    load_erasure,
+    save_erasure,
+    to_tensors,
+)
+
+
+def make(seed: int = 0) -> Erasure:
+    g = torch.Generator().manual_seed(seed)
+
+    def r(*shape):
+        return torch.randn(*shape, generator=g)
+
+    gate = GateTensors((r(3, 2, 8), r(2, 1, 8)), r(8), 0.75)
+    return Erasure(
+        Metadata(method="kpop", role="key", concept="cat\nkitten", family="SD15", context_dim="8", steps="7"),
+        (
+            PromptTensors(r(4, 8), r(4, 8), "all", "key", 77, gate),
+            PromptTensors(r(2, 8), r(2, 8), "middle", "eraser", 77),
+        ),
+        {"a.to_k.weight": LowRank(r(6, 2), r(2, 8)), "a.to_out.0.bias": Full(r(6))},
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "cat.safetensors"
+    save_erasure(make(), path)
+    return path
+
+
+def rewritten(path, tensors=None, **strings):
+    """The file with some tensors and strings changed."""
+    with artifact.safe_open(path, framework="pt") as file:
+        old = file.metadata()
+    save_file({**load_file(path), **(tensors or {})}, path, metadata={**old, **strings})
+    return path
+
+
+def one_sentence(message: str, *words: str) -> None:
+    assert all(word in message for word in words), message
+    assert message.endswith(".") and "\n" not in message and "Error" not in message
+
+
+def test_a_file_gives_back_every_bit(saved):
+    before, after = make(), load_erasure(saved)
+    assert after.metadata == before.metadata
+    assert all(torch.equal(a, to_tensors(after)[n]) for n, a in to_tensors(before).items())
+    assert [(p.blocks, p.role, p.chunk) for p in after.prompts] == [("all", "key", 77), ("middle", "eraser", 77)]
+    assert after.prompts[0].gate.threshold == 0.75 and after.prompts[1].gate is None
+    assert after.identity() == before.identity()
+
+
+def test_identity_tells_other_tensors_apart():
+    assert make(0).identity() == make(0).identity() != make(1).identity()
+
+
+def test_bfloat16_and_half_survive(tmp_path):
+    e = Erasure(Metadata(), delta={"w": LowRank(torch.ones(2, 1, dtype=torch.bfloat16), torch.ones(1, 3).half())})
+    save_erasure(e, tmp_path / "x.safetensors")
+    change = load_erasure(tmp_path / "x.safetensors").delta["w"]
+    assert (change.up.dtype, change.down.dtype) == (torch.bfloat16, torch.float16)
+    assert change.dense().dtype == torch.float32
+
+
+def test_low_rank_is_the_product():
+    up, down = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 4.0]])
+    assert torch.equal(LowRank(up, down).dense(), torch.tensor([[3.0, 4.0], [6.0, 8.0]]))
+
+
+def test_the_key_can_be_kept_apart():
+    e = make()
+    assert [p.role for p in e.without_key().prompts] == ["eraser"] and e.without_key().delta == e.delta
+    assert [p.role for p in e.key_only().prompts] == ["key"] and not e.key_only().delta
+    assert not any("prompt.1" in n for n in to_tensors(e.key_only()))
+
+
+def test_tensors_that_share_memory_can_be_saved(tmp_path):
+    shared = torch.randn(2, 8)
+    e = replace(make(), prompts=(PromptTensors(shared, shared, "all", "key", 77),))
+    save_erasure(e, tmp_path / "x.safetensors")
+    assert torch.equal(load_erasure(tmp_path / "x.safetensors").prompts[0].values, shared)
+
+
+# ---------------------------------------------------------------- bad files
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was run",))
+
+    for name in ("x.pt", "x.ckpt", "x.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(ErasureError) as caught:
+            load_erasure(tmp_path / name)
+        one_sentence(str(caught.value), name)
+    assert "pickle" in str(pytest.raises(ErasureError, load_erasure, tmp_path / "x.pt").value)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 200, -1])
+def test_a_file_cut_short_is_refused(saved, kept):
+    saved.write_bytes(saved.read_bytes()[:kept])
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(saved)
+    one_sentence(str(caught.value), "cat.safetensors", "damaged", "again")
+
+
+def test_a_damaged_header_is_refused(saved):
+    data = bytearray(saved.read_bytes())
+    data[8:40] = b"\xff" * 32
+    saved.write_bytes(data)
+    with pytest.raises(ErasureError, match="damaged"):
+        load_erasure(saved)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(tmp_path / "gone.safetensors")
+    one_sentence(str(caught.value), "gone.safetensors", "does not exist")
+
+
+def test_a_lora_is_no_erasure(tmp_path):
+    save_file({"lora_unet_x.lora_up.weight": torch.ones(1)}, tmp_path / "lora.safetensors", metadata={"ss_steps": "1"})
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(tmp_path / "lora.safetensors")
+    one_sentence(str(caught.value), "lora.safetensors", "no erasure")
+
+
+def test_a_file_of_a_newer_pack_is_refused(saved):
+    with pytest.raises(ErasureError, match="newer version of this pack"):
+        load_erasure(rewritten(saved, format_version="2"))
+
+
+@pytest.mark.parametrize(
+    "strings", [{"format_version": "one"}, {"prompts": "[{}]"}, {"prompts": "{"}, {"prompts": "7"}, {"prompts": "[1]"}]
+)
+def test_nonsense_in_the_metadata_is_refused(saved, strings):
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(rewritten(saved, **strings))
+    one_sentence(str(caught.value), "cat.safetensors")
+
+
+@pytest.mark.parametrize("part", ["blocks", "role"])
+def test_words_the_pack_does_not_know_are_refused(saved, part):
+    facts = [{"blocks": "all", "role": "key", "chunk": 77, "threshold": None} | {part: "everywhere"}]
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(rewritten(saved, prompts=json.dumps(facts)))
+    one_sentence(str(caught.value), "cat.safetensors")
+
+
+@pytest.mark.parametrize("part", ["prompt.0.values", "prompt.0.gate.centre", "delta.a.to_k.weight.down"])
+def test_a_missing_tensor_is_noticed(saved, part):
+    with artifact.safe_open(saved, framework="pt") as file:
+        strings = file.metadata()
+    save_file({k: v for k, v in load_file(saved).items() if k != part}, saved, metadata=strings)
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(saved)
+    one_sentence(str(caught.value), "cat.safetensors", "lacks a part")
+
+
+def test_numbers_that_are_not_finite_are_refused(saved):
+    with pytest.raises(ErasureError, match="not finite"):
+        load_erasure(rewritten(saved, {"prompt.0.keys": torch.full((4, 8), float("nan"))}))
+
+
+# ---------------------------------------------------------------- failing writes
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
+    before = saved.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if step == "write":
+        real = artifact.os.fdopen
+
+        def fdopen(handle, mode):
+            file = real(handle, mode, buffering=0)
+
+            class Full:
+                __enter__ = lambda self: self  # noqa: E731
+                __exit__ = lambda self, *_: file.close()  # noqa: E731
+                write = full
+
+            return Full()
+
+        monkeypatch.setattr(artifact.os, "fdopen", fdopen)
+    else:
+        monkeypatch.setattr(artifact.os, step, full)
+    with pytest.raises(ErasureError) as caught:
+        save_erasure(make(1), saved)
+    one_sentence(str(caught.value), "cat.safetensors", "the disk is full", "unchanged")
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == ["cat.safetensors"]  # and nothing half-written lies about
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ErasureError) as caught:
+        save_erasure(make(), tmp_path / "file" / "cat.safetensors")
+    one_sentence(str(caught.value), "could not be saved")

@@ -1,0 +1,177 @@
+"""The erasure prompt: how it starts, whom its gate lets through, and what it does to a row of attention."""
+
+import pytest
+import torch
+
+from concept_erasure.erasure.artifact import PLACES, ErasureError, GateTensors
+from concept_erasure.erasure.prompt import (
+    BLOCKS,
+    STARTS,
+    ErasurePrompt,
+    choose_threshold,
+    extend,
+    is_open,
+    span_similarity,
+)
+
+D, CHUNK = 16, 7
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=rng(seed))
+
+
+def attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(query @ keys.transpose(-1, -2) / D**0.5, -1) @ values
+
+
+def attend(context: torch.Tensor, rows: list[bool], gated: bool, strength: float = 1.0, k: int = 3) -> torch.Tensor:
+    """What attention reads from a context with a prompt of k tokens on it, [b, 2, D]."""
+    query = noise(1, 2, D, seed=9).expand(len(context), -1, -1)
+    keys, values = noise(k, D, seed=7), noise(k, D, seed=8)
+    return attention(query, *extend(context, context, keys, values, torch.tensor(rows), CHUNK, gated, strength))
+
+
+# ---------------------------------------------------------------- start
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_a_prompt_starts_in_float32_and_is_learnable(kind):
+    prompt = ErasurePrompt.start(kind, 5, noise(2, D).bfloat16(), noise(CHUNK, D).bfloat16(), rng())
+    assert prompt.keys.shape == prompt.values.shape == (5, D)
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in prompt.parameters())
+
+
+def test_a_prompt_starts_near_the_concept():
+    concept = noise(2, D)
+    prompt = ErasurePrompt.start("concept", 4, concept, noise(CHUNK, D, seed=1), rng())
+    assert torch.allclose(prompt.keys, concept.repeat(2, 1), atol=0.1)
+    assert not torch.equal(prompt.keys[0], prompt.keys[2])  # the same token twice could never learn two things
+
+
+def test_the_same_seed_starts_the_same_prompt():
+    first, second, other = (
+        ErasurePrompt.start("noise", 4, noise(2, D), noise(CHUNK, D), rng(seed)).keys for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_an_unknown_start_is_named():
+    with pytest.raises(ErasureError, match="'zeros'"):
+        ErasurePrompt.start("zeros", 1, noise(1, D), noise(1, D), rng())
+
+
+def test_a_file_may_name_exactly_the_places_where_a_prompt_can_attach():
+    assert tuple(BLOCKS) == PLACES
+
+
+# ---------------------------------------------------------------- extend
+
+
+def test_an_ungated_prompt_is_the_papers_concatenation():
+    context, keys, values = noise(2, CHUNK, D), noise(3, D, seed=7), noise(3, D, seed=8)
+    k, v = extend(context, context, keys, values, torch.tensor([True, True]), CHUNK, False)
+    assert torch.equal(k, torch.cat([context, keys.expand(2, -1, -1)], 1))
+    assert torch.equal(v, torch.cat([context, values.expand(2, -1, -1)], 1))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_context_padded_by_repetition_is_affected_alike(gated, times):
+    context = noise(1, CHUNK, D)
+    once, padded = attend(context, [True], gated), attend(context.repeat(1, times, 1), [True], gated)
+    assert torch.allclose(once, padded, atol=1e-5)
+    assert not torch.allclose(once, attend(context, [False], True), atol=1e-2)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, CHUNK, CHUNK + 4])
+def test_a_closed_row_is_unaffected_beside_an_open_one(tokens):
+    context = noise(2, CHUNK, D)
+    plain = attention(noise(1, 2, D, seed=9).expand(2, -1, -1), context, context)
+    mixed = attend(context, [True, False], gated=True, k=tokens)
+    assert torch.allclose(mixed[1], plain[1], atol=1e-6)
+    assert not torch.allclose(mixed[0], plain[0], atol=1e-2)
+
+
+def test_strength_goes_from_nothing_to_the_prompt():
+    context = noise(1, CHUNK, D)
+    plain, full = attend(context, [False], True), attend(context, [True], True)
+    none, half, most = (attend(context, [True], True, strength) for strength in (0.0, 0.5, 0.99))
+    assert torch.allclose(none, plain, atol=1e-6)
+    assert (most - full).norm() < (half - full).norm() < (none - full).norm()
+
+
+def test_values_may_differ_from_keys_already():
+    context, value = noise(1, CHUNK, D), noise(1, CHUNK, D, seed=3)
+    k, v = extend(context, value, noise(2, D), noise(2, D), torch.tensor([False]), CHUNK, True)
+    assert torch.equal(k[:, CHUNK:], context) and torch.equal(v[:, CHUNK:], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_models_dtype_is_kept_and_the_prompts_own_gets_gradients(dtype):
+    prompt = ErasurePrompt(noise(2, D), noise(2, D, seed=1))
+    context = noise(1, CHUNK, D).to(dtype)
+    k, v = extend(context, context, prompt.keys, prompt.values, torch.tensor([True]), CHUNK, True)
+    assert k.dtype == v.dtype == dtype
+    (k.float().square().sum() + v.float().sum()).backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.abs().min() > 0 for p in prompt.parameters())
+
+
+# ---------------------------------------------------------------- gate
+
+
+def gate(threshold: float = 0.5, centre: float = 3.0) -> GateTensors:
+    """Knows one name of two tokens and one of a single token."""
+    spans = (noise(3, 2, D, seed=4) + centre, noise(2, 1, D, seed=5) + centre)
+    return GateTensors(spans, torch.full((D,), centre), threshold)
+
+
+def test_a_name_is_found_wherever_it_stands():
+    g = gate()
+    context = noise(2, CHUNK, D, seed=6) + g.centre
+    context[0, 4:6] = g.spans[0][1]
+    assert is_open(context, g).tolist() == [True, False]
+    assert span_similarity(context, g)[0] == pytest.approx(1.0)
+    context[1, 0] = g.spans[1][0]
+    assert is_open(context, g).tolist() == [True, True]
+
+
+def test_half_a_name_is_not_the_name():
+    g = gate(threshold=0.9)
+    context = noise(1, CHUNK, D, seed=6) + g.centre
+    context[0, 4] = g.spans[0][1][0]
+    assert not is_open(context, g).any()
+
+
+def test_a_span_belongs_to_one_phrasing():
+    g = gate(threshold=0.9)
+    context = noise(1, CHUNK, D, seed=6) + g.centre
+    context[0, 4], context[0, 5] = g.spans[0][0][0], g.spans[0][1][1]
+    assert not is_open(context, g).any()
+
+
+def test_centring_lets_the_gate_see_past_a_narrow_cone():
+    g = gate(centre=30.0)
+    unrelated = noise(1, CHUNK, D, seed=6) + 30.0
+    assert torch.cosine_similarity(unrelated[0, 0], g.spans[0][0][0], dim=0) > 0.95
+    assert not is_open(unrelated, g).any()
+
+
+def test_a_context_shorter_than_every_name_is_closed():
+    g = GateTensors((noise(1, 3, D),), torch.zeros(D), 0.5)
+    assert not is_open(noise(2, 2, D), g).any()
+
+
+def test_without_a_gate_every_row_is_open():
+    assert is_open(noise(3, CHUNK, D), None).all()
+
+
+def test_the_threshold_lies_in_the_middle_of_the_gap():
+    threshold, gap = choose_threshold([0.9, 0.8], [0.1, 0.4])
+    assert (threshold, gap) == (pytest.approx(0.6), pytest.approx(0.4))
+    assert choose_threshold([0.3], [0.5])[1] < 0
+    assert choose_threshold([0.8], []) == (pytest.approx(0.4), pytest.approx(0.8))
