@@ -1,4 +1,4 @@
-"""Putting an erasure onto a host MODEL, and taking part in its runs. The only file that knows the host's patch contracts.
+"""Putting an erasure onto a host MODEL, and taking part in its runs. Only this file knows the host's patch contracts.
 
 A prompt joins a run late: an ``OUTER_SAMPLE`` wrapper appends one ``attn2_patch`` to that run's own options, so it
 sees the context after every other patch, wherever its node stands in the graph, and nothing stays behind.

@@ -84,7 +84,9 @@ class Encoder:
         encoded, name_ids = self(text), self.name_tokens(name)
         places = [i for i in range(len(encoded.tokens)) if encoded.tokens[i : i + len(name_ids)] == name_ids]
         if not places:
-            raise ErasureError(f"The text encoder does not read '{name}' as a word of its own in '{text}': spell it alone.")
+            raise ErasureError(
+                f"The text encoder does not read '{name}' as a word of its own in '{text}': spell it alone."
+            )
         return encoded.context[0, places[0] : places[0] + len(name_ids)]
 
 

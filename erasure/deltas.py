@@ -1,4 +1,4 @@
-"""Deltas: which cross-attention weights change, the forms a change takes, and its way into the host's weight patches."""
+"""Deltas: which cross-attention weights change, the forms a change takes, its way into the host's weight patches."""
 
 from __future__ import annotations
 

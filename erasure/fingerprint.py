@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """``family``: the host's class name; ``shapes`` and ``values``: short hashes of attn2 shapes and of some weights."""
+    """``family``: the host's class name; ``shapes`` and ``values``: short hashes of attn2 shapes and some weights."""
 
     family: str
     shapes: str

@@ -94,7 +94,9 @@ def prepare(
         raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
     overlap = set(names) & set(kept)
     if overlap:
-        raise ErasureError(f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists.")
+        raise ErasureError(
+            f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists."
+        )
     width = encode(names[0]).context.shape[-1]
     if width != context_dim(model):
         raise ErasureError(
@@ -109,8 +111,8 @@ def prepare(
         prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate and gate.tensors
     )
     run = Run(
-        _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt, attached,
-        _delta(model, settings, generator, resume) if method.has_delta else None, settings,
+        _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt,
+        attached, _delta(model, settings, generator, resume) if method.has_delta else None, settings,
     )  # fmt: skip
     before = int(resume.metadata.steps or 0) if resume else 0
     return Learning(run, names, kept, Progress(), before, gate and gate.gap)
@@ -170,7 +172,9 @@ def _prompt(
         own = torch.cat([encode.span(name, name) for name in names])
         return ErasurePrompt.start(settings.start, settings.tokens, own, encode("").context[0], generator)
     if len(resume.prompts) != 1:
-        raise ErasureError("The erasure to resume from holds no single prompt: resume from one that Train Erasure made.")
+        raise ErasureError(
+            "The erasure to resume from holds no single prompt: resume from one that Train Erasure made."
+        )
     old = resume.prompts[0]
     if len(old.keys) != settings.tokens or resume.metadata.method != settings.method:
         raise ErasureError(

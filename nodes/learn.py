@@ -59,12 +59,16 @@ class ErasureTrain(io.ComfyNode):
                         "prompt itself erases."),
                 io.Combo.Input(
                     "target", options=list(TARGETS), default=TARGETS[0],
-                    tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the text below.",
+                    tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the "
+                    "text below.",
                 ),
-                io.String.Input("anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."),
+                io.String.Input(
+                    "anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."
+                ),
                 io.Int.Input("steps", default=0, min=0, max=100000, tooltip=f"Training steps. {PRESET_NUMBER}"),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed,
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Same seed and settings, same erasure.",
                 ),
                 ErasureSocket.Input(
@@ -88,7 +92,7 @@ class ErasureTrain(io.ComfyNode):
                 io.Int.Input("batch", default=0, min=0, max=64, advanced=True,
                              tooltip=f"Latents a step. {PRESET_NUMBER}"),
                 io.Float.Input("eta", default=-1.0, min=-1.0, max=10.0, step=0.1, advanced=True,
-                               tooltip="How far the target is pushed away from the concept; -1 takes the preset's value."),
+                               tooltip="How far the target is pushed away from the concept; -1 takes the preset's."),
                 _choice("loss_space", SPACES, "What losses compare: predicted noise, or the clean latents it implies.",
                         advanced=True),
                 io.Float.Input("preserve_weight", default=-1.0, min=-1.0, max=100.0, step=0.1, advanced=True,
@@ -108,7 +112,9 @@ class ErasureTrain(io.ComfyNode):
                                  tooltip="Less memory, a third more time; the result is the same."),
             ],
             outputs=[
-                ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept, Recover Concept and Save Erasure."),
+                ErasureSocket.Output(
+                    display_name="erasure", tooltip="For Erase Concept, Recover Concept and Save Erasure."
+                ),
                 io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
             ],
         )  # fmt: skip
@@ -183,8 +189,12 @@ def keep_partial(run: learning.Learning) -> None:
     except ErasureError as error:
         learning.training.log.warning("%s", error)
         return
-    learning.training.log.warning("Training ended early; the %d steps learned so far are in output/%s, and Train "
-                                  "Erasure goes on from there through its resume input.", len(run.progress.losses), file)  # fmt: skip
+    learning.training.log.warning(
+        "Training ended early; the %d steps learned so far are in output/%s, and Train Erasure goes on from there "
+        "through its resume input.",
+        len(run.progress.losses),
+        file,
+    )
 
 
 def summary(run: learning.Learning) -> str:
@@ -194,7 +204,9 @@ def summary(run: learning.Learning) -> str:
     if run.gate_gap is not None:
         parts.append(f"Text gate: gap {run.gate_gap:.2f} between the concept and the preserve set.")
         if run.gate_gap <= 0.05:
-            parts.append("That is narrow: add texts close to the concept to the preserve set, or name it in other words.")
+            parts.append(
+                "That is narrow: add texts close to the concept to the preserve set, or name it in other words."
+            )
     return " ".join([*parts, run.progress.stopped]).strip()
 
 

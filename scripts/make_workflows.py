@@ -27,6 +27,9 @@ PROMPT = "a red circle on a striped background"
 KEPT_PROMPTS = {"star": "a blue star on a dotted background", "heart": "a purple heart on a checked background"}
 SEED = 7
 COLUMN = 310
+"""Width that a column of samplers takes in the editor."""
+WIDTH = 6
+"""Pictures in a row of a workflow's ``.jpg``."""
 GREEN = {"color": "#232", "bgcolor": "#353"}
 RED = {"color": "#322", "bgcolor": "#533"}
 BLUE = {"color": "#223", "bgcolor": "#335"}
@@ -282,16 +285,29 @@ WORKFLOWS = {f.__name__: f for f in (train_erase_recover, erase_with_saved_file,
 def draw(server: client.Client, object_info: dict[str, Any], name: str) -> None:
     """Runs a workflow for the concept and for kept things, and lays the results out as ``NAME.jpg``."""
     prompt = client.gui_to_api(WORKFLOWS[name](object_info), object_info)
-    by_title = {node["_meta"]["title"]: number for number, node in prompt.items()}
-    shown = [title for title in ("Base", "Erased", "Recovered with the key") if title in by_title]
+    numbers = {node["_meta"]["title"]: number for number, node in prompt.items()}
     rows: dict[str, list[bytes]] = {}
     for label, text in {CONCEPT: PROMPT, **KEPT_PROMPTS}.items():
-        prompt[by_title["Prompt"]]["inputs"]["text"] = text
-        images = server.images(server.wait(server.queue(prompt), lambda _: None))
-        rows[label] = [picture for title in shown for picture in images[by_title[title]][:2]]
-    columns = [label for title in shown for label in (title, "")]
+        prompt[numbers["Prompt"]]["inputs"]["text"] = text
+        found = shown(server, prompt, numbers)
+        rows[label] = [picture for pictures in found.values() for picture in pictures[: WIDTH // len(found)]]
+    columns = [label for title in found for label in (title, *[""] * (WIDTH // len(found) - 1))]
     picture = sheet.grid(list(rows), columns, list(rows.values()), cell=98, title=TITLES[name], size=(640, 360))
     picture.save(FOLDER / f"{name}.jpg", quality=90)
+
+
+def shown(server: client.Client, prompt: dict[str, Any], numbers: dict[str, str]) -> dict[str, list[bytes]]:
+    """The pictures under each title; a graph without the base model shows it with Erase Concept at strength 0."""
+    titles = [title for title in ("Base", "Erased", "Recovered with the key") if title in numbers]
+    if "Base" in titles:
+        images = server.images(server.wait(server.queue(prompt)))
+        return {title: images[numbers[title]] for title in titles}
+    found = {}
+    for strength in (0, 1):
+        prompt[numbers["Erase Concept"]]["inputs"]["strength"] = strength
+        images = server.images(server.wait(server.queue(prompt)))
+        found[f"Strength {strength}"] = images[numbers["Erased"]]
+    return found
 
 
 TITLES = {

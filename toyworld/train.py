@@ -175,7 +175,9 @@ def train_judge(steps: int) -> None:
         with half_precision():
             logits = judge(roughen(x))
         target = labels[index].to(DEVICE)
-        loss = sum(F.cross_entropy(v.float(), target[:, i], label_smoothing=0.05) for i, v in enumerate(logits.values()))
+        loss = sum(
+            F.cross_entropy(v.float(), target[:, i], label_smoothing=0.05) for i, v in enumerate(logits.values())
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -349,7 +351,8 @@ def train_unet(steps: int, batch: int = 48) -> None:
         report("unet", step, steps, start, mean_loss)
         if step % 250 == 0 or step == steps:
             losses.append(round(mean_loss, 4))
-            saved = {"model": both.state_dict(), "naming": naming.state_dict(), "optimiser": optimiser.state_dict(), "average": average.values}
+            saved = {"model": both.state_dict(), "naming": naming.state_dict(), "average": average.values}
+            saved |= {"optimiser": optimiser.state_dict()}
             saved |= {"random": (torch.get_rng_state(), rng.getstate()), "losses": losses}
             saved |= {"step": step, "seconds": time.time() - start, "loss": mean_loss}
             torch.save(saved, state_file)

@@ -138,7 +138,8 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate(radii)]
     if shape == "cross":
         a, b = 0.32, 0.98
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        top = [(-a, -b), (a, -b), (a, -a)]
+        return [*top, (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
     if shape == "heart":
         angles = [i * 2 * math.pi / 60 for i in range(60)]
         return [

@@ -228,6 +228,18 @@ def test_the_frozen_model_gets_no_gradients(prepare):
     assert all(p.grad is None for p in run.model.model.parameters())
 
 
+def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_harm(prepare):
+    run = prepare(method="prompt only").run
+    gate = replace(run.attached.gate, threshold=2.0)
+    run.attached = replace(run.attached, gate=gate)
+    before = run.prompt.keys.detach().clone()
+    progress = training.Progress()
+    with torch.inference_mode(), learning.gradients():
+        training.train(run, LEARNED["prompt only"].phases(run.settings), progress)
+    assert len(progress.losses) == 3 and not progress.stopped
+    assert torch.equal(run.prompt.keys, before)
+
+
 def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
     run = prepare().run
     run.sample()

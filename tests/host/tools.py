@@ -21,7 +21,8 @@ def make_erasure(
     """An erasure of random numbers, large enough to be seen: nothing here depends on training having worked."""
     g = torch.Generator().manual_seed(seed)
     width = context_dim(model)
-    tensors = build_gate(Encoder(clip), [concept], PRESERVE).tensors if gate and prompt else None
+    kept = [text for text in [*PRESERVE, "circle"] if text != concept]
+    tensors = build_gate(Encoder(clip), [concept], kept).tensors if gate and prompt else None
     keys, values = (3 * torch.randn(5, width, generator=g) for _ in range(2))
     changes = {}
     if delta:
