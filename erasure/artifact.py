@@ -3,7 +3,7 @@
 A file holds tensors under three kinds of names::
 
     prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
-    prompt.<i>.gate.spans.<j>, ….centre      [p, t, context_dim] and [context_dim], its text gate
+    prompt.<i>.gate.direction, .centre       [context_dim] each, its text gate
     delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
 
 and strings as metadata, so that a reader needs no tensor to know what the file is.
@@ -67,13 +67,12 @@ Change = LowRank | Full
 
 @dataclass(frozen=True)
 class GateTensors:
-    """A text gate at rest; what it does is in ``prompt.Gate``.
+    """A text gate at rest: a linear reading of token encodings.
 
-    ``spans``: for each name of the concept, its token encodings in several phrasings, [p, t, d].
-    ``centre``: mean token encoding of the preserve set, [d]. ``threshold``: cosine from which a row is open.
+    ``direction``, ``centre``: [d]. A row is open when one of its tokens x has ``(x - centre) . direction >= threshold``.
     """
 
-    spans: tuple[torch.Tensor, ...]
+    direction: torch.Tensor
     centre: torch.Tensor
     threshold: float
 
@@ -164,8 +163,8 @@ def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
     for i, prompt in enumerate(erasure.prompts):
         out[f"prompt.{i}.keys"], out[f"prompt.{i}.values"] = prompt.keys, prompt.values
         if prompt.gate is not None:
+            out[f"prompt.{i}.gate.direction"] = prompt.gate.direction
             out[f"prompt.{i}.gate.centre"] = prompt.gate.centre
-            out |= {f"prompt.{i}.gate.spans.{j}": span for j, span in enumerate(prompt.gate.spans)}
     for name, change in erasure.delta.items():
         out |= {f"delta.{name}.{part}": tensor for part, tensor in change.tensors().items()}
     return out
@@ -261,9 +260,8 @@ def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTens
         raise ValueError(f"{facts['blocks']}, {facts['role']}")
     gate = None
     if facts["threshold"] is not None:
-        count = sum(name.startswith(f"prompt.{i}.gate.spans.") for name in tensors)
-        spans = tuple(tensors[f"prompt.{i}.gate.spans.{j}"] for j in range(count))
-        gate = GateTensors(spans, tensors[f"prompt.{i}.gate.centre"], float(facts["threshold"]))
+        direction, centre = (tensors[f"prompt.{i}.gate.{part}"] for part in ("direction", "centre"))
+        gate = GateTensors(direction, centre, float(facts["threshold"]))
     return PromptTensors(
         tensors[f"prompt.{i}.keys"], tensors[f"prompt.{i}.values"], facts["blocks"], facts["role"], facts["chunk"], gate
     )

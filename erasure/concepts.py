@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
 from .artifact import ErasureError, GateTensors
-from .prompt import choose_threshold, span_similarity
+from .prompt import choose_threshold, fit_gate, gate_score
 
 PHRASINGS = (
     "{}",
@@ -20,6 +21,10 @@ PHRASINGS = (
     "one {}",
 )
 """Ways to speak of a concept, which the gate and the recommended training see; any concept must fit most of them."""
+IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a {concept} and {kept}")
+"""How the concept is put beside a preserved text; the neutral phrase is the kept text alone."""
+GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landscape")
+"""What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
 
 
 @dataclass(frozen=True)
@@ -95,54 +100,38 @@ def _plain(value):
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A gate together with how well it separates: ``gap`` in cosine, at or below zero when it cannot."""
+def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -> tuple[GateTensors, float]:
+    """A text gate for a concept known by ``names``, and its gap, at or below zero when it cannot separate the texts.
 
-    tensors: GateTensors
-    gap: float
-
-
-def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -> Gate:
-    """A text gate for a concept known by ``names``, from the host's encodings of its phrasings and the preserve set.
-
-    Contexts to keep are every preserved text in every phrasing, and the empty prompt. Each phrasing of the concept is
-    scored by a gate that has not seen it, so that the threshold leaves room for phrasings nobody listed.
+    Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
+    texts in the same phrasings and in pairs, and the empty prompt. Threshold and gap come from two gates that have
+    each seen one half of the texts and are asked for the other half.
     """
+    speaking, silent = gate_texts(names, preserve)
     with torch.inference_mode(False), torch.no_grad():
-        phrasings = _usable(encode, names)
-        keep = [""] + [p.format(text) for text in preserve for p in PHRASINGS[:4]]
-        kept = torch.cat([encode(text).context[:, : encode("").context.shape[1]] for text in keep])
-        centre = kept.reshape(-1, kept.shape[-1]).mean(0)
-        spans = {
-            name: torch.stack([encode.span(p.format(name), name) for p in phrasings[name]]) for name in names
-        }
-        own_scores = [
-            float(span_similarity(encode(p.format(name)).context, _without(spans, name, i, centre)))
-            for name in names
-            for i, p in enumerate(phrasings[name])
-        ]
-        full = GateTensors(tuple(spans.values()), centre, 0.0)
-        threshold, gap = choose_threshold(own_scores, span_similarity(kept, full).tolist())
-    return Gate(GateTensors(tuple(spans.values()), centre, threshold), gap)
+        chunk = encode("").context.shape[1]
+        rows = [torch.cat([encode(text).context[:, :chunk] for text in texts]) for texts in (speaking, silent)]
+        gate = fit_gate(*rows)
+        thresholds, gaps = [], []
+        for half in (0, 1):
+            other = fit_gate(*(r[half::2] for r in rows))
+            scores = [(gate_score(r[1 - half :: 2], other) - other.threshold).tolist() for r in rows]
+            threshold, gap = choose_threshold(*scores)
+            thresholds.append(threshold)
+            gaps.append(gap)
+    return replace(gate, threshold=gate.threshold + sum(thresholds) / 2), min(gaps)
 
 
-def _usable(encode: Encoder, names: Iterable[str]) -> dict[str, list[str]]:
-    """The phrasings in which each name's tokens can be found again."""
-    usable: dict[str, list[str]] = {}
-    for name in names:
-        ids = encode.name_tokens(name)
-        usable[name] = [p for p in PHRASINGS if _contains(encode(p.format(name)).tokens, ids)]
-        if len(usable[name]) < 2:
-            raise ErasureError(f"The text encoder does not read '{name}' as words of its own: spell it differently.")
-    return usable
+def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Texts that speak of the concept, and texts that do not."""
+    kept = [*preserve, *(word for word in GENERIC if word not in names)]
+    speaking = [p.format(name) for name, p in product(names, PHRASINGS)]
+    speaking += [p.format(kept=text, concept=name) for name, text, p in product(names, kept, IN_CONTEXT)]
+    silent = [""] + [p.format(text) for text, p in product(kept, PHRASINGS[:5])]
+    pairs = [f"{a} {b}" for a, b in product(kept, kept) if a != b]
+    return _spread(speaking, 240), silent + _spread(pairs, 400)
 
 
-def _contains(sequence: tuple[int, ...], part: tuple[int, ...]) -> bool:
-    return any(sequence[i : i + len(part)] == part for i in range(len(sequence)))
-
-
-def _without(spans: dict[str, torch.Tensor], name: str, i: int, centre: torch.Tensor) -> GateTensors:
-    others = dict(spans)
-    others[name] = torch.cat([spans[name][:i], spans[name][i + 1 :]])
-    return GateTensors(tuple(others.values()), centre, 0.0)
+def _spread(texts: list[str], count: int) -> list[str]:
+    """At most about ``count`` of the texts, evenly taken."""
+    return texts[:: max(1, len(texts) // count)]

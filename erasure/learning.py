@@ -13,17 +13,13 @@ import torch
 
 from . import attach, deltas, training
 from .artifact import Erasure, ErasureError, Metadata, PromptTensors
-from .concepts import PHRASINGS, Encoder, build_gate, lines
+from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, lines
 from .fingerprint import context_dim, fingerprint
 from .methods import LEARNED
 from .prompt import ErasurePrompt
 from .settings import Settings
 from .training import Phrase, Progress, Run
 from .version import host_version, pack_version
-
-IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a {concept} and {kept}")
-"""How the concept is put beside a preserved text; the neutral phrase is the same with the concept left out."""
-
 
 @dataclass
 class Learning:
@@ -105,17 +101,17 @@ def prepare(
         )
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
-    gate = build_gate(encode, names, kept) if settings.gate else None
+    gate, gap = build_gate(encode, names, kept) if settings.gate else (None, None)
     prompt = _prompt(encode, names, settings, generator, resume)
     attached = PromptTensors(
-        prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate and gate.tensors
+        prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate
     )
     run = Run(
         _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt,
         attached, _delta(model, settings, generator, resume) if method.has_delta else None, settings,
     )  # fmt: skip
     before = int(resume.metadata.steps or 0) if resume else 0
-    return Learning(run, names, kept, Progress(), before, gate and gate.gap)
+    return Learning(run, names, kept, Progress(), before, gap)
 
 
 def learn(

@@ -55,38 +55,50 @@ class ErasurePrompt(nn.Module):
         return PromptTensors(keys, values, blocks, role, chunk, gate)
 
 
-def span_similarity(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:
-    """How much each row speaks of the concept, [b], from its token encodings [b, n, d].
-
-    A row's score is that of its best span: as many neighbouring tokens as a name of the concept has, their mean
-    cosine with that name's tokens in the best-matching phrasing. Encodings are centred first, because those of real
-    text encoders lie in a narrow cone in which even unrelated tokens have a high cosine.
-    """
+def gate_score(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:
+    """How much each row speaks of the concept, [b], from its token encodings [b, n, d]: that of its best token."""
     centre = gate.centre.to(context.device, torch.float32)
-    rows = F.normalize(context.float() - centre, dim=-1)
-    best = [_best_span(rows, span.to(context.device, torch.float32) - centre) for span in gate.spans]
-    return torch.stack(best).amax(0)
+    return ((context.float() - centre) @ gate.direction.to(centre)).amax(-1)
 
 
-def _best_span(rows: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
-    phrasings, length, _ = span.shape
-    places = rows.shape[1] - length + 1
-    if places < 1:
-        return rows.new_full((len(rows),), -1.0)
-    cosine = torch.einsum("bnd,ptd->bnpt", rows, F.normalize(span, dim=-1))
-    total = sum(cosine[:, t : t + places, :, t] for t in range(length))
-    return total.reshape(len(rows), places * phrasings).amax(-1) / length
+def fit_gate(speaking: torch.Tensor, silent: torch.Tensor, penalty: float = 1e-3) -> GateTensors:
+    """A gate that tells texts that speak of the concept, [p, n, d], from texts that do not, [q, n, d].
 
-
-def choose_threshold(concept_scores: list[float], preserve_scores: list[float]) -> tuple[float, float]:
-    """Threshold and gap of a gate: (cosine, cosine).
-
-    ``concept_scores``: similarity of the concept's phrasings, each judged without itself; ``preserve_scores``: of the
-    texts to keep. The threshold lies in the middle of the gap between the lowest of the first and the highest of the
-    second. A gap at or below zero means that the gate cannot tell them apart.
+    Logistic regression on whole texts, whose score is the soft maximum over their tokens (multiple-instance learning):
+    which token carries the concept is left open, because contextual encodings spread it over the tokens after its name.
+    ``penalty`` is the weight of the squared norm; each class counts as a half. Threshold 0 is even odds.
     """
-    low = min(concept_scores)
-    high = max(preserve_scores, default=0.0)
+    centre = silent.reshape(-1, silent.shape[-1]).mean(0)
+    scale = (silent - centre).std()
+    classes = [((1.0, (speaking - centre) / scale)), ((-1.0, (silent - centre) / scale))]
+    weight = torch.zeros(silent.shape[-1] + 1, device=silent.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight], max_iter=150, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        total = penalty * weight[:-1].square().sum()
+        for sign, tokens in classes:
+            total = total + F.softplus(-sign * soft_maximum(tokens @ weight[:-1] + weight[-1])).mean()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    return GateTensors((weight[:-1] / scale).detach(), centre.detach(), -float(weight[-1]))
+
+
+def soft_maximum(scores: torch.Tensor, sharpness: float = 4.0) -> torch.Tensor:
+    """A smooth upper bound of the maximum over the last axis."""
+    return torch.logsumexp(sharpness * scores, -1) / sharpness
+
+
+def choose_threshold(speaking: list[float], silent: list[float]) -> tuple[float, float]:
+    """Threshold and gap of a gate from the scores of texts that it was not fitted on.
+
+    The threshold lies in the middle between the lowest score of a text that speaks of the concept and the highest of one
+    that does not. A gap at or below zero means that the gate cannot tell all of them apart.
+    """
+    low, high = min(speaking), max(silent)
     return (low + high) / 2, low - high
 
 
@@ -94,7 +106,7 @@ def is_open(context: torch.Tensor, gate: GateTensors | None) -> torch.Tensor:
     """Which rows [b] of a batch of contexts [b, n, d] the prompt acts on."""
     if gate is None:
         return torch.ones(len(context), dtype=torch.bool, device=context.device)
-    return span_similarity(context, gate) >= gate.threshold
+    return gate_score(context, gate) >= gate.threshold
 
 
 def extend(

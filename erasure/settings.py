@@ -21,9 +21,9 @@ class Settings:
     """
 
     method: str = "kpop"
-    steps: int = 300
+    steps: int = 150
     prompt_lr: float = 1e-2
-    weight_lr: float = 1e-3
+    weight_lr: float = 3e-3
     tokens: int = 11
     blocks: str = "all"
     start: str = "concept"
@@ -40,7 +40,7 @@ class Settings:
     keep_with_prompt: str = "original"
     preserve_weight: float = 1.0
     in_context: bool = True
-    refresh: int = 10
+    refresh: int = 20
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()
