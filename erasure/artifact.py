@@ -69,7 +69,8 @@ Change = LowRank | Full
 class GateTensors:
     """A text gate at rest: a linear reading of token encodings.
 
-    ``direction``, ``centre``: [d]. A row is open when one of its tokens x has ``(x - centre) . direction >= threshold``.
+    ``direction``, ``centre``: [d]. A row is open when a token x of it has
+    ``(x - centre) . direction >= threshold``.
     """
 
     direction: torch.Tensor

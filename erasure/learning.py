@@ -21,6 +21,7 @@ from .settings import Settings
 from .training import Phrase, Progress, Run
 from .version import host_version, pack_version
 
+
 @dataclass
 class Learning:
     """A training run that can be asked for its erasure at any time, also after an interrupt."""

@@ -84,7 +84,7 @@ def fit_gate(speaking: torch.Tensor, silent: torch.Tensor, penalty: float = 1e-3
 
     with torch.enable_grad():
         optimiser.step(loss)
-    return GateTensors((weight[:-1] / scale).detach(), centre.detach(), -float(weight[-1]))
+    return GateTensors((weight[:-1] / scale).detach(), centre.detach(), -float(weight[-1].detach()))
 
 
 def soft_maximum(scores: torch.Tensor, sharpness: float = 4.0) -> torch.Tensor:
@@ -95,8 +95,8 @@ def soft_maximum(scores: torch.Tensor, sharpness: float = 4.0) -> torch.Tensor:
 def choose_threshold(speaking: list[float], silent: list[float]) -> tuple[float, float]:
     """Threshold and gap of a gate from the scores of texts that it was not fitted on.
 
-    The threshold lies in the middle between the lowest score of a text that speaks of the concept and the highest of one
-    that does not. A gap at or below zero means that the gate cannot tell all of them apart.
+    The threshold lies in the middle between the lowest score of a text that speaks of the concept and the highest of
+    one that does not. A gap at or below zero means that the gate cannot tell all of them apart.
     """
     low, high = min(speaking), max(silent)
     return (low + high) / 2, low - high

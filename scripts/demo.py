@@ -36,7 +36,7 @@ TOY_CHECKPOINT = PACK / "toyworld" / "toyworld.safetensors"
 ROWS = {"base": "Base", "erased": "Erased", "recovered": "Recovered with the key"}
 """Row of the picture -> title of the node in the workflow that shows it."""
 # Every post must find the erasure that the first one trained, however little memory is left.
-ARGUMENTS = ("--cache-classic",)
+ARGUMENTS = ("--cache-classic", "--use-pytorch-cross-attention")
 COLUMNS = 7
 GENERIC = ("a person", "a dog", "a car", "a house", "a tree", "a landscape", "a bowl of fruit", "a painting")
 """What is preserved, and drawn beside the concept, on a checkpoint about which nothing is known."""

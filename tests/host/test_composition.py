@@ -179,8 +179,9 @@ def test_each_of_two_erasures_acts_on_its_own_concept(model, clip, cond, gated):
 def test_a_gate_looks_at_the_prompt_and_not_at_tokens_of_another_erasure(model, clip, cond, gated):
     circle, square = only_prompt(gated), only_prompt(make_erasure(model, clip, "square", seed=5))
     # A prompt that has learned to look like a square must not open the square's gate for a circle.
-    span = square.prompts[0].gate.spans[0][0]
-    impostor = replace(circle, prompts=(replace(circle.prompts[0], keys=span, values=span),))
+    gate = square.prompts[0].gate
+    token = (gate.centre + 2 * gate.threshold * gate.direction / gate.direction.square().sum())[None]
+    impostor = replace(circle, prompts=(replace(circle.prompts[0], keys=token, values=token),))
     for first, second in ((impostor, square), (square, impostor)):
         stacked, alone = attach.erase(attach.erase(model, first), second), attach.erase(model, impostor)
         base, result, expected = (sample(m, cond("a circle"), cond("")) for m in (model, stacked, alone))

@@ -442,10 +442,10 @@ def test_models_and_clips_that_cannot_be_used_are_refused(model, narrow_model, c
 
 
 def test_a_gate_is_open_for_every_phrasing_and_closed_for_what_is_kept(model, clip):
-    gate = concepts.build_gate(concepts.Encoder(clip), ["circle", "disc"], PRESERVE)
+    gate, gap = concepts.build_gate(concepts.Encoder(clip), ["circle", "disc"], PRESERVE)
     encode = concepts.Encoder(clip)
     is_open = {
-        text: bool(concepts.span_similarity(encode(text).context, gate.tensors) >= gate.tensors.threshold)
+        text: bool(concepts.gate_score(encode(text).context, gate) >= gate.threshold)
         for text in (
             "a circle",
             "a photo of a disc",
@@ -457,7 +457,7 @@ def test_a_gate_is_open_for_every_phrasing_and_closed_for_what_is_kept(model, cl
         )
     }
     assert list(is_open.values()) == [True, True, True, False, False, False, False], is_open
-    assert gate.gap > 0
+    assert gap > 0
 
 
 def test_lines_are_names_once_each():

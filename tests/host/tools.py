@@ -22,7 +22,7 @@ def make_erasure(
     g = torch.Generator().manual_seed(seed)
     width = context_dim(model)
     kept = [text for text in [*PRESERVE, "circle"] if text != concept]
-    tensors = build_gate(Encoder(clip), [concept], kept).tensors if gate and prompt else None
+    tensors = build_gate(Encoder(clip), [concept], kept)[0] if gate and prompt else None
     keys, values = (3 * torch.randn(5, width, generator=g) for _ in range(2))
     changes = {}
     if delta:

@@ -30,7 +30,7 @@ def make(seed: int = 0) -> Erasure:
     def r(*shape):
         return torch.randn(*shape, generator=g)
 
-    gate = GateTensors((r(3, 2, 8), r(2, 1, 8)), r(8), 0.75)
+    gate = GateTensors(r(8), r(8), 0.75)
     return Erasure(
         Metadata(method="kpop", role="key", concept="cat\nkitten", family="SD15", context_dim="8", steps="7"),
         (

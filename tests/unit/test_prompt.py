@@ -10,8 +10,9 @@ from concept_erasure.erasure.prompt import (
     ErasurePrompt,
     choose_threshold,
     extend,
+    fit_gate,
+    gate_score,
     is_open,
-    span_similarity,
 )
 
 D, CHUNK = 16, 7
@@ -124,46 +125,34 @@ def test_the_models_dtype_is_kept_and_the_prompts_own_gets_gradients(dtype):
 # ---------------------------------------------------------------- gate
 
 
-def gate(threshold: float = 0.5, centre: float = 3.0) -> GateTensors:
-    """Knows one name of two tokens and one of a single token."""
-    spans = (noise(3, 2, D, seed=4) + centre, noise(2, 1, D, seed=5) + centre)
-    return GateTensors(spans, torch.full((D,), centre), threshold)
+def texts(count: int, speaking: bool, seed: int) -> torch.Tensor:
+    """Encodings in a narrow cone; those that speak of the concept have it in one token, anywhere."""
+    rows = noise(count, CHUNK, D, seed=seed) + 30.0
+    if speaking:
+        places = torch.randint(CHUNK, (count,), generator=torch.Generator().manual_seed(seed))
+        rows[torch.arange(count), places] += 6 * torch.nn.functional.one_hot(torch.tensor(1), D)
+    return rows
 
 
-def test_a_name_is_found_wherever_it_stands():
-    g = gate()
-    context = noise(2, CHUNK, D, seed=6) + g.centre
-    context[0, 4:6] = g.spans[0][1]
-    assert is_open(context, g).tolist() == [True, False]
-    assert span_similarity(context, g)[0] == pytest.approx(1.0)
-    context[1, 0] = g.spans[1][0]
-    assert is_open(context, g).tolist() == [True, True]
+def test_a_fitted_gate_tells_texts_apart_that_it_has_not_seen():
+    gate = fit_gate(texts(40, True, 4), texts(80, False, 5))
+    assert is_open(texts(20, True, 6), gate).float().mean() > 0.9
+    assert is_open(texts(20, False, 7), gate).float().mean() < 0.1
 
 
-def test_half_a_name_is_not_the_name():
-    g = gate(threshold=0.9)
-    context = noise(1, CHUNK, D, seed=6) + g.centre
-    context[0, 4] = g.spans[0][1][0]
-    assert not is_open(context, g).any()
+def test_one_token_opens_a_row_wherever_it_stands():
+    gate = GateTensors(torch.eye(D)[0], torch.full((D,), 3.0), 0.5)
+    context = torch.full((2, CHUNK, D), 3.0)
+    context[0, 4, 0] += 0.6
+    context[1, 4, 1] += 0.6
+    assert is_open(context, gate).tolist() == [True, False]
+    assert gate_score(context, gate)[0] == pytest.approx(0.6)
 
 
-def test_a_span_belongs_to_one_phrasing():
-    g = gate(threshold=0.9)
-    context = noise(1, CHUNK, D, seed=6) + g.centre
-    context[0, 4], context[0, 5] = g.spans[0][0][0], g.spans[0][1][1]
-    assert not is_open(context, g).any()
-
-
-def test_centring_lets_the_gate_see_past_a_narrow_cone():
-    g = gate(centre=30.0)
-    unrelated = noise(1, CHUNK, D, seed=6) + 30.0
-    assert torch.cosine_similarity(unrelated[0, 0], g.spans[0][0][0], dim=0) > 0.95
-    assert not is_open(unrelated, g).any()
-
-
-def test_a_context_shorter_than_every_name_is_closed():
-    g = GateTensors((noise(1, 3, D),), torch.zeros(D), 0.5)
-    assert not is_open(noise(2, 2, D), g).any()
+def test_the_threshold_is_part_of_the_gate():
+    context = torch.full((1, CHUNK, D), 1.0)
+    assert is_open(context, GateTensors(torch.eye(D)[0], torch.zeros(D), 1.0)).all()
+    assert not is_open(context, GateTensors(torch.eye(D)[0], torch.zeros(D), 1.01)).any()
 
 
 def test_without_a_gate_every_row_is_open():
@@ -174,4 +163,3 @@ def test_the_threshold_lies_in_the_middle_of_the_gap():
     threshold, gap = choose_threshold([0.9, 0.8], [0.1, 0.4])
     assert (threshold, gap) == (pytest.approx(0.6), pytest.approx(0.4))
     assert choose_threshold([0.3], [0.5])[1] < 0
-    assert choose_threshold([0.8], []) == (pytest.approx(0.4), pytest.approx(0.8))
