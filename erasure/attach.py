@@ -161,6 +161,13 @@ def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> Mod
     return out
 
 
+def with_prompt(model: ModelPatcher, prompt: PromptTensors) -> ModelPatcher:
+    """A clone of the model with one prompt on it, as learned."""
+    out = model.clone()
+    _attach(out, prompt, 1.0, None)
+    return out
+
+
 def _attach(model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window))
 

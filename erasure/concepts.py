@@ -111,10 +111,10 @@ def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -
     with torch.inference_mode(False), torch.no_grad():
         chunk = encode("").context.shape[1]
         rows = [torch.cat([encode(text).context[:, :chunk] for text in texts]) for texts in (speaking, silent)]
-        gate = fit_gate(*rows)
+        gate = fit_gate(rows[0], rows[1])
         thresholds, gaps = [], []
         for half in (0, 1):
-            other = fit_gate(*(r[half::2] for r in rows))
+            other = fit_gate(rows[0][half::2], rows[1][half::2])
             scores = [(gate_score(r[1 - half :: 2], other) - other.threshold).tolist() for r in rows]
             threshold, gap = choose_threshold(*scores)
             thresholds.append(threshold)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from comfy.weight_adapter import LoRAAdapter
@@ -49,9 +50,12 @@ class Delta(nn.Module):
         down = torch.randn(r, shape[1], generator=generator) / shape[1] ** 0.5
         return nn.ParameterDict({"up": nn.Parameter(torch.zeros(shape[0], r)), "down": nn.Parameter(down)})
 
+    def _named(self) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
+        return zip(self.names, cast("list[dict[str, nn.Parameter]]", self.parts), strict=True)
+
     def start_from(self, delta: Mapping[str, Change]) -> None:
         """Continues from a learned delta. Raises ErasureError when its weights or ranks are others."""
-        for name, part in zip(self.names, self.parts, strict=True):
+        for name, part in self._named():
             tensors = delta[name].tensors() if name in delta else {}
             same = {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in part.items()}
             if not same or len(delta) != len(self.names):
@@ -66,13 +70,13 @@ class Delta(nn.Module):
         """The changes as tensors that carry gradients, by weight name."""
         return {
             name: part["full"] if "full" in part else part["up"] @ part["down"]
-            for name, part in zip(self.names, self.parts, strict=True)
+            for name, part in self._named()
         }
 
     def at_rest(self) -> dict[str, Change]:
         """The delta as it stands now, as plain tensors for an ``Erasure``."""
         out: dict[str, Change] = {}
-        for name, part in zip(self.names, self.parts, strict=True):
+        for name, part in self._named():
             tensors = {k: v.detach().cpu().clone() for k, v in part.items()}
             out[name] = Full(tensors["full"]) if "full" in tensors else LowRank(tensors["up"], tensors["down"])
         return out

@@ -36,7 +36,7 @@ class Learning:
     def erasure(self) -> Erasure:
         """What has been learned so far."""
         s, run = self.run.settings, self.run
-        rest = run.prompt.at_rest(s.blocks, run.attached.role, run.attached.chunk, run.attached.gate)
+        rest = run.prompt.at_rest_like(run.attached)
         delta = {} if run.delta is None else run.delta.at_rest()
         losses = self.progress.losses
         return Erasure(
@@ -94,6 +94,8 @@ def prepare(
         raise ErasureError(
             f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists."
         )
+    for name in names:
+        encode.name_tokens(name)  # refuses what cannot be a name
     width = encode(names[0]).context.shape[-1]
     if width != context_dim(model):
         raise ErasureError(

@@ -54,6 +54,10 @@ class ErasurePrompt(nn.Module):
         keys, values = (p.detach().cpu().clone() for p in (self.keys, self.values))
         return PromptTensors(keys, values, blocks, role, chunk, gate)
 
+    def at_rest_like(self, prompt: PromptTensors) -> PromptTensors:
+        """The prompt as it stands now, attached as ``prompt`` is."""
+        return self.at_rest(prompt.blocks, prompt.role, prompt.chunk, prompt.gate)
+
 
 def gate_score(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:
     """How much each row speaks of the concept, [b], from its token encodings [b, n, d]: that of its best token."""

@@ -17,13 +17,14 @@ class Settings:
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
     ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
-    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories.
+    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which are
+    ``drawn_by`` the ``edited`` model as it stands (paper) or the ``original``.
     """
 
     method: str = "kpop"
     steps: int = 150
     prompt_lr: float = 1e-2
-    weight_lr: float = 3e-3
+    weight_lr: float = 4e-3
     tokens: int = 11
     blocks: str = "all"
     start: str = "concept"
@@ -33,14 +34,15 @@ class Settings:
     batch: int = 4
     target: str = "empty prompt"
     anchor: str = ""
-    eta: float = 1.0
+    eta: float = 2.0
     space: str = "noise"
     erase_weight: float = 1.0
     with_prompt_weight: float = 1.0
     keep_with_prompt: str = "original"
-    preserve_weight: float = 1.0
+    preserve_weight: float = 2.0
     in_context: bool = True
     refresh: int = 20
+    drawn_by: str = "original"
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()
@@ -76,6 +78,7 @@ PAPER = replace(
     preserve_weight=0.0,
     in_context=False,
     refresh=5,
+    drawn_by="edited",
 )
 """Published defaults (authors' run names and scripts), whose preservation is known to be weak."""
 

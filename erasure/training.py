@@ -158,8 +158,8 @@ class Run:
             phrases.append(rows[places[i][1]])
         return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
 
-    def sample(self, preview: Callable | None = None) -> None:
-        """Adds one trajectory of the edited model, without its prompt, to the pool; the oldest one leaves."""
+    def sample(self) -> None:
+        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves."""
         runs = max(4, self.settings.batch)
         rows: list = [self._pick(self.phrases) for _ in range(runs)]
         if self.settings.preserve_weight > 0:
@@ -167,14 +167,27 @@ class Run:
         texts = [row.text if isinstance(row, Phrase) else row for row in rows]
         positive, negative = _rows_as_conditioning(texts), self.encode("").cond
         with torch.no_grad():
-            weights = self._weights()
+            weights = self.base if self.settings.drawn_by == "original" else self._weights()
             trajectory = self._with_weights(
                 weights,
                 lambda: sample_trajectory(
-                    self.model, positive, negative, self.settings.sampling, len(rows), self.generator, preview
+                    self.model, positive, negative, self.settings.sampling, len(rows), self.generator
                 ),
             )
         self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
+
+    def show(self, preview: Callable) -> None:
+        """Draws the concept with the edited model, always from the same noise; learning sees nothing of it."""
+        model = self.model
+        if self.attached.role == "eraser":
+            model = attach.with_prompt(model, self.prompt.at_rest_like(self.attached))
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        positive, negative = self.phrases[0].text.cond, self.encode("").cond
+        with torch.no_grad():
+            self._with_weights(
+                self._weights(),
+                lambda: sample_trajectory(model, positive, negative, self.settings.sampling, 1, generator, preview),
+            )
 
     def _pick(self, things: Sequence):
         return things[int(torch.randint(len(things), (1,), generator=self.generator))]
@@ -191,7 +204,7 @@ class Run:
 
         def forward_and_backward() -> float:
             loss = phase.loss(self)
-            if torch.isfinite(loss):
+            if torch.isfinite(loss) and loss.requires_grad:  # it does not while the gate is closed for every row
                 loss.backward()  # inside the scope, because checkpointed layers are run once more here
             return float(loss.detach())
 
@@ -311,7 +324,9 @@ def train(
     for step in range(s.steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step % s.refresh == 0:
-            run.sample(preview)
+            run.sample()
+            if preview is not None:
+                run.show(preview)
         losses: list[float] = []
         now = _state(run) if step % 20 == 0 else None
         for phase in phases:

@@ -215,7 +215,7 @@ def saved(
 
 def before_after(host: hosts.Host, plan: dict[str, Any], pictures: Sequence[dict[str, Any]], cell: int) -> None:
     """The grid: base, erased and recovered below each other, the concept and kept ones beside each other."""
-    first = {}
+    first: dict[str, list[int]] = {}
     for number, post in enumerate(plan["posts"]):
         first.setdefault(post["label"], []).append(number)
     shown = [(label, first[label][0]) for label in plan["labels"]]

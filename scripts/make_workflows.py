@@ -208,8 +208,8 @@ def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
         concept=CONCEPT, preserve=preserved(CONCEPT), width=SIZE, height=SIZE,
     )  # fmt: skip
     erasure = (train, 0)
-    prefix = {"filename_prefix": f"erasures/{CONCEPT}"}
-    graph.node("ErasureSave", (920, 1010, 280, 110), sockets={"erasure": erasure}, **prefix)
+    prefix = f"erasures/{CONCEPT}"
+    graph.node("ErasureSave", (920, 1010, 280, 110), sockets={"erasure": erasure}, filename_prefix=prefix)
     graph.node("LossGraphNode", (1230, 1010, 590, 240), sockets={"loss": (train, 1)})
     graph.group("2. Learn to erase", (440, -80, 440, 1350))
     graph.group("4. Keep it", (900, 930, 940, 340))
@@ -263,8 +263,8 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
         "ErasureTrain", (460, 0, 400, 1000), sockets={"model": common.model, "clip": common.clip},
         concept=CONCEPT, preserve=preserved(CONCEPT), method="prompt only", width=SIZE, height=SIZE,
     )  # fmt: skip
-    prefix = {"filename_prefix": f"erasures/{CONCEPT}_prompt"}
-    graph.node("ErasureSave", (460, 1050, 400, 110), sockets={"erasure": (train, 0)}, **prefix)
+    prefix = f"erasures/{CONCEPT}_prompt"
+    graph.node("ErasureSave", (460, 1050, 400, 110), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
     graph.group("2. Learn a prompt that erases", (440, -80, 440, 1260))
     x, y = 920, 170
     seed = common.seed((x, 0, COLUMN - 30, 82))

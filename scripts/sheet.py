@@ -26,9 +26,10 @@ def grid(
 
     A column with an empty label belongs to the label before it. ``size`` centres the sheet on a page of that size.
     """
-    font = ImageFont.load_default(max(14, cell // 8))
+    size_of_text = max(14, cell // 8)
+    font = ImageFont.load_default(size_of_text)
     left = max(int(font.getlength(label)) for label in rows) + 4 * GAP
-    line = int(font.size * 1.6)
+    line = int(size_of_text * 1.6)
     top = line * (2 if title else 1) + GAP
     width, height = left + len(columns) * (cell + GAP), top + len(rows) * (cell + GAP)
     sheet = Image.new("RGB", (width, height), PAPER)

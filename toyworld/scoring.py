@@ -15,9 +15,10 @@ from pathlib import Path
 from .world import FULL_CAPTIONS, KINDS, Scene, caption, first_name, kind_of
 
 SEEDS = (0, 1, 2)
-BATCH = 4
-PICTURES = 160
+PICTURES = 168
 """At least so many pictures are judged for each state of the model."""
+POSTS = 24
+"""About so many prompts are posted; a few large batches cost a CPU far less than many small ones."""
 
 
 def plan(concept: str) -> dict:
@@ -27,13 +28,15 @@ def plan(concept: str) -> dict:
     """
     concept, kind = first_name(concept), kind_of(concept)
     names = sorted(KINDS[kind], key=lambda name: name != concept)
-    captions = math.ceil(PICTURES / (len(names) * len(SEEDS) * BATCH))
+    runs = len(names) * len(SEEDS)
+    captions = max(1, round(POSTS / runs))
+    batch = math.ceil(PICTURES / (runs * captions))
     posts = []
     for i, name in enumerate(names):
         for j, seed in enumerate(SEEDS):
             for k in range(captions):
                 number = (i * len(SEEDS) + j) * captions + k
-                posts.append({"label": name, "text": text_for(kind, name, number), "seed": seed, "batch": BATCH})
+                posts.append({"label": name, "text": text_for(kind, name, number), "seed": seed, "batch": batch})
     others = [name for other in sorted(KINDS, key=lambda k: k != kind) for name in KINDS[other] if name != concept]
     return {"concept": concept, "preserve": others, "labels": names, "seeds": list(SEEDS), "posts": posts}
 

@@ -26,6 +26,18 @@ def short(preset: str = "recommended", **changes) -> Settings:
     return learning.with_sampling(replace(PRESETS[preset], **{**SHORT, **changes}), steps=2)
 
 
+@pytest.fixture(scope="module")
+def encode(clip):
+    """Every test needs the same few hundred texts."""
+    return concepts.Encoder(clip)
+
+
+@pytest.fixture(autouse=True)
+def encoded_once(encode, clip, monkeypatch):
+    real = concepts.Encoder
+    monkeypatch.setattr(learning, "Encoder", lambda c: encode if c is clip else real(c))
+
+
 @pytest.fixture
 def prepare(model, clip):
     """Sets a run up; its settings are given by name."""
@@ -92,7 +104,9 @@ def test_other_settings_learn_too(train, target):
     assert all(loss > 0 for loss in train(**target)[1].progress.losses)
 
 
-def test_weights_made_in_inference_mode_can_be_trained_on(model, clip, cond):
+def test_weights_made_in_inference_mode_can_be_trained_on(checkpoint, clip, cond):
+    with torch.inference_mode():
+        model = worlds.load(checkpoint)[0]
     assert all(p.is_inference() for p in model.model.parameters())  # or this test would show nothing
     assert cond("circle")[0][0].is_inference()
     erasure, losses = execute(model, clip)
@@ -126,7 +140,7 @@ def test_a_bf16_model_is_trained_with_float32_parameters(prepare, bf16_model):
     with learning.gradients():
         erasure = learning.learn(run)
     assert all(p.dtype == torch.float32 for p in parameters)
-    moved = [float((a - b).abs().max()) for a, b in zip(parameters, before, strict=True)]
+    moved = [float((a.detach() - b).abs().max()) for a, b in zip(parameters, before, strict=True)]
     assert max(moved[:2]) > 5e-7  # less than bf16 can tell apart
     assert all(t.dtype == torch.float32 for c in erasure.delta.values() for t in c.tensors().values())
 
@@ -224,13 +238,13 @@ def test_the_frozen_model_gets_no_gradients(prepare):
     with torch.inference_mode(), learning.gradients():
         run.sample()
         assert not run.original(run.concept_batch()).requires_grad
-        assert not run.target(run.concept_batch()).requires_grad
+        assert not any(t.requires_grad for t in run.original_and_target(run.concept_batch()))
     assert all(p.grad is None for p in run.model.model.parameters())
 
 
 def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_harm(prepare):
     run = prepare(method="prompt only").run
-    gate = replace(run.attached.gate, threshold=2.0)
+    gate = replace(run.attached.gate, threshold=1e6)
     run.attached = replace(run.attached, gate=gate)
     before = run.prompt.keys.detach().clone()
     progress = training.Progress()
@@ -260,7 +274,7 @@ def test_training_leaves_the_model_and_the_globals_as_they_were(model, clip, con
         assert torch.is_inference_mode_enabled() and not comfy.model_management.in_training
     assert torch.equal(sample(model, cond("circle"), cond("")), before)
     assert not attach.attachments(model) and not model.patches
-    assert all(p.is_inference() and not p.requires_grad for p in model.model.parameters())
+    assert not any(p.requires_grad for p in model.model.parameters())
 
 
 def test_globals_are_restored_after_a_failure():

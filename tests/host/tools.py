@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import comfy.sample
 import torch
 
-from concept_erasure.erasure.artifact import Erasure, LowRank, Metadata, PromptTensors
+from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
 from concept_erasure.erasure.concepts import Encoder, build_gate
 from concept_erasure.erasure.deltas import weight_names
 from concept_erasure.erasure.fingerprint import context_dim, fingerprint
 
 PRESERVE = ["square", "red", "dotted"]
+
+
+@functools.cache
+def gate_of(clip, concept: str) -> GateTensors:
+    """The gate of a concept; fitting one takes seconds."""
+    return build_gate(Encoder(clip), [concept], [text for text in [*PRESERVE, "circle"] if text != concept])[0]
 
 
 def make_erasure(
@@ -21,8 +28,7 @@ def make_erasure(
     """An erasure of random numbers, large enough to be seen: nothing here depends on training having worked."""
     g = torch.Generator().manual_seed(seed)
     width = context_dim(model)
-    kept = [text for text in [*PRESERVE, "circle"] if text != concept]
-    tensors = build_gate(Encoder(clip), [concept], kept)[0] if gate and prompt else None
+    tensors = gate_of(clip, concept) if gate and prompt else None
     keys, values = (3 * torch.randn(5, width, generator=g) for _ in range(2))
     changes = {}
     if delta:
