@@ -87,3 +87,14 @@ PRESETS = {
     "paper v2": replace(PAPER, keep_with_prompt="target"),
     "paper v3": replace(PAPER, keep_with_prompt="original"),
 }
+
+
+def preset_for(name: str, method: str | None = None) -> Settings:
+    """A preset's settings for a method; None is the preset's own. A prompt that erases alone has to move much further
+    than a key that starts at the concept, so the recommended preset gives it its own rate, start and steps."""
+    settings = PRESETS[name]
+    if method is None:
+        return settings
+    if name == "recommended" and method == "prompt only":
+        settings = replace(settings, steps=120, prompt_lr=1e-1, start="empty prompt")
+    return replace(settings, method=method)

@@ -13,7 +13,7 @@ from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import PRESETS, TARGETS
+from ..erasure.settings import PRESETS, TARGETS, preset_for
 from .files import save_new
 from .types import CATEGORY, ErasureSocket
 
@@ -136,14 +136,14 @@ class ErasureTrain(io.ComfyNode):
 
 def settings_from(model, chosen: dict):
     """The preset's settings, with every input that is not left to the preset in its place."""
-    settings = PRESETS[chosen["preset"]]
+    settings = preset_for(chosen["preset"], None if chosen["method"] == PRESET else chosen["method"])
     given = {
         name: chosen[name]
         for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch")
         if chosen[name] > 0
     }
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
-    given |= {name: chosen[name] for name in ("method", "blocks", "start", "weights") if chosen[name] != PRESET}
+    given |= {name: chosen[name] for name in ("blocks", "start", "weights") if chosen[name] != PRESET}
     if chosen["loss_space"] != PRESET:
         given["space"] = chosen["loss_space"]
     if chosen["gate"] != PRESET:

@@ -15,7 +15,7 @@ from pathlib import Path
 from .world import FULL_CAPTIONS, KINDS, Scene, caption, first_name, kind_of
 
 SEEDS = (0, 1, 2)
-PICTURES = 168
+PICTURES = 192
 """At least so many pictures are judged for each state of the model."""
 POSTS = 24
 """About so many prompts are posted; a few large batches cost a CPU far less than many small ones."""

@@ -47,6 +47,11 @@ def test_a_prompt_starts_in_float32_and_is_learnable(kind):
     assert all(p.dtype == torch.float32 and p.requires_grad for p in prompt.parameters())
 
 
+def test_parameters_are_float32_whatever_they_come_from():
+    prompt = ErasurePrompt(noise(2, D).bfloat16(), noise(2, D).half())
+    assert all(p.dtype == torch.float32 for p in prompt.parameters())
+
+
 def test_a_prompt_starts_near_the_concept():
     concept = noise(2, D)
     prompt = ErasurePrompt.start("concept", 4, concept, noise(CHUNK, D, seed=1), rng())
