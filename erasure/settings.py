@@ -17,8 +17,8 @@ class Settings:
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
     ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
-    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which are
-    ``drawn_by`` the ``edited`` model as it stands (paper) or the ``original``.
+    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which
+    are ``drawn_by`` the ``edited`` model as it stands (paper) or the ``original``.
     """
 
     method: str = "kpop"
