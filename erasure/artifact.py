@@ -11,14 +11,15 @@ and strings as metadata, so that a reader needs no tensor to know what the file 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -150,9 +151,9 @@ class Erasure:
         return sum(t.numel() * t.element_size() for t in to_tensors(self).values())
 
     def identity(self) -> str:
-        """A short hash of the tensors: equal for equal erasures, whatever file they came from."""
+        """A short hash of what erases: equal for equal erasures, whatever file they came from, with a key or without."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(to_tensors(self).items()):
+        for name, tensor in sorted(to_tensors(self.without_key()).items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -194,18 +195,17 @@ def save_erasure(erasure: Erasure, path: str | Path) -> None:
 
 
 def _write(data: bytes, path: Path) -> None:
-    temporary = None
+    temporary = path.with_name(f".{path.stem}-{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
         raise ErasureError(
             f"'{path.name}' could not be saved because {reason}; a file of that name that was there before is "

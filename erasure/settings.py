@@ -12,7 +12,8 @@ TARGETS = ("empty prompt", "anchor")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a learned method can be told. Learning rates are Adam's; weights multiply loss terms.
+    """Everything that a learned method can be told. Learning rates are Adam's, and fall linearly to zero over the last
+    ``decay`` share of the steps; weights multiply loss terms.
 
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
@@ -25,6 +26,7 @@ class Settings:
     steps: int = 150
     prompt_lr: float = 1e-2
     weight_lr: float = 4e-3
+    decay: float = 0.5
     tokens: int = 11
     blocks: str = "all"
     start: str = "concept"
@@ -65,6 +67,7 @@ PAPER = replace(
     steps=1000,
     prompt_lr=1e-5,
     weight_lr=1e-5,
+    decay=0.0,
     tokens=10,
     blocks="middle",
     start="concept",

@@ -19,6 +19,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
 from . import attach
@@ -320,6 +321,7 @@ def train(
     optimisers = {"prompt": torch.optim.Adam(run.prompt.parameters(), lr=s.prompt_lr)}
     if run.delta is not None:
         optimisers["delta"] = torch.optim.Adam(run.delta.parameters(), lr=s.weight_lr)
+    slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.decay)) for o in optimisers.values()]
     good = _state(run)
     for step in range(s.steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -335,9 +337,16 @@ def train(
             if not _finite(losses[-1]):
                 return _stop(run, progress, good, step)
             optimisers[phase.trains].step()
+        for slope in slopes:
+            slope.step()
         progress.losses.append(sum(losses))
         good = now or good  # only now is it known that losses can be computed from it
         on_step(step + 1, progress.losses[-1])
+
+
+def share_of_rate(step: int, steps: int, decay: float) -> float:
+    """What is left of the learning rate at a step: 1, and over the last ``decay`` share of the steps a line to 0."""
+    return min(1.0, (1 - step / steps) / decay) if decay > 0 else 1.0
 
 
 def _finite(loss: float) -> bool:

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from .world import FULL_CAPTIONS, KINDS, Scene, caption, first_name, kind_of
@@ -36,19 +37,21 @@ def plan(concept: str) -> dict:
         for j, seed in enumerate(SEEDS):
             for k in range(captions):
                 number = (i * len(SEEDS) + j) * captions + k
-                posts.append({"label": name, "text": text_for(kind, name, number), "seed": seed, "batch": batch})
+                scene, text = shot(kind, name, number)
+                posts.append({"label": name, "text": text, "seed": seed, "batch": batch, "scene": asdict(scene)})
     others = [name for other in sorted(KINDS, key=lambda k: k != kind) for name in KINDS[other] if name != concept]
     return {"concept": concept, "preserve": others, "labels": names, "seeds": list(SEEDS), "posts": posts}
 
 
-def text_for(kind: str, name: str, number: int) -> str:
-    """The ``number``-th caption of a class; the other attributes and the phrasing walk through all they can be."""
+def shot(kind: str, name: str, number: int) -> tuple[Scene, str]:
+    """The ``number``-th scene and caption of a class; the other attributes and the phrasing walk through all they can be."""
     chosen = {}
     for step, other in zip((1, 5), (k for k in KINDS if k != kind), strict=True):
         values = list(KINDS[other])
         chosen[other] = values[(number * step + number // len(values)) % len(values)]
     second = tuple(number % 4 == 3 and k != kind for k in KINDS)
-    return caption(Scene(**chosen, **{kind: name}), FULL_CAPTIONS[number % len(FULL_CAPTIONS)], second)
+    scene = Scene(**chosen, **{kind: name})
+    return scene, caption(scene, FULL_CAPTIONS[number % len(FULL_CAPTIONS)], second)
 
 
 def scores(ranks: Sequence[int], labels: Sequence[str], concept: str) -> dict[str, float]:

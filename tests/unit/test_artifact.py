@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -72,6 +73,16 @@ def test_a_file_gives_back_every_bit(saved):
 
 def test_identity_tells_other_tensors_apart():
     assert make(0).identity() == make(0).identity() != make(1).identity()
+
+
+def test_identity_is_that_of_what_erases():
+    assert make().without_key().identity() == make().identity()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_is_as_readable_as_any_other(saved):
+    (saved.parent / "other").write_text("")
+    assert saved.stat().st_mode == (saved.parent / "other").stat().st_mode
 
 
 def test_bfloat16_and_half_survive(tmp_path):
@@ -194,10 +205,10 @@ def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if step == "write":
-        real = artifact.os.fdopen
+        real = artifact.Path.open
 
-        def fdopen(handle, mode):
-            file = real(handle, mode, buffering=0)
+        def opened(path, mode):
+            file = real(path, mode, buffering=0)
 
             class Full:
                 __enter__ = lambda self: self  # noqa: E731
@@ -206,7 +217,7 @@ def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
 
             return Full()
 
-        monkeypatch.setattr(artifact.os, "fdopen", fdopen)
+        monkeypatch.setattr(artifact.Path, "open", opened)
     else:
         monkeypatch.setattr(artifact.os, step, full)
     with pytest.raises(ErasureError) as caught:

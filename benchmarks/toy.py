@@ -1,0 +1,92 @@
+"""Erasures measured on the toy world, in this process: the demo's prompts, noise and judge, in large batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.sample
+import comfy.sd
+import torch
+
+from toyworld import node  # noqa: F401  registers the family
+from toyworld.judge import load_judge
+from toyworld.report import CFG, STEPS
+from toyworld.scoring import plan, scores
+from toyworld.train import CHECKPOINT
+from toyworld.world import KINDS, kind_of
+
+ROWS = 48
+"""Pictures sampled at once; more only cost memory."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw: its text, what it must show, and its noise [4, 8, 8]."""
+
+    text: str
+    label: str
+    scene: dict[str, str]
+    noise: torch.Tensor
+
+
+def shots(concept: str) -> list[Shot]:
+    """The demo's pictures for a concept: every class of its kind, equally many of each."""
+    out = []
+    for post in plan(concept)["posts"]:
+        noise = comfy.sample.prepare_noise(torch.zeros(post["batch"], 4, 8, 8), post["seed"])
+        out += [Shot(post["text"], post["label"], post["scene"], row) for row in noise]
+    return out
+
+
+class Toy:
+    """The toy checkpoint, loaded once, and the judge."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode():
+            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))[:3]
+        self.judge = load_judge()
+        self.encodings: dict[str, list] = {}
+
+    def encode(self, text: str) -> list:
+        if text not in self.encodings:
+            self.encodings[text] = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+        return self.encodings[text]
+
+    @torch.inference_mode()
+    def draw(self, model, wanted: Sequence[Shot], steps: int = STEPS, cfg: float = CFG) -> torch.Tensor:
+        """Pictures [n, 3, 64, 64] in [0, 1]."""
+        out = []
+        for start in range(0, len(wanted), ROWS):
+            part = wanted[start : start + ROWS]
+            positive = [[torch.cat([self.encode(shot.text)[0][0] for shot in part]), {}]]
+            noise = torch.stack([shot.noise for shot in part])
+            latents = comfy.sample.sample(
+                model, noise, steps, cfg, "euler", "normal", positive, self.encode(""), torch.zeros_like(noise),
+                seed=0, disable_pbar=True,
+            )  # fmt: skip
+            out.append(self.vae.decode(latents).permute(0, 3, 1, 2).clone())
+        return torch.cat(out)
+
+    def score(self, pictures: torch.Tensor, wanted: Sequence[Shot], concept: str) -> dict[str, float]:
+        """ESR-k, PSR-k, and ``kept_attributes``: how often the erased concept's pictures show what else was asked."""
+        ranks = self.judge.ranks(pictures, [shot.label for shot in wanted])
+        found = scores(ranks, [shot.label for shot in wanted], concept)
+        return {
+            "esr1": 1 - found["top1_concept"], "esr3": 1 - found["top3_concept"],
+            "psr1": found["top1_kept"], "psr3": found["top3_kept"],
+            "kept_attributes": self.attributes(pictures, wanted, concept),
+        }  # fmt: skip
+
+    def attributes(self, pictures: torch.Tensor, wanted: Sequence[Shot], concept: str) -> float:
+        own = [i for i, shot in enumerate(wanted) if shot.label == concept]
+        right = []
+        for kind in KINDS:
+            if kind != kind_of(concept):
+                ranks = self.judge.ranks(pictures[own], [wanted[i].scene[kind] for i in own])
+                right += [rank == 0 for rank in ranks]
+        return sum(right) / len(right)
+
+    def measure(self, model, concept: str, steps: int = STEPS) -> dict[str, float]:
+        wanted = shots(concept)
+        return self.score(self.draw(model, wanted, steps), wanted, concept)
