@@ -14,6 +14,9 @@ from .artifact import Change, ErasureError, Full, LowRank
 WEIGHTS = {"keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out")}
 """Choice -> projections of ``attn2``. ``cross-attention`` is the paper's xattn: everything in ``attn2``."""
 
+READS_TEXT = ("to_k", "to_v")
+"""Projections of ``attn2`` whose input is the text."""
+
 
 def weight_names(model: nn.Module, choice: str) -> list[str]:
     """Names of the chosen ``attn2`` parameters in a host model, e.g. ``diffusion_model.….attn2.to_k.weight``.
@@ -35,19 +38,37 @@ def weight_names(model: nn.Module, choice: str) -> list[str]:
 
 
 class Delta(nn.Module):
-    """A learnable change of some weights, float32: low-rank (rank > 0) for matrices, written out otherwise."""
+    """A learnable change of some weights, float32: low-rank (rank > 0) for matrices, written out otherwise.
 
-    def __init__(self, shapes: Mapping[str, torch.Size], rank: int, generator: torch.Generator):
+    It starts at zero. Low-rank parts read their input through ``directions`` [r, context_dim] where that is text, and
+    through random directions elsewhere.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, torch.Size],
+        rank: int,
+        generator: torch.Generator,
+        directions: torch.Tensor | None = None,
+    ):
         super().__init__()
         self.names = list(shapes)
-        self.parts = nn.ModuleList([self._part(shape, rank, generator) for shape in shapes.values()])
+        read = {
+            name: directions if directions is not None and name.split(".")[-2] in READS_TEXT else None
+            for name in shapes
+        }
+        self.parts = nn.ModuleList([self._part(shapes[name], rank, generator, read[name]) for name in shapes])
 
     @staticmethod
-    def _part(shape: torch.Size, rank: int, generator: torch.Generator) -> nn.ParameterDict:
+    def _part(
+        shape: torch.Size, rank: int, generator: torch.Generator, directions: torch.Tensor | None
+    ) -> nn.ParameterDict:
         if rank == 0 or len(shape) == 1:
             return nn.ParameterDict({"full": nn.Parameter(torch.zeros(shape))})
         r = min(rank, *shape)
         down = torch.randn(r, shape[1], generator=generator) / shape[1] ** 0.5
+        if directions is not None:
+            down[: len(directions)] = directions[:r]
         return nn.ParameterDict({"up": nn.Parameter(torch.zeros(shape[0], r)), "down": nn.Parameter(down)})
 
     def _named(self) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:

@@ -13,7 +13,7 @@ import torch
 
 from . import attach, deltas, training
 from .artifact import Erasure, ErasureError, Metadata, PromptTensors
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, lines
+from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, lines
 from .fingerprint import context_dim, fingerprint
 from .methods import LEARNED
 from .prompt import ErasurePrompt
@@ -111,7 +111,7 @@ def prepare(
     )
     run = Run(
         _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt,
-        attached, _delta(model, settings, generator, resume) if method.has_delta else None, settings,
+        attached, _delta(model, encode, names, kept, settings, generator, resume) if method.has_delta else None, settings,
     )  # fmt: skip
     before = int(resume.metadata.steps or 0) if resume else 0
     return Learning(run, names, kept, Progress(), before, gap)
@@ -183,10 +183,21 @@ def _prompt(
     return ErasurePrompt(old.keys, old.values)
 
 
-def _delta(model, settings: Settings, generator: torch.Generator, resume: Erasure | None) -> deltas.Delta:
-    shapes = dict(model.model.named_parameters())
-    names = deltas.weight_names(model.model, settings.weights)
-    delta = deltas.Delta({name: shapes[name].shape for name in names}, settings.rank, generator)
+def _delta(
+    model,
+    encode: Encoder,
+    names: Sequence[str],
+    kept: Sequence[str],
+    settings: Settings,
+    generator: torch.Generator,
+    resume: Erasure | None,
+) -> deltas.Delta:
+    parameters = dict(model.model.named_parameters())
+    shapes = {name: parameters[name].shape for name in deltas.weight_names(model.model, settings.weights)}
+    directions = None
+    if settings.rank > 0 and settings.reads == "concept" and resume is None:
+        directions = concept_directions(encode, names, kept, settings.rank)
+    delta = deltas.Delta(shapes, settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

@@ -16,6 +16,7 @@ class Settings:
     ``decay`` share of the steps; weights multiply loss terms.
 
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
+    ``reads``: directions that a low-rank change starts to read its text through: the ``concept``'s or ``random`` ones.
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
     ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
     the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which
@@ -33,6 +34,7 @@ class Settings:
     gate: bool = True
     weights: str = "keys+values"
     rank: int = 8
+    reads: str = "concept"
     batch: int = 4
     target: str = "empty prompt"
     anchor: str = ""
