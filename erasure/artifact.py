@@ -151,7 +151,7 @@ class Erasure:
         return sum(t.numel() * t.element_size() for t in to_tensors(self).values())
 
     def identity(self) -> str:
-        """A short hash of what erases: equal for equal erasures, whatever file they came from, with a key or without."""
+        """A short hash of what erases: the same with a key and without, whatever file it came from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(to_tensors(self.without_key()).items()):
             digest.update(name.encode())

@@ -109,10 +109,12 @@ def prepare(
     attached = PromptTensors(
         prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate
     )
-    run = Run(
-        _plain_patcher(model), encode, _phrases(encode, names, kept, settings), _kept_texts(encode, kept), prompt,
-        attached, _delta(model, encode, names, kept, settings, generator, resume) if method.has_delta else None, settings,
-    )  # fmt: skip
+    delta = None
+    if method.has_delta:
+        directions = None if resume else _directions(encode, names, kept, settings)
+        delta = _delta(model, settings, generator, directions, resume)
+    phrases, kept_texts = _phrases(encode, names, kept, settings), _kept_texts(encode, kept)
+    run = Run(_plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, settings)
     before = int(resume.metadata.steps or 0) if resume else 0
     return Learning(run, names, kept, Progress(), before, gap)
 
@@ -183,21 +185,20 @@ def _prompt(
     return ErasurePrompt(old.keys, old.values)
 
 
+def _directions(
+    encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings
+) -> torch.Tensor | None:
+    if settings.rank == 0 or settings.reads == "random":
+        return None
+    return concept_directions(encode, names, kept, settings.rank)
+
+
 def _delta(
-    model,
-    encode: Encoder,
-    names: Sequence[str],
-    kept: Sequence[str],
-    settings: Settings,
-    generator: torch.Generator,
-    resume: Erasure | None,
+    model, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None, resume: Erasure | None
 ) -> deltas.Delta:
     parameters = dict(model.model.named_parameters())
-    shapes = {name: parameters[name].shape for name in deltas.weight_names(model.model, settings.weights)}
-    directions = None
-    if settings.rank > 0 and settings.reads == "concept" and resume is None:
-        directions = concept_directions(encode, names, kept, settings.rank)
-    delta = deltas.Delta(shapes, settings.rank, generator, directions)
+    names = deltas.weight_names(model.model, settings.weights)
+    delta = deltas.Delta({name: parameters[name].shape for name in names}, settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

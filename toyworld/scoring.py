@@ -44,7 +44,7 @@ def plan(concept: str) -> dict:
 
 
 def shot(kind: str, name: str, number: int) -> tuple[Scene, str]:
-    """The ``number``-th scene and caption of a class; the other attributes and the phrasing walk through all they can be."""
+    """The ``number``-th scene and caption of a class; the other attributes and the phrasing take turns."""
     chosen = {}
     for step, other in zip((1, 5), (k for k in KINDS if k != kind), strict=True):
         values = list(KINDS[other])

@@ -1,13 +1,14 @@
 """Training: under the conditions in which a host runs it, to the same result every time, leaving no trace."""
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import comfy.model_management
 import comfy.utils
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, concepts, learning, training
+from concept_erasure.erasure import attach, concepts, deltas, learning, training
 from concept_erasure.erasure.artifact import ErasureError, load_erasure, save_erasure
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.settings import PRESETS, Settings
@@ -262,6 +263,45 @@ def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
     for _ in range(training.TRAJECTORIES + 1):
         run.sample()
     assert len(run.pool) == training.TRAJECTORIES
+
+
+# ---------------------------------------------------------------- rates and starts
+
+
+def test_rates_fall_over_the_last_share_of_the_steps():
+    rates = [training.share_of_rate(step, 10, 0.5) for step in range(11)]
+    assert rates[:6] == [1.0] * 6 and rates[10] == 0.0
+    assert all(a - b == pytest.approx(0.2) for a, b in pairwise(rates[5:]))
+    assert [training.share_of_rate(step, 10, 0.0) for step in (0, 5, 9)] == [1.0] * 3
+
+
+def test_rates_that_have_fallen_change_less(train):
+    falling, steady = (train(decay=d)[0] for d in (1.0, 0.0))
+    moved = [sum(float(c.dense().norm()) for c in erasure.delta.values()) for erasure in (falling, steady)]
+    assert 0 < moved[0] < moved[1]
+
+
+def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
+    names, kept = ["circle"], PRESERVE[:2]
+    speaking, silent = (
+        torch.cat([encode(t).context[0] for t in texts]) for texts in concepts.gate_texts(names, kept)
+    )
+    found = concepts.concept_directions(encode, names, kept, 4)
+    strong, weak = ((tokens @ found.T).square().mean(0).sqrt() for tokens in (speaking, silent))
+    typical = float(speaking.square().mean().sqrt())  # the mean response through directions of length 1
+    assert strong.tolist() == pytest.approx([typical] * 4, rel=1e-3)
+    assert (strong / weak)[0] > 2 * float(speaking.square().mean().sqrt() / silent.square().mean().sqrt())
+    assert bool(((strong / weak).diff() <= 1e-3).all())  # those that tell most come first
+
+
+def test_only_projections_that_read_text_start_from_directions():
+    shapes = {f"b.attn2.{n}.weight": torch.Size([6, 5]) for n in ("to_q", "to_k", "to_v")}
+    directions = torch.arange(10.0).view(2, 5)
+    delta = deltas.Delta(shapes, 3, torch.Generator().manual_seed(0), directions)
+    query, key, value = (part["down"] for part in delta.parts)
+    assert torch.equal(key[:2], directions) and torch.equal(value[:2], directions)
+    assert not torch.equal(query[:2], directions) and key[2].any()
+    assert not any(change.any() for change in delta.changes().values())
 
 
 # ---------------------------------------------------------------- nothing stays behind
