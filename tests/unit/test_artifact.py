@@ -222,6 +222,7 @@ def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
         monkeypatch.setattr(artifact.os, step, full)
     with pytest.raises(ErasureError) as caught:
         save_erasure(make(1), saved)
+    monkeypatch.undo()
     one_sentence(str(caught.value), "cat.safetensors", "the disk is full", "unchanged")
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == ["cat.safetensors"]  # and nothing half-written lies about
