@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
+from comfy.lora import calculate_weight
 from comfy.weight_adapter import LoRAAdapter
 from torch import nn
 
 from .artifact import Change, ErasureError, Full, LowRank
+from .fingerprint import checkpoint_weights
 
 WEIGHTS = {"keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out")}
 """Choice -> projections of ``attn2``. ``cross-attention`` is the paper's xattn: everything in ``attn2``."""
@@ -35,6 +37,15 @@ def weight_names(model: nn.Module, choice: str) -> list[str]:
             "change: use an SD 1.x, SD 2.x or SDXL checkpoint."
         )
     return names
+
+
+def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures)."""
+    weights = checkpoint_weights(model)
+    return {
+        name: calculate_weight(model.patches.get(name, []), weights[name].detach().float().clone(), name)
+        for name in names
+    }
 
 
 class Delta(nn.Module):

@@ -26,11 +26,18 @@ def parse_fingerprint(text: str) -> Fingerprint | None:
     return Fingerprint(*parts) if len(parts) == 3 else None
 
 
-def _attention_weights(model) -> dict[str, torch.Tensor]:
+def checkpoint_weights(model) -> dict[str, torch.Tensor]:
+    """The parameters of a host MODEL as its checkpoint has them.
+
+    Clones share one network, which still carries the patches of whichever of them ran last; the host keeps what was
+    there before in ``backup``.
+    """
     backup = getattr(model, "backup", {})
-    weights = {n: p for n, p in model.model.named_parameters() if ".attn2.to_k." in n or ".attn2.to_v." in n}
-    # a patched weight is compared by what it was before its patches
-    return {n: getattr(backup[n], "weight", p) if n in backup else p for n, p in weights.items()}
+    return {n: getattr(backup[n], "weight", p) if n in backup else p for n, p in model.model.named_parameters()}
+
+
+def _attention_weights(model) -> dict[str, torch.Tensor]:
+    return {n: w for n, w in checkpoint_weights(model).items() if ".attn2.to_k." in n or ".attn2.to_v." in n}
 
 
 def context_dim(model) -> int | None:
