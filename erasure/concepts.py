@@ -9,6 +9,7 @@ from itertools import product
 import torch
 
 from .artifact import ErasureError, GateTensors
+from .fingerprint import context_dim
 from .prompt import choose_threshold, fit_gate, gate_score
 
 PHRASINGS = (
@@ -40,6 +41,30 @@ class Text:
 def lines(text: str) -> list[str]:
     """The non-empty lines of a text field, in order, each once."""
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[list[str], list[str]]:
+    """The concept's names and the preserve set, both one a line, once all of it is known to be usable with the model.
+
+    Raises ErasureError for an empty concept, a name that is also to be preserved, or a CLIP of another width.
+    """
+    names, kept = lines(concept), lines(preserve)
+    if not names:
+        raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
+    overlap = set(names) & set(kept)
+    if overlap:
+        raise ErasureError(
+            f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists."
+        )
+    for name in names:
+        encode.name_tokens(name)  # refuses what cannot be a name
+    width = encode(names[0]).context.shape[-1]
+    if width != context_dim(model):
+        raise ErasureError(
+            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
+            "belongs to this model."
+        )
+    return names, kept
 
 
 class Encoder:
@@ -86,13 +111,18 @@ class Encoder:
 
     def span(self, text: str, name: str) -> torch.Tensor:
         """The encodings of a name's tokens where it stands in a text, [t, d]."""
-        encoded, name_ids = self(text), self.name_tokens(name)
-        places = [i for i in range(len(encoded.tokens)) if encoded.tokens[i : i + len(name_ids)] == name_ids]
+        first = self.place(text, name)
+        return self(text).context[0, first : first + len(self.name_tokens(name))]
+
+    def place(self, text: str, name: str) -> int:
+        """The number of a name's first token in a text. Raises ErasureError where it is no word of its own."""
+        tokens, name_ids = self(text).tokens, self.name_tokens(name)
+        places = [i for i in range(len(tokens)) if tokens[i : i + len(name_ids)] == name_ids]
         if not places:
             raise ErasureError(
                 f"The text encoder does not read '{name}' as a word of its own in '{text}': spell it alone."
             )
-        return encoded.context[0, places[0] : places[0] + len(name_ids)]
+        return places[0]
 
 
 def _plain(value):
@@ -133,7 +163,7 @@ def concept_directions(
     large as through random directions of length 1.
     """
     with torch.inference_mode(False), torch.no_grad():
-        speaking, silent = (_token_encodings(encode, texts).double() for texts in gate_texts(names, preserve))
+        speaking, silent = (token_encodings(encode, texts).double() for texts in gate_texts(names, preserve))
         strong, weak = (tokens.T @ tokens / len(tokens) for tokens in (speaking, silent))
         weak += shrinkage * weak.diagonal().mean() * torch.eye(len(weak), dtype=weak.dtype, device=weak.device)
         whiten = torch.linalg.cholesky(weak).inverse()
@@ -143,7 +173,7 @@ def concept_directions(
         return (directions * (strong.diagonal().mean().sqrt() / response)[:, None]).float().cpu()
 
 
-def _token_encodings(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
+def token_encodings(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
     """All token encodings of the texts' first chunks, [texts * n, d]."""
     chunk = encode("").context.shape[1]
     return torch.cat([encode(text).context[0, :chunk] for text in texts])

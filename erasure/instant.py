@@ -10,8 +10,8 @@ from json import dumps
 import torch
 
 from . import attach
-from .artifact import Erasure, ErasureError, Metadata
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, gate_texts, lines
+from .artifact import Erasure, Metadata
+from .concepts import IN_CONTEXT, PHRASINGS, Encoder, gate_texts, read_texts, token_encodings
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
 from .methods import uce
@@ -27,7 +27,6 @@ class Instant:
     ``in_context``: learn from phrases that put the concept beside the preserve set, not from its bare name alone.
     """
 
-    method: str = "uce"
     target: str = ""
     push: float = 0.0
     in_context: bool = True
@@ -41,22 +40,14 @@ def erase_instantly(model, clip, concepts: str, preserve: str, settings: Instant
     """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError."""
     attach.require_unet(model)
     encode = Encoder(clip)
-    names, kept = lines(concepts), lines(preserve)
-    if not names:
-        raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
     with torch.inference_mode(False), torch.no_grad():
+        names, kept = read_texts(model, encode, concepts, preserve)
         pairs = [_pairs(encode, name, kept, settings) for name in names]
-        if pairs[0][0].shape[-1] != context_dim(model):
-            raise ErasureError(
-                f"The CLIP's encodings are {pairs[0][0].shape[-1]} wide and the model reads {context_dim(model)}: "
-                "connect the CLIP that belongs to this model."
-            )
-        edit = uce.edit(
-            pairs, _kept_encodings(encode, names, kept), settings.erase_scale, settings.preserve_scale, settings.ridge
-        )
+        preserved = token_encodings(encode, gate_texts(names, kept)[1])
+        edit = uce.edit(pairs, preserved, settings.erase_scale, settings.preserve_scale, settings.ridge)
         delta = edit.delta(effective_weights(model, weight_names(model.model, settings.weights)))
     metadata = Metadata(
-        method=settings.method,
+        method="uce",
         concept="\n".join(names),
         target=settings.target or "empty prompt",
         preserve="\n".join(kept),
@@ -87,19 +78,9 @@ def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tupl
     it, the end and the padding included. An empty ``replacement`` pairs the name's last token with the one before it.
     """
     chunk = encode("").context.shape[1]
-    text = encode(template.format(name))
-    other = encode(" ".join(template.format(replacement).split()))
-    ids = encode.name_tokens(name)
-    length = len(encode.name_tokens(replacement)) if replacement else 0
-    first = next((i for i in range(chunk) if text.tokens[i : i + len(ids)] == ids), None)
-    if first is None:
-        raise ErasureError(f"The text encoder does not read '{name}' as a word of its own: spell it alone.")
-    last, there = first + len(ids) - 1, first + length - 1
+    text, other = (" ".join(template.replace("{}", word).split()) for word in (name, replacement))
+    first = encode.place(text, name)
+    last = first + len(encode.name_tokens(name)) - 1
+    there = first - 1 + (len(encode.name_tokens(replacement)) if replacement else 0)
     count = chunk - max(last, there)
-    return text.context[0, last : last + count], other.context[0, there : there + count]
-
-
-def _kept_encodings(encode: Encoder, names: Sequence[str], kept: Sequence[str]) -> torch.Tensor:
-    chunk = encode("").context.shape[1]
-    silent = gate_texts(names, kept)[1]
-    return torch.cat([encode(text).context[0, :chunk] for text in silent])
+    return encode(text).context[0, last : last + count], encode(other).context[0, there : there + count]

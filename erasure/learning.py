@@ -13,7 +13,7 @@ import torch
 
 from . import attach, deltas, training
 from .artifact import Erasure, ErasureError, Metadata, PromptTensors
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, lines
+from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, read_texts
 from .fingerprint import context_dim, fingerprint
 from .methods import LEARNED
 from .prompt import ErasurePrompt
@@ -86,22 +86,7 @@ def prepare(
     settings.check()
     attach.require_unet(model)
     encode = Encoder(clip)
-    names, kept = lines(concept), lines(preserve)
-    if not names:
-        raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-    overlap = set(names) & set(kept)
-    if overlap:
-        raise ErasureError(
-            f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists."
-        )
-    for name in names:
-        encode.name_tokens(name)  # refuses what cannot be a name
-    width = encode(names[0]).context.shape[-1]
-    if width != context_dim(model):
-        raise ErasureError(
-            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
-            "belongs to this model."
-        )
+    names, kept = read_texts(model, encode, concept, preserve)
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
     gate, gap = build_gate(encode, names, kept) if settings.gate else (None, None)
@@ -188,7 +173,7 @@ def _prompt(
 def _directions(
     encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings
 ) -> torch.Tensor | None:
-    if settings.rank == 0 or settings.reads == "random":
+    if settings.rank == 0 or settings.down_start == "random":
         return None
     return concept_directions(encode, names, kept, settings.rank)
 

@@ -13,10 +13,11 @@ TARGETS = ("empty prompt", "anchor")
 @dataclass(frozen=True)
 class Settings:
     """Everything that a learned method can be told. Learning rates are Adam's, and fall linearly to zero over the last
-    ``decay`` share of the steps; weights multiply loss terms.
+    ``lr_decay`` share of the steps; weights multiply loss terms.
 
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
-    ``reads``: directions that a low-rank change starts to read its text through: the ``concept``'s or ``random`` ones.
+    ``down_start``: what the rows of a low-rank change's down matrix start from: the directions of the ``concept``, or
+    ``random`` ones as in LoRA.
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
     ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
     the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which
@@ -27,14 +28,14 @@ class Settings:
     steps: int = 150
     prompt_lr: float = 1e-2
     weight_lr: float = 4e-3
-    decay: float = 0.5
+    lr_decay: float = 0.5
     tokens: int = 11
     blocks: str = "all"
     start: str = "concept"
     gate: bool = True
     weights: str = "keys+values"
     rank: int = 8
-    reads: str = "concept"
+    down_start: str = "concept"
     batch: int = 4
     target: str = "empty prompt"
     anchor: str = ""
@@ -69,14 +70,14 @@ PAPER = replace(
     steps=1000,
     prompt_lr=1e-5,
     weight_lr=1e-5,
-    decay=0.0,
+    lr_decay=0.0,
     tokens=10,
     blocks="middle",
     start="concept",
     gate=False,
     weights="cross-attention",
     rank=0,
-    reads="random",
+    down_start="random",
     batch=1,
     target="empty prompt",
     eta=1.0,

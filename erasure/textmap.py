@@ -22,10 +22,6 @@ class TextMap:
     moves: torch.Tensor
     reads: torch.Tensor
 
-    @classmethod
-    def nothing(cls, d: int) -> TextMap:
-        return cls(torch.zeros(0, d, dtype=torch.float64), torch.zeros(0, d, dtype=torch.float64))
-
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Maps encodings [..., d]."""
         return tokens + (tokens @ self.reads.T) @ self.moves
@@ -52,13 +48,14 @@ def moment(tokens: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     return scale * (tokens.T @ tokens)
 
 
-def solve(source: torch.Tensor, target: torch.Tensor, system: torch.Tensor, scale: float = 1.0) -> TextMap:
+def solve(source: torch.Tensor, target: torch.Tensor, system: torch.Tensor) -> TextMap:
     """The map that moves ``source`` to ``target``, [n, d] each, given the whole system matrix M [d, d]::
 
-        G = scale sum_i (t_i - c_i) (M^-1 c_i)^T
+        G = sum_i (t_i - c_i) (M^-1 c_i)^T
 
-    With M = lambda I + scale sum c c^T + preserve_scale sum p p^T this is UCE (arXiv 2308.14761, eq. 7) for v* = W t,
-    written as a change: the values of the preserved encodings are the old ones and drop out of the numerator.
+    With M = lambda I + sum c c^T + sum p p^T this is UCE (arXiv 2308.14761) for v* = W t, written as a change: the
+    values of the preserved encodings are the old ones and drop out of the numerator. A weight on c is its square root
+    on the rows of both ``source`` and ``target``.
     """
     source, target = source.double(), target.double()
-    return TextMap(scale * (target - source), torch.linalg.solve(system, source.T).T)
+    return TextMap(target - source, torch.linalg.solve(system, source.T).T)

@@ -321,7 +321,7 @@ def train(
     optimisers = {"prompt": torch.optim.Adam(run.prompt.parameters(), lr=s.prompt_lr)}
     if run.delta is not None:
         optimisers["delta"] = torch.optim.Adam(run.delta.parameters(), lr=s.weight_lr)
-    slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.decay)) for o in optimisers.values()]
+    slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.lr_decay)) for o in optimisers.values()]
     good = _state(run)
     for step in range(s.steps):
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,4 +1,4 @@
-"""UCE: unified concept editing in closed form (Gandikota et al., arXiv 2308.14761, eq. 7).
+"""UCE: unified concept editing in closed form (Gandikota et al., arXiv 2308.14761).
 
     W' = (ridge W + sum_e w_e v* c^T + sum_p w_p W p p^T) (ridge I + sum_e w_e c c^T + sum_p w_p p p^T)^-1,   v* = W t
 

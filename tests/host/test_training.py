@@ -276,7 +276,7 @@ def test_rates_fall_over_the_last_share_of_the_steps():
 
 
 def test_rates_that_have_fallen_change_less(train):
-    falling, steady = (train(decay=d)[0] for d in (1.0, 0.0))
+    falling, steady = (train(lr_decay=d)[0] for d in (1.0, 0.0))
     moved = [sum(float(c.dense().norm()) for c in erasure.delta.values()) for erasure in (falling, steady)]
     assert 0 < moved[0] < moved[1]
 

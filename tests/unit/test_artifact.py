@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import pickle
 from dataclasses import replace
 
@@ -79,7 +78,6 @@ def test_identity_is_that_of_what_erases():
     assert make().without_key().identity() == make().identity()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_file_is_as_readable_as_any_other(saved):
     (saved.parent / "other").write_text("")
     assert saved.stat().st_mode == (saved.parent / "other").stat().st_mode
