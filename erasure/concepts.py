@@ -35,7 +35,6 @@ class Text:
     text: str
     context: torch.Tensor
     cond: list
-    tokens: tuple[int, ...]
 
 
 def lines(text: str) -> list[str]:
@@ -78,6 +77,7 @@ class Encoder:
             )
         self.clip = clip
         self.known: dict[str, Text] = {}
+        self._chunks: dict[str, torch.Tensor] = {}
 
     def __call__(self, text: str) -> Text:
         if text not in self.known:
@@ -85,12 +85,28 @@ class Encoder:
         return self.known[text]
 
     def _encode(self, text: str) -> Text:
-        tokens = self.clip.tokenize(text)
-        chunks = next(iter(tokens.values()))
-        ids = tuple(token[0] for chunk in chunks for token in chunk if isinstance(token[0], int))
-        cond = self.clip.encode_from_tokens_scheduled(tokens)
+        cond = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
         cond = [[_plain(c), {k: _plain(v) for k, v in extra.items()}] for c, extra in cond]
-        return Text(text, cond[0][0].float(), cond, ids)
+        return Text(text, cond[0][0].float(), cond)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """The token numbers of a text, start, end and padding included."""
+        chunks = next(iter(self.clip.tokenize(text).values()))
+        return tuple(token[0] for chunk in chunks for token in chunk if isinstance(token[0], int))
+
+    def chunks(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:
+        """The encodings of the texts' first chunks, [texts, n, d], many texts in one run of the text encoder.
+
+        The host runs the chunks of a long text as one batch; here each chunk is a text of its own.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._chunks]
+        for start in range(0, len(new), batch):
+            part = new[start : start + batch]
+            tokens = [self.clip.tokenize(text) for text in part]
+            merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
+            rows = _plain(self.clip.encode_from_tokens(merged))[0].float()
+            self._chunks |= dict(zip(part, rows.chunk(len(part)), strict=True))
+        return torch.stack([self._chunks[text] for text in texts])
 
     def name_tokens(self, name: str) -> tuple[int, ...]:
         """The token numbers of a name without start, end and padding.
@@ -116,7 +132,7 @@ class Encoder:
 
     def place(self, text: str, name: str) -> int:
         """The number of a name's first token in a text. Raises ErasureError where it is no word of its own."""
-        tokens, name_ids = self(text).tokens, self.name_tokens(name)
+        tokens, name_ids = self.tokens(text), self.name_tokens(name)
         places = [i for i in range(len(tokens)) if tokens[i : i + len(name_ids)] == name_ids]
         if not places:
             raise ErasureError(
@@ -186,9 +202,9 @@ def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str]
     speaking += [p.format(kept=text, concept=name) for name, text, p in product(names, kept, IN_CONTEXT)]
     silent = [""] + [p.format(text) for text, p in product(kept, PHRASINGS[:5])]
     pairs = [f"{a} {b}" for a, b in product(kept, kept) if a != b]
-    return _spread(speaking, 240), silent + _spread(pairs, 400)
+    return spread(speaking, 240), silent + spread(pairs, 400)
 
 
-def _spread(texts: list[str], count: int) -> list[str]:
+def spread(texts: list[str], count: int) -> list[str]:
     """At most about ``count`` of the texts, evenly taken."""
     return texts[:: max(1, len(texts) // count)]

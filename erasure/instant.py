@@ -2,55 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from json import dumps
 
 import torch
+import torch.nn.functional as F
 
 from . import attach
-from .artifact import Erasure, Metadata
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, gate_texts, read_texts, token_encodings
+from .artifact import Erasure, ErasureError, Metadata
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, read_texts, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
-from .methods import uce
+from .methods import CLOSED_FORM, Problem, Scales
+from .textmap import TextMap, moment
 from .version import host_version, pack_version
+from .vocabulary import EVERYDAY, WORDS
+
+TARGETS = ("nearest neighbour", "empty prompt", "anchor")
+TOKENS = ("all in context", "last of the name")
+NEIGHBOURS = 8
+"""So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
+TAIL = 20
+"""Tokens from a name's last one on by which names are compared."""
+TOTAL_RANK = 64
+"""No change has a higher rank than this, unless more concepts than this are erased."""
 
 
 @dataclass(frozen=True)
 class Instant:
     """What a closed-form erasure can be told.
 
-    ``target``: the text that takes the concept's place; empty for what the same phrase says without it. ``push``: how
-    far the target is moved on, away from the concept (0: onto the target; eta of negative guidance, on texts).
-    ``in_context``: learn from phrases that put the concept beside the preserve set, not from its bare name alone.
+    ``target``: what takes a concept's place: its nearest neighbour in the preserve set, nothing (what the phrase says
+    without it), or the text ``anchor``. ``tokens``: which encodings are moved, those of phrases from the name's last
+    token on, or the last one of the bare name, as the papers have it. ``rank``: of the change, for each concept; 0 for
+    the exact one.
     """
 
-    target: str = ""
-    push: float = 0.0
-    in_context: bool = True
+    method: str = "uce"
+    target: str = TARGETS[0]
+    anchor: str = ""
+    tokens: str = TOKENS[0]
     weights: str = "keys+values"
-    erase_scale: float = 1.0
-    preserve_scale: float = 1.0
-    ridge: float = 1e-3
+    rank: int = 8
+    scales: Scales = field(default_factory=Scales)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The concepts' names, the text that takes the place of each (empty: nothing), and what is preserved."""
+
+    names: Sequence[str]
+    targets: Sequence[str]
+    kept: Sequence[str]
 
 
 def erase_instantly(model, clip, concepts: str, preserve: str, settings: Instant) -> Erasure:
     """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError."""
-    attach.require_unet(model)
-    encode = Encoder(clip)
+    encode = _encoder(model, clip)
     with torch.inference_mode(False), torch.no_grad():
         names, kept = read_texts(model, encode, concepts, preserve)
-        pairs = [_pairs(encode, name, kept, settings) for name in names]
-        preserved = token_encodings(encode, gate_texts(names, kept)[1])
-        edit = uce.edit(pairs, preserved, settings.erase_scale, settings.preserve_scale, settings.ridge)
-        delta = edit.delta(effective_weights(model, weight_names(model.model, settings.weights)))
+        return solve_texts(model, encode, choose_texts(encode, names, kept, settings), settings)
+
+
+def erase_texts(model, clip, texts: Texts, settings: Instant) -> Erasure:
+    """The same for texts that have been chosen already."""
+    encode = _encoder(model, clip)
+    with torch.inference_mode(False), torch.no_grad():
+        read_texts(model, encode, "\n".join(texts.names), "\n".join(texts.kept))
+        return solve_texts(model, encode, texts, settings)
+
+
+def _encoder(model, clip) -> Encoder:
+    attach.require_unet(model)
+    return Encoder(clip)
+
+
+# ---------------------------------------------------------------- which texts
+
+
+def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Instant) -> Texts:
+    """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
+    if settings.target == "anchor" and not settings.anchor.strip():
+        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
+    if settings.target == TARGETS[0] or not kept:
+        words = [word for word in kept or WORDS if word not in names]
+        near = neighbours(encode, names, words)
+        everyday = [word for word in EVERYDAY if word not in names]
+        kept = kept or list(dict.fromkeys([word for row in near for word in row[:NEIGHBOURS]] + everyday))
+    if settings.target == TARGETS[0]:
+        return Texts(names, [row[0] for row in near], kept)
+    return Texts(names, [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names), kept)
+
+
+def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:
+    """For each name, the words from the nearest to the farthest, by what a word leaves behind itself in a text.
+
+    Compared are the encodings of "a WORD" from its last token on, centred, because all encodings share most of their
+    length.
+    """
+    found = [*names, *words]
+    rows = encode.chunks([f"a {word}" for word in found])
+    last = [encode.place(f"a {word}", word) + len(encode.name_tokens(word)) - 1 for word in found]
+    count = min(TAIL, rows.shape[1] - max(last))
+    tails = torch.stack([row[start : start + count].flatten() for row, start in zip(rows, last, strict=True)])
+    tails = F.normalize(tails - tails.mean(0), dim=1)
+    order = (tails[: len(names)] @ tails[len(names) :].T).argsort(descending=True)
+    return [[words[i] for i in row] for row in order.tolist()]
+
+
+# ---------------------------------------------------------------- from texts to a change of the weights
+
+
+def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Erasure:
+    weights = effective_weights(model, weight_names(model.model, settings.weights))
+    delta = edit_for(pose(encode, texts, weights, settings), settings).delta(weights.items())
     metadata = Metadata(
-        method="uce",
-        concept="\n".join(names),
-        target=settings.target or "empty prompt",
-        preserve="\n".join(kept),
+        method=settings.method,
+        concept="\n".join(texts.names),
+        target="\n".join(text or TARGETS[1] for text in texts.targets),
+        preserve="\n".join(texts.kept),
         family=fingerprint(model).family,
         context_dim=str(context_dim(model)),
         fingerprint=str(fingerprint(model)),
@@ -61,14 +133,52 @@ def erase_instantly(model, clip, concepts: str, preserve: str, settings: Instant
     return Erasure(metadata, (), delta)
 
 
-def _pairs(encode: Encoder, name: str, kept: Sequence[str], settings: Instant) -> tuple[torch.Tensor, torch.Tensor]:
+def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
+    """The encodings that are to move, with where they go, and those that are to stay."""
+    templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(texts)
+    moved = list(zip(texts.names, texts.targets, strict=True))
+    encode.chunks([say(template, word) for pair in moved for word in pair for template in templates])
+    pairs = [_pairs(encode, templates, *pair, settings.tokens) for pair in moved]
+    kept = encode.chunks([*plain_texts(texts), *siblings(encode, texts, templates)])
+    return Problem(pairs, kept.flatten(0, 1), encode.chunks([""])[0], lambda: gram(weights))
+
+
+def phrases(texts: Texts) -> list[str]:
+    """Templates that speak of a concept alone and beside preserved texts; fewer of them for many concepts."""
+    beside = [p.format(concept="{}", kept=text) for text, p in product(texts.kept, IN_CONTEXT)]
+    return [*PHRASINGS, *spread(beside, min(64, max(4, 256 // len(texts.names))))]
+
+
+def plain_texts(texts: Texts, pairs: int = 400) -> list[str]:
+    """The empty prompt, and preserved and generic texts in phrasings and in pairs."""
+    kept = [*texts.kept, *(word for word in GENERIC if word not in texts.names)]
+    phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
+    apart = max(1, min(pairs // len(kept), len(kept) - 1))
+    beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
+    return ["", *(p.format(text) for text, p in product(kept, phrasings)), *beside]
+
+
+def siblings(encode: Encoder, texts: Texts, templates: Sequence[str], count: int = 6) -> list[str]:
+    """The concepts' own phrases, about the preserved texts nearest to each: what is most easily pulled along."""
+    count = min(count, max(1, 24 // len(texts.names)), len(texts.kept))
+    words = dict.fromkeys(word for row in neighbours(encode, texts.names, texts.kept) for word in row[:count])
+    return [say(template, word) for word in words for template in templates]
+
+
+def _pairs(
+    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodings of one concept and where they go, [n, d] each."""
-    templates = ["{}"]
-    if settings.in_context:
-        templates = [*PHRASINGS, *(p.format(concept="{}", kept=text) for text, p in product(kept, IN_CONTEXT))]
-    found = [aligned(encode, template, name, settings.target) for template in templates]
-    source, target = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
-    return source, target - settings.push * (source - target)
+    found = [aligned(encode, template, name, target) for template in templates]
+    if tokens == TOKENS[1]:
+        found = [(source[:1], goal[:1]) for source, goal in found]
+    source, goal = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
+    return source, goal
+
+
+def say(template: str, word: str) -> str:
+    """The phrase with a word, or with nothing, in its place."""
+    return " ".join(template.replace("{}", word).split())
 
 
 def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +187,24 @@ def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tupl
     Everything after the name is paired token by token, because contextual encodings spread a concept over what follows
     it, the end and the padding included. An empty ``replacement`` pairs the name's last token with the one before it.
     """
-    chunk = encode("").context.shape[1]
-    text, other = (" ".join(template.replace("{}", word).split()) for word in (name, replacement))
+    text, other = say(template, name), say(template, replacement)
+    rows = encode.chunks([text, other])
     first = encode.place(text, name)
     last = first + len(encode.name_tokens(name)) - 1
     there = first - 1 + (len(encode.name_tokens(replacement)) if replacement else 0)
-    count = chunk - max(last, there)
-    return encode(text).context[0, last : last + count], encode(other).context[0, there : there + count]
+    count = rows.shape[1] - max(last, there)
+    return rows[0, last : last + count], rows[1, there : there + count]
+
+
+def edit_for(problem: Problem, settings: Instant) -> TextMap:
+    """The edit of the chosen method, at the chosen rank."""
+    edit = CLOSED_FORM[settings.method](problem, settings.scales)
+    if settings.rank and settings.tokens == TOKENS[0]:
+        concepts = len(problem.pairs)
+        edit = edit.cut(max(concepts, min(TOTAL_RANK, settings.rank * concepts)), moment(problem.rows()[0]))
+    return edit
+
+
+def gram(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of W^T W over projections [out, d]: [d, d], float64."""
+    return torch.stack([moment(weight).cpu() for weight in weights.values()]).sum(0)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import files, learn, use
+from . import files, instant, learn, use
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -12,4 +12,4 @@ class ConceptErasureExtension(ComfyExtension):
         files.register_folders()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*learn.NODES, *use.NODES, *files.NODES]
+        return [*instant.NODES, *learn.NODES, *use.NODES, *files.NODES]

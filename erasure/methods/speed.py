@@ -1,0 +1,66 @@
+"""SPEED: closed-form erasing inside the null space of what is preserved (Li et al., arXiv 2503.07392).
+
+    dW = W (A - T) P [I - M K (K^T P M K + lambda I)^-1 K^T P] M,     M = (T P + rho I)^-1
+
+A - T = mean (a - c) c^T over the concepts, P projects onto the directions that the preserved encodings do not use, and
+K holds encodings that must stay exactly: the first token and three centres of the empty prompt. Before P is built, the
+preserve set is cut to those on which an unconstrained edit would act above the mean, and these are augmented along the
+directions that the projections read least. The published method takes these directions layer by layer; here they are
+those of all layers together, which keeps the edit one map of the text.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.cluster.vq import kmeans2
+
+from ..textmap import TextMap, moment
+from .closed_form import Problem, Scales
+
+RHO = 0.02
+"""rho at preserve scale 1, relative to the mean square of a preserved encoding's entries (published: 0.05 to 1)."""
+LEAST_READ = 16
+"""Directions of augmentation."""
+TINY = 1e-6
+"""Keeps the constraint's system regular (lambda is published as 0)."""
+
+
+def edit(problem: Problem, scales: Scales) -> TextMap:
+    """The edit that acts only where the preserved encodings have (almost) nothing."""
+    source, target = problem.rows(scales.erase)
+    projector = null_space(influential(problem, source, target), problem, scales.threshold * problem.unit)
+    ridge = RHO * scales.preserve * problem.unit * torch.eye(len(projector)).to(projector)
+    m = torch.linalg.inv(moment(source) @ projector + ridge)
+    fixed = anchors(problem.empty)
+    inner = fixed.T @ projector @ m @ fixed
+    inner.diagonal().add_(TINY * inner.diagonal().mean())
+    correction = m @ fixed @ torch.linalg.solve(inner, fixed.T @ projector)
+    reads = source @ (projector @ (torch.eye(len(projector)).to(projector) - correction) @ m)
+    return TextMap(target - source, reads)
+
+
+def influential(problem: Problem, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The preserved encodings [m', d] that an edit without constraints would move more than the mean one."""
+    system = moment(source) + problem.unit * torch.eye(source.shape[1]).to(problem.unit)
+    g = (torch.linalg.solve(system, source.T @ (target - source))).T
+    moved = problem.kept.double() @ g.T
+    effect = ((moved @ problem.gram()) * moved).sum(1)
+    return problem.kept[effect > effect.mean()].double()
+
+
+def null_space(kept: torch.Tensor, problem: Problem, threshold: torch.Tensor) -> torch.Tensor:
+    """The projector [d, d] onto eigenvectors of the augmented covariance with eigenvalues below the threshold."""
+    _, directions = torch.linalg.eigh(problem.gram())
+    least = directions[:, :LEAST_READ]
+    covariance = moment(kept, 1 / len(kept))
+    # noisy copies of the preserved encodings, in expectation
+    covariance += covariance.diagonal().mean() * least @ least.T
+    values, vectors = torch.linalg.eigh(covariance)
+    null = vectors[:, values < threshold]
+    return null @ null.T
+
+
+def anchors(empty: torch.Tensor) -> torch.Tensor:
+    """What stays exactly, [d, 4]: the start token and three centres of the rest of the empty prompt."""
+    centres, _ = kmeans2(empty[1:].double().cpu().numpy(), 3, minit="++", seed=0)
+    return torch.cat([empty[:1].double(), torch.from_numpy(centres).to(empty.device)]).T

@@ -1,0 +1,137 @@
+"""Nodes that erase from the text alone, in closed form, without training."""
+
+from comfy_api.latest import io, ui
+
+from ..erasure import attach
+from ..erasure.artifact import Erasure
+from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
+from ..erasure.methods import CLOSED_FORM, Scales
+from .types import CATEGORY, ErasureSocket
+
+
+def _texts(concept_id: str) -> list:
+    """The inputs that say what goes, what comes and what stays; the same on both nodes."""
+    return [
+        io.String.Input(
+            concept_id, default="", multiline=True,
+            tooltip="What to erase, one concept a line. Other names of the same thing are lines of their own.",
+        ),
+        io.Combo.Input(
+            "target", options=list(TARGETS), default=TARGETS[0],
+            tooltip="What is drawn instead. nearest neighbour: the preserved text closest to the concept, shown below "
+            "the node. empty prompt: what the prompt says without the concept. anchor: the text in 'anchor'.",
+        ),
+        io.String.Input("anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."),
+        io.String.Input(
+            "preserve", default="", multiline=True,
+            tooltip="What must not change, one a line. Empty: common words close to each concept, looked for in the "
+            "text encoder and shown below the node.",
+        ),
+    ]  # fmt: skip
+
+
+class ErasureInstant(io.ComfyNode):
+    """MODEL + CLIP + texts -> ERASURE, in closed form."""
+
+    @classmethod
+    def define_schema(cls):
+        scales = Scales()
+        return io.Schema(
+            node_id="ErasureInstant",
+            display_name="Instant Erasure",
+            category=CATEGORY,
+            description="Erases concepts from the text alone, in closed form: no training, no pictures, about a second "
+            "on a GPU. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or Export "
+            "Erasure as LoRA.",
+            search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                *_texts("concepts"),
+                io.Combo.Input(
+                    "method", options=list(CLOSED_FORM), default="uce",
+                    tooltip="uce: best measured. rece: also erases what would revive the concept, at some cost to its "
+                    "neighbours. speed: changes only what the preserved texts hardly use; gentlest, may erase less.",
+                ),
+                io.Combo.Input(
+                    "tokens", options=list(TOKENS), default=TOKENS[0], advanced=True,
+                    tooltip="all in context: everything that phrases say from the concept's name on. last of the name: "
+                    "one token of the bare name, as published; faster, smaller, erases less.",
+                ),
+                io.Combo.Input(
+                    "weights", options=["keys+values", "values"], default="keys+values", advanced=True,
+                    tooltip="Projections of the cross-attention that change.",
+                ),
+                io.Float.Input("erase_scale", default=scales.erase, min=0.01, max=100.0, step=0.1, advanced=True,
+                               tooltip="Weight of erasing in the solve. More erases harder and preserves less."),
+                io.Float.Input("preserve_scale", default=scales.preserve, min=0.01, max=100.0, step=0.1, advanced=True,
+                               tooltip="Weight of preserving in the solve. More preserves better and erases less."),
+                io.Float.Input("ridge", default=scales.ridge, min=1e-6, max=10.0, step=1e-6, round=False, advanced=True,
+                               tooltip="Weight of leaving everything else as it is (lambda of the papers)."),
+                io.Int.Input("rank", default=8, min=0, max=64, advanced=True,
+                             tooltip="Rank of the change for each concept, which sets the file's size; 0 keeps the "
+                             "exact solution."),
+            ],
+            outputs=[
+                ErasureSocket.Output(
+                    display_name="erasure", tooltip="For Erase Concept, Save Erasure and Export Erasure as LoRA."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, concepts, target, anchor, preserve, method, tokens, weights, erase_scale, preserve_scale,
+        ridge, rank,
+    ) -> io.NodeOutput:  # fmt: skip
+        scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge)
+        settings = Instant(method, target, anchor, tokens, weights, rank, scales)
+        erasure = erase_instantly(model, clip, concepts, preserve, settings)
+        return io.NodeOutput(erasure, ui=ui.PreviewText(shown(erasure)))
+
+
+class ErasureText(io.ComfyNode):
+    """MODEL + CLIP + text -> MODEL without the concept."""
+
+    @classmethod
+    def define_schema(cls):
+        concept, *rest = _texts("concept")
+        for choice in rest:
+            choice.advanced = True
+        return io.Schema(
+            node_id="ErasureText",
+            display_name="Erase Concept (Text)",
+            category=CATEGORY,
+            description="Type a concept, and the model cannot draw it any more: no training, no file. Put it between "
+            "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",
+            search_aliases=["remove concept", "erase", "unlearn", "forget", "censor", "negative", "UCE"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                concept,
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 is all.",
+                ),
+                *rest,
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip, concept, strength, target, anchor, preserve) -> io.NodeOutput:
+        if strength == 0:
+            return io.NodeOutput(model)
+        erasure = erase_instantly(model, clip, concept, preserve, Instant(target=target, anchor=anchor))
+        return io.NodeOutput(attach.erase(model, erasure, strength), ui=ui.PreviewText(shown(erasure)))
+
+
+def shown(erasure: Erasure) -> str:
+    """What became of what, and what was preserved."""
+    m = erasure.metadata
+    pairs = zip(m.concept.splitlines(), m.target.splitlines(), strict=True)
+    moved = ", ".join(f"{name} → {target}" for name, target in pairs)
+    return f"Erased: {moved}.\nPreserved: {', '.join(m.preserve.splitlines())}."
+
+
+NODES = [ErasureText, ErasureInstant]
