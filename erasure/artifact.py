@@ -116,6 +116,7 @@ class Metadata:
     steps: str = ""
     loss: str = ""
     gate_gap: str = ""
+    parts: str = ""
     pack_version: str = ""
     host_version: str = ""
 
@@ -190,8 +191,13 @@ def save_erasure(erasure: Erasure, path: str | Path) -> None:
             for p in erasure.prompts
         ]
     )
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in to_tensors(erasure).items()}
-    _write(save(tensors, metadata=strings), path)
+    write_tensors(to_tensors(erasure), strings, path)
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], strings: dict[str, str], path: Path) -> None:
+    """Writes a .safetensors file in one move. Raises ErasureError."""
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    _write(save(plain, metadata=strings), path)
 
 
 def _write(data: bytes, path: Path) -> None:
@@ -219,6 +225,15 @@ def load_erasure(path: str | Path) -> Erasure:
     Raises ErasureError, with what to do, for a missing, foreign, pickled, damaged or truncated file.
     """
     path = Path(path)
+    tensors, strings = read_tensors(path)
+    return _from_file(path.name, tensors, strings)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and strings of a .safetensors file.
+
+    Raises ErasureError, with what to do, for a missing, pickled, damaged or truncated file.
+    """
     if path.suffix != ".safetensors":
         raise ErasureError(
             f"'{path.name}' is not a .safetensors file, and pickled files are never opened because they can run code: "
@@ -234,14 +249,14 @@ def load_erasure(path: str | Path) -> Erasure:
         raise ErasureError(
             f"'{path.name}' is damaged, cut short or no .safetensors file inside: download or save it again."
         ) from error
-    return _from_file(path.name, tensors, strings)
+    return tensors, strings
 
 
 def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, str]) -> Erasure:
     if "format_version" not in strings or "prompts" not in strings:
         raise ErasureError(
             f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
-            "loader."
+            "loader, and bring in what other erasers wrote with Import Erasure."
         )
     if strings["format_version"] != FORMAT_VERSION:
         raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")

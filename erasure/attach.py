@@ -136,7 +136,8 @@ def erase(
         _attach(out, prompt, strength, window)
     if erasure.delta:
         _apply_delta(out, erasure.delta, strength, window)
-        out.set_attachments(KEY, (*applied(model), erasure.identity()))
+        parts = [*erasure.metadata.parts.splitlines(), erasure.identity()]
+        out.set_attachments(KEY, (*applied(model), *parts))
     return out
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TypeVar
 
 import torch
 
 from .artifact import ErasureError, GateTensors
 from .fingerprint import context_dim
 from .prompt import choose_threshold, fit_gate, gate_score
+
+_T = TypeVar("_T")
 
 PHRASINGS = (
     "{}",
@@ -26,6 +29,15 @@ IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a 
 """How the concept is put beside a preserved text; the neutral phrase is the kept text alone."""
 GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landscape")
 """What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
+
+
+BATCH = 64
+"""Texts in one run of the text encoder."""
+
+
+def batched(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """The items in parts of ``BATCH``."""
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
 
 
 @dataclass(frozen=True)
@@ -94,19 +106,27 @@ class Encoder:
         chunks = next(iter(self.clip.tokenize(text).values()))
         return tuple(token[0] for chunk in chunks for token in chunk if isinstance(token[0], int))
 
-    def chunks(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:
-        """The encodings of the texts' first chunks, [texts, n, d], many texts in one run of the text encoder.
+    def read(self, texts: Sequence[str]) -> None:
+        """Encodes the texts' first chunks and remembers them, for ``chunks``."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._chunks]
+        for part, rows in zip(batched(new), self.stream(new), strict=True):
+            self._chunks |= dict(zip(part, rows, strict=True))
+
+    def chunks(self, texts: Sequence[str]) -> torch.Tensor:
+        """The encodings of the texts' first chunks, [texts, n, d]."""
+        self.read(texts)
+        return torch.stack([self._chunks[text] for text in texts])
+
+    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        """The same in parts of ``BATCH`` texts, not remembered; each part is one run of the text encoder.
 
         The host runs the chunks of a long text as one batch; here each chunk is a text of its own.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._chunks]
-        for start in range(0, len(new), batch):
-            part = new[start : start + batch]
+        for part in batched(texts):
             tokens = [self.clip.tokenize(text) for text in part]
             merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
             rows = _plain(self.clip.encode_from_tokens(merged))[0].float()
-            self._chunks |= dict(zip(part, rows.chunk(len(part)), strict=True))
-        return torch.stack([self._chunks[text] for text in texts])
+            yield torch.stack(rows.chunk(len(part)))
 
     def name_tokens(self, name: str) -> tuple[int, ...]:
         """The token numbers of a name without start, end and padding.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from . import attach
 from .artifact import Erasure, ErasureError, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, read_texts, spread
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, batched, read_texts, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
 from .methods import CLOSED_FORM, Problem, Scales
@@ -26,6 +26,10 @@ NEIGHBOURS = 8
 """So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
 TAIL = 20
 """Tokens from a name's last one on by which names are compared."""
+MOVED = 400
+"""At most so many phrases are moved, whatever the number of concepts (but one for each)."""
+SAMPLE = 20_000
+"""About so many preserved encodings are looked at one by one, where a method does."""
 TOTAL_RANK = 64
 """No change has a higher rank than this, unless more concepts than this are erased."""
 
@@ -51,32 +55,24 @@ class Instant:
 
 @dataclass(frozen=True)
 class Texts:
-    """The concepts' names, the text that takes the place of each (empty: nothing), and what is preserved."""
+    """The concepts' names, the text that takes the place of each (empty: nothing), and what is preserved.
+
+    ``near``: preserved texts that are nearest to each concept and most easily pulled along.
+    """
 
     names: Sequence[str]
     targets: Sequence[str]
     kept: Sequence[str]
+    near: Sequence[Sequence[str]]
 
 
 def erase_instantly(model, clip, concepts: str, preserve: str, settings: Instant) -> Erasure:
     """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError."""
-    encode = _encoder(model, clip)
+    attach.require_unet(model)
+    encode = Encoder(clip)
     with torch.inference_mode(False), torch.no_grad():
         names, kept = read_texts(model, encode, concepts, preserve)
         return solve_texts(model, encode, choose_texts(encode, names, kept, settings), settings)
-
-
-def erase_texts(model, clip, texts: Texts, settings: Instant) -> Erasure:
-    """The same for texts that have been chosen already."""
-    encode = _encoder(model, clip)
-    with torch.inference_mode(False), torch.no_grad():
-        read_texts(model, encode, "\n".join(texts.names), "\n".join(texts.kept))
-        return solve_texts(model, encode, texts, settings)
-
-
-def _encoder(model, clip) -> Encoder:
-    attach.require_unet(model)
-    return Encoder(clip)
 
 
 # ---------------------------------------------------------------- which texts
@@ -86,14 +82,20 @@ def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], set
     """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
     if settings.target == "anchor" and not settings.anchor.strip():
         raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
-    if settings.target == TARGETS[0] or not kept:
-        words = [word for word in kept or WORDS if word not in names]
-        near = neighbours(encode, names, words)
-        everyday = [word for word in EVERYDAY if word not in names]
-        kept = kept or list(dict.fromkeys([word for row in near for word in row[:NEIGHBOURS]] + everyday))
+    words = [word for word in kept or (*WORDS, *EVERYDAY) if word not in names]
+    near = neighbours(encode, names, list(dict.fromkeys(words)))
+    if not kept:
+        kept = [word for row in near for word in row[:NEIGHBOURS]] + [word for word in EVERYDAY if word not in names]
+        kept = list(dict.fromkeys(kept))
+    targets = [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names)
     if settings.target == TARGETS[0]:
-        return Texts(names, [row[0] for row in near], kept)
-    return Texts(names, [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names), kept)
+        targets = [row[0] for row in near]
+    return Texts(names, targets, kept, [row[: siblings_for(names)] for row in near])
+
+
+def siblings_for(names: Sequence[str]) -> int:
+    """So many of its neighbours are preserved in a concept's own phrases: fewer of them with many concepts."""
+    return min(NEIGHBOURS - 2, 24 // len(names))
 
 
 def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:
@@ -103,10 +105,14 @@ def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> l
     length.
     """
     found = [*names, *words]
-    rows = encode.chunks([f"a {word}" for word in found])
     last = [encode.place(f"a {word}", word) + len(encode.name_tokens(word)) - 1 for word in found]
-    count = min(TAIL, rows.shape[1] - max(last))
-    tails = torch.stack([row[start : start + count].flatten() for row, start in zip(rows, last, strict=True)])
+    count = min(TAIL, encode.chunks([""]).shape[1] - max(last))
+    tails = torch.cat(
+        [
+            torch.stack([row[start : start + count].flatten() for row, start in zip(rows, starts, strict=True)])
+            for rows, starts in zip(encode.stream([f"a {word}" for word in found]), batched(last), strict=True)
+        ]
+    )
     tails = F.normalize(tails - tails.mean(0), dim=1)
     order = (tails[: len(names)] @ tails[len(names) :].T).argsort(descending=True)
     return [[words[i] for i in row] for row in order.tolist()]
@@ -116,6 +122,7 @@ def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> l
 
 
 def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Erasure:
+    """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     weights = effective_weights(model, weight_names(model.model, settings.weights))
     delta = edit_for(pose(encode, texts, weights, settings), settings).delta(weights.items())
     metadata = Metadata(
@@ -137,31 +144,40 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     """The encodings that are to move, with where they go, and those that are to stay."""
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(texts)
     moved = list(zip(texts.names, texts.targets, strict=True))
-    encode.chunks([say(template, word) for pair in moved for word in pair for template in templates])
+    encode.read([say(template, word) for pair in moved for word in pair for template in templates])
     pairs = [_pairs(encode, templates, *pair, settings.tokens) for pair in moved]
-    kept = encode.chunks([*plain_texts(texts), *siblings(encode, texts, templates)])
-    return Problem(pairs, kept.flatten(0, 1), encode.chunks([""])[0], lambda: gram(weights))
+    kept, some = preserved(encode, [*plain_texts(texts), *siblings(texts, templates)])
+    return Problem(pairs, kept, some, encode.chunks([""])[0], lambda: gram(weights))
+
+
+def preserved(encode: Encoder, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of p p^T over the texts' encodings, [d, d], and up to some ``SAMPLE`` of these encodings."""
+    total, some, count = torch.tensor(0.0), [], 0
+    for rows in encode.stream(texts):
+        tokens = rows.flatten(0, 1)
+        total, count = total + moment(tokens), count + len(tokens)
+        some.append(tokens[:: 1 + len(texts) * rows.shape[1] // SAMPLE])
+    return total / count, torch.cat(some)
 
 
 def phrases(texts: Texts) -> list[str]:
     """Templates that speak of a concept alone and beside preserved texts; fewer of them for many concepts."""
     beside = [p.format(concept="{}", kept=text) for text, p in product(texts.kept, IN_CONTEXT)]
-    return [*PHRASINGS, *spread(beside, min(64, max(4, 256 // len(texts.names))))]
+    return [*PHRASINGS, *spread(beside, 64)][: max(1, MOVED // len(texts.names))]
 
 
 def plain_texts(texts: Texts, pairs: int = 400) -> list[str]:
     """The empty prompt, and preserved and generic texts in phrasings and in pairs."""
     kept = [*texts.kept, *(word for word in GENERIC if word not in texts.names)]
     phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
-    apart = max(1, min(pairs // len(kept), len(kept) - 1))
+    apart = min(pairs // len(kept), len(kept) - 1)
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
     return ["", *(p.format(text) for text, p in product(kept, phrasings)), *beside]
 
 
-def siblings(encode: Encoder, texts: Texts, templates: Sequence[str], count: int = 6) -> list[str]:
-    """The concepts' own phrases, about the preserved texts nearest to each: what is most easily pulled along."""
-    count = min(count, max(1, 24 // len(texts.names)), len(texts.kept))
-    words = dict.fromkeys(word for row in neighbours(encode, texts.names, texts.kept) for word in row[:count])
+def siblings(texts: Texts, templates: Sequence[str]) -> list[str]:
+    """The concepts' own phrases, said of the preserved texts nearest to them."""
+    words = dict.fromkeys(word for row in texts.near for word in row)
     return [say(template, word) for word in words for template in templates]
 
 
@@ -201,7 +217,7 @@ def edit_for(problem: Problem, settings: Instant) -> TextMap:
     edit = CLOSED_FORM[settings.method](problem, settings.scales)
     if settings.rank and settings.tokens == TOKENS[0]:
         concepts = len(problem.pairs)
-        edit = edit.cut(max(concepts, min(TOTAL_RANK, settings.rank * concepts)), moment(problem.rows()[0]))
+        edit = edit.cut(max(concepts, min(TOTAL_RANK, settings.rank * concepts)), problem.moves.moment)
     return edit
 
 

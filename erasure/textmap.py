@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -62,30 +63,49 @@ def _change(weight: torch.Tensor, moves: torch.Tensor, reads: torch.Tensor) -> C
     return LowRank(weight @ moves.T, reads)
 
 
+def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The sum of l r^T over rows of two tensors [n, d]: [d, d], float64, some rows at a time."""
+    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+    for a, b in zip(left.split(ROWS), right.split(ROWS), strict=True):
+        total += a.double().T @ b.double()
+    return total
+
+
 def moment(tokens: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """``scale`` times the sum of x x^T over token encodings [n, d]: [d, d], float64.
+    """``scale`` times the sum of x x^T over token encodings [n, d]: [d, d], float64."""
+    return scale * products(tokens, tokens)
 
-    Products are float32, whose rounding is a thousand times smaller than any ridge, and sums of them float64: with
-    100,000 encodings this is where the time goes.
+
+@dataclass(frozen=True)
+class Moves:
+    """Encodings ``source`` and where they are to go, ``target``: [n, d] each."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+    @cached_property
+    def moment(self) -> torch.Tensor:
+        """The sum of c c^T, [d, d]."""
+        return moment(self.source)
+
+    @cached_property
+    def difference(self) -> torch.Tensor:
+        """The sum of (t - c) c^T, [d, d]."""
+        return products(self.target, self.source) - self.moment
+
+    def read_through(self, x: torch.Tensor) -> TextMap:
+        """G = sum_i (t_i - c_i) c_i^T X: a row for each encoding, or with more of them than d, the sum itself."""
+        if len(self.source) <= len(x):
+            return TextMap((self.target - self.source).double(), self.source.double() @ x)
+        return TextMap(torch.eye(len(x)).to(x), self.difference @ x)
+
+
+def solve(moves: Moves, rest: torch.Tensor, weight: float = 1.0) -> TextMap:
+    """The map that moves encodings c_i to t_i, against ``rest`` [d, d], what holds all other directions::
+
+        G = sum_i w (t_i - c_i) c_i^T M^-1,    M = sum_i w c_i c_i^T + rest
+
+    With rest = lambda I + sum p p^T this is UCE (arXiv 2308.14761) for v* = W t, written as a change: the values of
+    the preserved encodings are the old ones and drop out of the numerator.
     """
-    total = torch.zeros(tokens.shape[1], tokens.shape[1], dtype=torch.float64, device=tokens.device)
-    for part in tokens.float().split(ROWS):
-        total += part.T @ part
-    return scale * total
-
-
-def solve(source: torch.Tensor, target: torch.Tensor, system: torch.Tensor) -> TextMap:
-    """The map that moves ``source`` to ``target``, [n, d] each, given the whole system matrix M [d, d]::
-
-        G = sum_i (t_i - c_i) (M^-1 c_i)^T
-
-    With M = lambda I + sum c c^T + sum p p^T this is UCE (arXiv 2308.14761) for v* = W t, written as a change: the
-    values of the preserved encodings are the old ones and drop out of the numerator. A weight on c is its square root
-    on the rows of both ``source`` and ``target``. With more encodings than d, the sum itself is the shorter form.
-    """
-    source, target = source.double(), target.double()
-    d = system.shape[0]
-    if len(source) <= d:
-        return TextMap(target - source, torch.linalg.solve(system, source.T).T)
-    products = torch.linalg.solve(system, source.T @ (target - source))
-    return TextMap(torch.eye(d).to(products), products.T)
+    return moves.read_through(weight * torch.linalg.inv(weight * moves.moment + rest))

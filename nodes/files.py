@@ -21,15 +21,21 @@ def register_folders() -> None:
     os.makedirs(places[0], exist_ok=True)
 
 
-def save_new(erasure: Erasure, prefix: str, ending: str = "") -> str:
-    """Saves under the next free number of a prefix in the output folder; returns the path relative to it."""
+def new_path(prefix: str, ending: str = "") -> tuple[str, str]:
+    """The next free number of a prefix in the output folder: the path, and the same relative to that folder."""
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     file = f"{name}_{counter:05}{ending}.safetensors"
     while os.path.exists(os.path.join(folder, file)):
         counter += 1
         file = f"{name}_{counter:05}{ending}.safetensors"
-    save_erasure(erasure, os.path.join(folder, file))
-    return os.path.join(subfolder, file)
+    return os.path.join(folder, file), os.path.join(subfolder, file)
+
+
+def save_new(erasure: Erasure, prefix: str, ending: str = "") -> str:
+    """Saves under the next free number of a prefix in the output folder; returns the path relative to it."""
+    path, shown = new_path(prefix, ending)
+    save_erasure(erasure, path)
+    return shown
 
 
 class ErasureLoad(io.ComfyNode):
@@ -109,11 +115,13 @@ def describe(erasure: Erasure) -> str:
     m = erasure.metadata
     holds = ["a change of the weights"] * bool(erasure.delta) + ["an eraser prompt"] * bool(erasure.erasers)
     holds += ["a key"] * bool(erasure.key)
+    becomes = f", which becomes {', '.join(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
+    steps = f", {m.steps} steps" if m.steps else ""
     return "\n".join(
         [
-            f"Erases: {', '.join(m.concept.splitlines())}",
+            f"Erases: {', '.join(m.concept.splitlines())}{becomes}",
             f"Made for: {m.family}, text width {m.context_dim}",
-            f"Method: {m.method}, {m.steps} steps",
+            f"Method: {m.method}{steps}",
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
         ]
     )

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from ..textmap import moment
+from ..textmap import Moves
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Scales:
 
 @dataclass(frozen=True)
 class Problem:
-    """``pairs``: for each concept, encodings and where they go, [n, d] each. ``kept``: encodings to preserve, [m, d].
+    """``pairs``: for each concept, encodings and where they go, [n, d] each. ``kept``: the mean of p p^T over encodings
+    to preserve, [d, d], and ``some``: some of these encodings, [m, d].
 
     ``empty``: those of the empty prompt, [k, d]. ``gram()``: the sum of W^T W over the edited projections, [d, d].
     Weights are means within a concept and within the preserve set, so that neither counts for more because more of its
@@ -37,32 +38,26 @@ class Problem:
 
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
     kept: torch.Tensor
+    some: torch.Tensor
     empty: torch.Tensor
     gram: Callable[[], torch.Tensor]
 
-    def rows(self, erase: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sources and targets of all concepts, [n, d] each, float64, under the square roots of their weights."""
-        weights = [(erase / len(source)) ** 0.5 for source, _ in self.pairs]
-        source, target = (
-            torch.cat([w * pair[side].double() for w, pair in zip(weights, self.pairs, strict=True)])
-            for side in (0, 1)
-        )
-        return source, target
+    @cached_property
+    def moves(self) -> Moves:
+        """Sources and targets of all concepts, under the square roots of their weights."""
+        weights = torch.cat([torch.full((len(source), 1), len(source) ** -0.5) for source, _ in self.pairs])
+        rows = (torch.cat([pair[side] for pair in self.pairs]).mul_(weights.to(self.some)) for side in (0, 1))
+        return Moves(*rows)
 
     def preserved(self, scales: Scales) -> torch.Tensor:
         """ridge I + the mean of p p^T over the preserve set, [d, d]: what every system starts from.
 
         It grows with the number of concepts, as the erased side does.
         """
-        identity = torch.eye(len(self.kept_moment)).to(self.kept_moment)
-        return len(self.pairs) * scales.preserve * self.kept_moment + scales.ridge * self.unit * identity
-
-    @cached_property
-    def kept_moment(self) -> torch.Tensor:
-        """The mean of p p^T, [d, d]."""
-        return moment(self.kept, 1 / len(self.kept))
+        identity = torch.eye(len(self.kept)).to(self.kept)
+        return len(self.pairs) * scales.preserve * self.kept + scales.ridge * self.unit * identity
 
     @property
     def unit(self) -> torch.Tensor:
         """The mean square of a preserved encoding's entries."""
-        return self.kept_moment.diagonal().mean()
+        return self.kept.diagonal().mean()

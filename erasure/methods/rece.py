@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ..textmap import TextMap, moment, solve
+from ..textmap import Moves, TextMap, solve
 from . import uce
 from .closed_form import Problem, Scales
 
@@ -22,11 +22,9 @@ REGULARISER = 0.1
 def edit(problem: Problem, scales: Scales) -> TextMap:
     """UCE, and then ``scales.rounds`` edits of what would bring the concept back."""
     found = uce.edit(problem, scales)
-    source, target = problem.rows(scales.erase)
-    preserved = problem.preserved(scales)
     for _ in range(scales.rounds):
-        reviving = revive(source, found, problem.gram())
-        found = solve(reviving, target, moment(reviving) + preserved).after(found)
+        reviving = Moves(revive(problem.moves.source, found, problem.gram()), problem.moves.target)
+        found = solve(reviving, problem.preserved(scales), scales.erase).after(found)
     return found
 
 
@@ -35,4 +33,4 @@ def revive(source: torch.Tensor, found: TextMap, gram: torch.Tensor) -> torch.Te
     edited = found.matrix()
     normal = edited.T @ gram @ edited
     normal.diagonal().add_(REGULARISER * gram.diagonal().mean())
-    return torch.linalg.solve(normal, edited.T @ gram @ source.T).T
+    return source @ torch.linalg.solve(normal, edited.T @ gram).T.to(source)

@@ -27,25 +27,25 @@ TINY = 1e-6
 
 def edit(problem: Problem, scales: Scales) -> TextMap:
     """The edit that acts only where the preserved encodings have (almost) nothing."""
-    source, target = problem.rows(scales.erase)
-    projector = null_space(influential(problem, source, target), problem, scales.threshold * problem.unit)
-    ridge = RHO * scales.preserve * problem.unit * torch.eye(len(projector)).to(projector)
-    m = torch.linalg.inv(moment(source) @ projector + ridge)
+    identity = torch.eye(len(problem.kept)).to(problem.kept)
+    projector = null_space(influential(problem, scales.erase), problem, scales.threshold * problem.unit)
+    m = torch.linalg.inv(
+        scales.erase * problem.moves.moment @ projector + RHO * scales.preserve * problem.unit * identity
+    )
     fixed = anchors(problem.empty)
     inner = fixed.T @ projector @ m @ fixed
     inner.diagonal().add_(TINY * inner.diagonal().mean())
     correction = m @ fixed @ torch.linalg.solve(inner, fixed.T @ projector)
-    reads = source @ (projector @ (torch.eye(len(projector)).to(projector) - correction) @ m)
-    return TextMap(target - source, reads)
+    return problem.moves.read_through(scales.erase * projector @ (identity - correction) @ m)
 
 
-def influential(problem: Problem, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def influential(problem: Problem, erase: float) -> torch.Tensor:
     """The preserved encodings [m', d] that an edit without constraints would move more than the mean one."""
-    system = moment(source) + problem.unit * torch.eye(source.shape[1]).to(problem.unit)
-    g = (torch.linalg.solve(system, source.T @ (target - source))).T
-    moved = problem.kept.double() @ g.T
+    identity = torch.eye(len(problem.kept)).to(problem.kept)
+    g = erase * problem.moves.difference @ torch.linalg.inv(erase * problem.moves.moment + problem.unit * identity)
+    moved = problem.some.double() @ g.T
     effect = ((moved @ problem.gram()) * moved).sum(1)
-    return problem.kept[effect > effect.mean()].double()
+    return problem.some[effect > effect.mean()]
 
 
 def null_space(kept: torch.Tensor, problem: Problem, threshold: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,10 @@ so the edit is one linear map of the text (``textmap.py``).
 
 from __future__ import annotations
 
-from ..textmap import TextMap, moment, solve
+from ..textmap import TextMap, solve
 from .closed_form import Problem, Scales
 
 
 def edit(problem: Problem, scales: Scales) -> TextMap:
     """The edit that sends every concept to its target at once."""
-    source, target = problem.rows(scales.erase)
-    return solve(source, target, moment(source) + problem.preserved(scales))
+    return solve(problem.moves, problem.preserved(scales), scales.erase)

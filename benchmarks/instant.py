@@ -1,0 +1,340 @@
+"""Closed-form erasing measured: quality on the toy world, seconds at real widths, and the exactness of its LoRA.
+
+    python3 scripts/run.py benchmarks.instant            # all of it, about an hour on two cores
+    python3 scripts/run.py benchmarks.instant --quick    # a part of each, some minutes
+
+Writes ``benchmarks/results/instant.json`` and the same as ``instant.md``. Every erased class, or set of classes, is
+drawn and judged as by the demo: 192 pictures or more a row, three seeds, the same noise as the unedited model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import comfy.lora
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import torch
+from safetensors.torch import load_file
+
+from concept_erasure.erasure import attach, instant
+from concept_erasure.erasure.concepts import Encoder, batched
+from concept_erasure.erasure.deltas import effective_weights, weight_names
+from concept_erasure.erasure.exchange import export_lora, lora_keys
+from concept_erasure.erasure.instant import TOKENS, Instant, Texts
+from concept_erasure.erasure.methods import Scales
+from toyworld.scoring import plan
+from toyworld.world import COLOURS, SHAPES, STYLES
+
+from .toy import Shot, Toy, shots
+
+RESULTS = Path(__file__).with_name("results")
+PAIRS = (("circle", "star"), ("square", "moon"), ("triangle", "heart"), ("cross", "ring"))
+QUADS = (("circle", "square", "triangle", "star"), ("cross", "heart", "ring", "moon"))
+SETS: dict[str, list[tuple[str, ...]]] = {
+    "shapes": [(name,) for name in SHAPES],
+    "colours": [(name,) for name in COLOURS],
+    "styles": [(name,) for name in STYLES],
+    "pairs": list(PAIRS),
+    "quads": list(QUADS),
+}
+DEFAULT = "uce"
+PUBLISHED = Instant(target="empty prompt", tokens=TOKENS[1], rank=0)
+METHODS: dict[str, tuple[Instant, bool]] = {
+    "uce": (Instant(), True),
+    "uce, preserve set of its own": (Instant(), False),
+    "rece": (Instant(method="rece"), True),
+    "speed": (Instant(method="speed"), True),
+    "uce, published form": (PUBLISHED, True),
+    "speed, published form": (Instant(**{**vars(PUBLISHED), "method": "speed", "weights": "values"}), True),
+}
+"""Name -> settings, and whether the demo's preserve set is given or the node finds its own.
+
+Published form: the last token of the bare name, to the empty prompt; SPEED on values only.
+"""
+
+
+# ---------------------------------------------------------------- quality
+
+
+def judge(toy: Toy, model, erased: Sequence[str]) -> tuple[list[bool], list[bool]]:
+    """For the erased classes, which pictures lack them; for the others of their kind, which show them."""
+    wanted: list[Shot] = shots(erased[0])
+    ranks = toy.judge.ranks(toy.draw(model, wanted), [shot.label for shot in wanted])
+    gone = [rank > 0 for rank, shot in zip(ranks, wanted, strict=True) if shot.label in erased]
+    kept = [rank == 0 for rank, shot in zip(ranks, wanted, strict=True) if shot.label not in erased]
+    return gone, kept
+
+
+def preserve_text(erased: Sequence[str], given: bool) -> str:
+    return "\n".join(text for text in plan(erased[0])["preserve"] if text not in erased) if given else ""
+
+
+def quality(toy: Toy, sets: dict[str, list[tuple[str, ...]]], methods: Sequence[str], report: Callable) -> dict:
+    """Mean ESR-1 and PSR-1 over the sets of each kind, and those of each set."""
+    base: dict[str, dict] = {kind: {"psr1": []} for kind in sets}
+    for kind, members in sets.items():
+        for erased in members:
+            base[kind]["psr1"].append(mean(judge(toy, toy.model, erased)[1]))
+    found = {"base": {"psr1": mean([x for row in base.values() for x in row["psr1"]])}, "methods": {}}
+    found["base"] |= {kind: {"psr1": mean(row["psr1"])} for kind, row in base.items()}
+    for name in methods:
+        settings, given = METHODS[name]
+        found["methods"][name] = {}
+        for kind, members in sets.items():
+            rows = {}
+            for erased in members:
+                erasure = instant.erase_instantly(
+                    toy.model, toy.clip, "\n".join(erased), preserve_text(erased, given), settings
+                )
+                gone, kept = judge(toy, attach.erase(toy.model, erasure), erased)
+                rows[", ".join(erased)] = {
+                    "to": ", ".join(erasure.metadata.target.splitlines()),
+                    "esr1": mean(gone), "psr1": mean(kept), "pictures": len(gone) + len(kept),
+                }  # fmt: skip
+                print(name, erased, rows[", ".join(erased)], flush=True)
+            summary = {part: mean([row[part] for row in rows.values()]) for part in ("esr1", "psr1")}
+            found["methods"][name][kind] = {**summary, "each": rows}
+        report(found)
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+# ---------------------------------------------------------------- seconds at real widths
+
+
+SHAPES_OF = {"sd15": ([320] * 5 + [640] * 5 + [1280] * 6, 768), "sdxl": ([640] * 10 + [1280] * 60, 2048)}
+"""Family -> output widths of its attn2 layers, and the width of its text."""
+COUNTS = (1, 10, 100, 1000)
+PRESERVED = 1000
+
+
+class RandomEncoder:
+    """Stands for a text encoder of some width: random encodings, at once. Names and texts are one token a word."""
+
+    def __init__(self, width: int):
+        self.rows = torch.randn(128, 77, width)
+
+    def place(self, text: str, name: str) -> int:
+        return 1 + text.replace(",", " ").split().index(name.split()[0])
+
+    def name_tokens(self, name: str) -> tuple[int, ...]:
+        return (0,) * len(name.split())
+
+    def read(self, texts: Sequence[str]) -> None:
+        """Nothing to remember."""
+
+    def chunks(self, texts: Sequence[str]) -> torch.Tensor:
+        return self.rows[[hash(text) % len(self.rows) for text in texts]]
+
+    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        return (self.chunks(part) for part in batched(texts))
+
+
+def random_weights(family: str) -> dict[str, torch.Tensor]:
+    widths, context = SHAPES_OF[family]
+    return {f"{i}.{part}": torch.randn(out, context) / 30 for i, out in enumerate(widths) for part in ("k", "v")}
+
+
+def seconds(counts: Sequence[int]) -> dict:
+    """Seconds from encodings to the whole change, for each family and number of concepts."""
+    out = {}
+    for family, (_, width) in SHAPES_OF.items():
+        weights, encode = random_weights(family), RandomEncoder(width)
+        out[family] = {str(n): solve_once(weights, encode, n) for n in counts}
+        print(family, out[family], flush=True)
+    return out
+
+
+def solve_once(weights: dict[str, torch.Tensor], encode: RandomEncoder, n: int) -> float:
+    kept = [f"kept{i}" for i in range(PRESERVED)]
+    names = [f"name{i}" for i in range(n)]
+    settings = Instant()
+    started = time.perf_counter()
+    near = instant.neighbours(encode, names, kept)
+    texts = Texts(names, [row[0] for row in near], kept, [row[: instant.siblings_for(names)] for row in near])
+    problem = instant.pose(encode, texts, weights, settings)
+    delta = instant.edit_for(problem, settings).delta(weights.items())
+    took = time.perf_counter() - started
+    assert len(delta) == len(weights)
+    return round(took, 2)
+
+
+def texts_read(counts: Sequence[int]) -> dict[str, int]:
+    """How many texts the text encoder reads for so many concepts."""
+    out = {}
+    for n in counts:
+        counting = Counting()
+        solve_once({"0.k": torch.randn(8, 16)}, counting, n)
+        out[str(n)] = counting.texts
+    return out
+
+
+class Counting(RandomEncoder):
+    def __init__(self):
+        super().__init__(16)
+        self.texts, self.known = 0, set()
+
+    def read(self, texts: Sequence[str]) -> None:
+        self.texts += len(set(texts) - self.known)
+        self.known |= set(texts)
+
+    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        self.texts += len(texts)
+        return super().stream(texts)
+
+
+def encoding_seconds() -> dict[str, float]:
+    """Seconds a text through each family's text encoders at full size, random weights, float32."""
+    out = {}
+    for family, make in {"sd15": sd15_clip, "sdxl": sdxl_clip}.items():
+        encode = Encoder(make())
+        texts = [f"a photo of thing {i}" for i in range(32)]
+        with torch.inference_mode():
+            list(encode.stream(texts[:4]))
+            started = time.perf_counter()
+            list(encode.stream(texts))
+            out[family] = round((time.perf_counter() - started) / len(texts), 3)
+        del encode
+        gc.collect()
+    return out
+
+
+class RandomClip:
+    """What the pack asks of the host's CLIP, around a full-size text model with random weights."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.02)
+
+    def tokenize(self, text: str) -> dict:
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens(self, tokens: dict) -> torch.Tensor:
+        return self.model.encode_token_weights(tokens)[0]
+
+
+def sd15_clip() -> RandomClip:
+    return RandomClip(comfy.sd1_clip.SD1ClipModel(dtype=torch.float32), comfy.sd1_clip.SD1Tokenizer())
+
+
+def sdxl_clip() -> RandomClip:
+    return RandomClip(comfy.sdxl_clip.SDXLClipModel(dtype=torch.float32), comfy.sdxl_clip.SDXLTokenizer())
+
+
+# ---------------------------------------------------------------- the exported LoRA
+
+
+def lora(toy: Toy, folder: Path) -> dict:
+    """The exported file against the closed-form change, its rank against the erased tokens, and both pictures."""
+    exact = Instant(tokens=TOKENS[1], rank=0)
+    erased = ["circle", "star", "moon"]
+    kept = preserve_text(erased, given=True)
+    erasure = instant.erase_instantly(toy.model, toy.clip, "\n".join(erased), kept, exact)
+    with torch.no_grad():
+        written_out = written(toy, erased, kept.splitlines(), exact)
+    path = folder / "lora.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = export_lora(toy.model, erasure, path, torch.float32)
+    keys = lora_keys(toy.model)
+    errors, ranks = [], set()
+    for name, expected in written_out.items():
+        up, down = (tensors[f"{keys[name]}.lora_{end}.weight"] for end in ("up", "down"))
+        errors.append(float((up @ down - expected).norm() / expected.norm()))
+        ranks.add(int(torch.linalg.matrix_rank(up.double() @ down.double(), rtol=1e-5)))
+    file = load_file(path)
+    known = comfy.lora.model_lora_keys_unet(toy.model.model, {})
+    unmatched = [key for key in file if key.removesuffix(".alpha").rsplit(".lora_", 1)[0] not in known]
+    with torch.inference_mode():
+        stock = comfy.sd.load_lora_for_models(toy.model, None, file, 1.0, 0.0)[0]
+    wanted = shots("circle")[::8]
+    difference = (toy.draw(attach.erase(toy.model, erasure), wanted) - toy.draw(stock, wanted)).abs().max()
+    return {
+        "relative_error": max(errors), "rank": max(ranks), "tokens": len(erased), "unmatched_keys": len(unmatched),
+        "picture_max_difference": float(difference), "pictures": len(wanted),
+        "file_bytes_fp32": path.stat().st_size,
+    }  # fmt: skip
+
+
+def written(toy: Toy, names: list[str], kept: list[str], settings: Instant) -> dict[str, torch.Tensor]:
+    """UCE as its paper writes it, weight by weight, in float64: what the exported change must equal."""
+    encode = Encoder(toy.clip)
+    weights = effective_weights(toy.model, weight_names(toy.model.model, settings.weights))
+    problem = instant.pose(encode, instant.choose_texts(encode, names, kept, settings), weights, settings)
+    source, target = problem.moves.source.double(), problem.moves.target.double()
+    fixed = problem.preserved(Scales())
+    out = {}
+    for name, weight in weights.items():
+        w = weight.double()
+        left = w @ fixed + sum(torch.outer(w @ t, c) for c, t in zip(source, target, strict=True))
+        out[name] = (left @ torch.linalg.inv(fixed + source.T @ source) - w).float()
+    return out
+
+
+# ---------------------------------------------------------------- as Markdown
+
+
+def markdown(found: dict) -> str:
+    rows = ["# Closed-form erasing", "", "Written by `python3 scripts/run.py benchmarks.instant`.", ""]
+    rows += ["Toy world, ESR-1 / PSR-1, means over the sets of each kind; first row: the unedited model's PSR-1.", ""]
+    kinds = list(next(iter(found["methods"].values())))
+    rows += ["| method | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    rows.append("| unedited | " + " | ".join(f"– / {found['base'][kind]['psr1']:.3f}" for kind in kinds) + " |")
+    for name, row in found["methods"].items():
+        cells = [f"{row[kind]['esr1']:.3f} / {row[kind]['psr1']:.3f}" for kind in kinds]
+        rows.append(f"| {name}{' (default)' if name == found['default'] else ''} | " + " | ".join(cells) + " |")
+    rows += ["", f"Seconds from encodings to the change of all layers, {PRESERVED} preserved texts, two CPU cores.", ""]
+    counts = list(next(iter(found["seconds"].values())))
+    rows += ["| model | " + " | ".join(f"{n} concepts" for n in counts) + " | seconds a text, encoded |"]
+    rows += ["|---|" + "---|" * (len(counts) + 1)]
+    for family, row in found["seconds"].items():
+        cells = [f"{row[n]:.2f}" for n in counts]
+        rows.append(f"| {family} | " + " | ".join(cells) + f" | {found['encoding_seconds'][family]:.3f} |")
+    texts = ", ".join(f"{count} for {n}" for n, count in found["texts"].items())
+    rows += ["", f"Texts that are encoded: {texts} concepts. Peak memory: {found['peak_memory_gb']:.1f} GB."]
+    part = found["lora"]
+    rows += [
+        "",
+        f"LoRA of {part['tokens']} concepts by the last token of their names: relative error "
+        f"{part['relative_error']:.1e} in fp32, rank {part['rank']}, {part['unmatched_keys']} unmatched keys, largest "
+        f"difference of a pixel between the stock LoRA loader's pictures and ours "
+        f"{part['picture_max_difference']:.1e} (of 1, {part['pictures']} pictures).",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two sets of each kind, default method only")
+    options = parser.parse_args()
+    sets = {kind: members[:2] for kind, members in SETS.items()} if options.quick else SETS
+    counts = COUNTS[:3] if options.quick else COUNTS
+    found: dict = {"quick": options.quick, "default": DEFAULT, "seconds": seconds(counts), "texts": texts_read(counts)}
+    found["peak_memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    found["encoding_seconds"] = encoding_seconds()
+    toy = Toy()
+    found["lora"] = lora(toy, Path("output") / "benchmarks")
+
+    def save(part: dict) -> None:
+        everything = {**part, **found}
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "instant.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+        (RESULTS / "instant.md").write_text(markdown(everything), encoding="utf-8")
+
+    quality(toy, sets, [DEFAULT] if options.quick else list(METHODS), save)
+    print((RESULTS / "instant.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Several erasures in one: their changes summed, solved anew together, or weighed for a prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from json import loads
+
+import torch
+import torch.nn.functional as F
+
+from . import attach
+from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
+from .concepts import Encoder, lines, read_texts
+from .fingerprint import parse_fingerprint
+from .instant import TARGETS, Instant, Texts, neighbours, siblings_for, solve_texts
+from .methods import CLOSED_FORM, Scales
+from .vocabulary import EVERYDAY
+
+
+def names_of(erasure: Erasure) -> list[str]:
+    return lines(erasure.metadata.concept)
+
+
+def targets_of(erasure: Erasure) -> list[str]:
+    """One target for each name; a learned erasure has one for all its names."""
+    targets, names = lines_with_repeats(erasure.metadata.target), names_of(erasure)
+    return targets if len(targets) == len(names) else [" ".join(targets)] * len(names)
+
+
+def lines_with_repeats(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def check_families(erasures: Sequence[Erasure]) -> None:
+    """Raises ErasureError when there are fewer than two, or two that cannot be on one model."""
+    if len(erasures) < 2:
+        raise ErasureError("There is one erasure to combine, and it takes two: connect another one.")
+    for first, second in combinations(erasures, 2):
+        a, b = first.metadata, second.metadata
+        shapes = [None if (found := parse_fingerprint(m.fingerprint)) is None else found.shapes for m in (a, b)]
+        if a.context_dim != b.context_dim or (None not in shapes and shapes[0] != shapes[1]):
+            raise ErasureError(
+                f"The erasure of '{_short(a)}' was made for a {a.family} model and that of '{_short(b)}' for a "
+                f"{b.family} model: combine only erasures of one family."
+            )
+        if first.identity() == second.identity() and (first.delta or first.erasers):
+            raise ErasureError(f"The erasure of '{_short(a)}' is connected twice: take one of the two off.")
+
+
+def conflicts(erasures: Sequence[Erasure]) -> list[str]:
+    """Sentences on what does not go well together, though it can be combined."""
+    found = []
+    counts = Counter(name for erasure in erasures for name in names_of(erasure))
+    found += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
+    for erasure in erasures:
+        kept = set(lines(erasure.metadata.preserve)) & set(counts)
+        found += [f"'{word}' is erased, and the erasure of '{_short(erasure.metadata)}' was made to preserve it."
+                  for word in sorted(kept)]  # fmt: skip
+    prints = {e.metadata.fingerprint for e in erasures if e.metadata.fingerprint}
+    if len(prints) > 1:
+        found.append("They were made on different checkpoints and may work less well together.")
+    return found
+
+
+def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None) -> Erasure:
+    """Changes added exactly, each times its weight (1 for None); prompts side by side. Raises ErasureError."""
+    check_families(erasures)
+    weights = weights or [1.0] * len(erasures)
+    parts: dict[str, list[tuple[Change, float]]] = {}
+    for erasure, weight in zip(erasures, weights, strict=True):
+        for name, change in erasure.delta.items():
+            parts.setdefault(name, []).append((change, weight))
+    delta = {name: add(changes) for name, changes in parts.items()}
+    prompts = tuple(prompt for erasure in erasures for prompt in erasure.prompts)
+    return Erasure(_metadata(erasures), prompts, delta)
+
+
+def add(changes: Sequence[tuple[Change, float]]) -> Change:
+    """The weighted sum of changes of one weight: low-rank when all are and their ranks together stay small."""
+    if len(changes) == 1 and changes[0][1] == 1:
+        return changes[0][0]
+    parts = [change for change, _ in changes]
+    if all(isinstance(part, LowRank) for part in parts):
+        ups = torch.cat([w * change.up for change, w in changes], 1)
+        downs = torch.cat([change.down for change, _ in changes])
+        if ups.shape[1] * (ups.shape[0] + downs.shape[1]) < ups.shape[0] * downs.shape[1]:
+            return LowRank(ups, downs)
+    return Full(sum((w * change.dense() for change, w in changes[1:]), start=changes[0][1] * changes[0][0].dense()))
+
+
+def _metadata(erasures: Sequence[Erasure]) -> Metadata:
+    first = erasures[0].metadata
+    targets = {name: target for e in erasures for name, target in zip(names_of(e), targets_of(e), strict=True)}
+    kept = dict.fromkeys(word for e in erasures for word in lines(e.metadata.preserve) if word not in targets)
+    return replace(
+        first,
+        method=" + ".join(dict.fromkeys(e.metadata.method for e in erasures)),
+        concept="\n".join(targets),
+        target="\n".join(targets.values()),
+        preserve="\n".join(kept),
+        role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
+        parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
+        steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="",
+    )  # fmt: skip
+
+
+def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
+    """One closed-form solve for the concepts of several, with the settings of the first: none disturbs another.
+
+    Raises ErasureError when one of them was learned, or when the model and its CLIP are missing.
+    """
+    check_families(erasures)
+    learned = [e for e in erasures if e.metadata.method not in CLOSED_FORM or not e.metadata.settings]
+    if learned:
+        raise ErasureError(
+            f"The erasure of '{_short(learned[0].metadata)}' was not made in closed form, so it cannot be solved for "
+            "again: combine by 'sum'."
+        )
+    if model is None or clip is None:
+        raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")
+    attach.require_unet(model)
+    given = loads(erasures[0].metadata.settings)
+    settings = Instant(**{**given, "scales": Scales(**given["scales"])})
+    encode = Encoder(clip)
+    with torch.inference_mode(False), torch.no_grad():
+        texts = _joint_texts(model, encode, erasures)
+        return solve_texts(model, encode, texts, settings)
+
+
+def _joint_texts(model, encode: Encoder, erasures: Sequence[Erasure]) -> Texts:
+    """All names; a target that is now erased itself gives way to the nearest text that is preserved."""
+    summed = _metadata(erasures)
+    names, kept = read_texts(model, encode, summed.concept, summed.preserve)
+    targets = ["" if text == TARGETS[1] else text for text in lines_with_repeats(summed.target)]
+    if not kept:
+        kept = [word for word in EVERYDAY if word not in names]
+    near = neighbours(encode, names, kept)
+    targets = [row[0] if text in names else text for text, row in zip(targets, near, strict=True)]
+    return Texts(names, targets, kept, [row[: siblings_for(names)] for row in near])
+
+
+def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[float]:
+    """How much each erasure has to do with a prompt: elastic weight aggregation of CIDM (arXiv 2410.17594)::
+
+        psi_i = M_i^2 / ||M^2||,    M_i = max over the prompt's tokens of cos(token, name of concept i)
+
+    Encodings are centred on the empty prompt's, because all of them share most of their length; M_i below 0 counts as
+    0. A prompt that is near to none leaves all weights at 1.
+    """
+    encode = Encoder(clip)
+    with torch.inference_mode(False), torch.no_grad():
+        centre = encode.chunks([""])[0].mean(0)
+        tokens = F.normalize(encode(prompt).context[0, 1:] - centre, dim=-1)
+        near = []
+        for erasure in erasures:
+            spans = [F.normalize(encode.span(name, name) - centre, dim=-1) for name in names_of(erasure)]
+            near.append(max(float((tokens @ span.T).max()) for span in spans))
+    squares = torch.tensor(near).clamp_min(0).square()
+    norm = squares.norm()
+    return (squares / norm).tolist() if norm > 0 else [1.0] * len(erasures)
+
+
+def _short(metadata: Metadata) -> str:
+    return ", ".join(lines(metadata.concept))[:60]

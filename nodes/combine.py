@@ -1,0 +1,68 @@
+"""The node that makes one erasure of several."""
+
+from comfy_api.latest import io, ui
+
+from ..erasure import combine
+from ..erasure.artifact import ErasureError
+from .types import CATEGORY, ErasureSocket
+
+HOW = ["sum", "solve jointly", "weighted for a prompt"]
+MOST = 32
+
+
+class ErasureCombine(io.ComfyNode):
+    """ERASURE, ERASURE, … -> ERASURE."""
+
+    @classmethod
+    def define_schema(cls):
+        one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
+        return io.Schema(
+            node_id="ErasureCombine",
+            display_name="Combine Erasures",
+            category=CATEGORY,
+            description="Makes one erasure of several, of any method, for one Erase Concept node or one file.",
+            search_aliases=["merge erasures", "add erasures", "erase several concepts", "stack"],
+            inputs=[
+                io.Autogrow.Input(
+                    "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=2, max=MOST),
+                    tooltip="The erasures to combine.",
+                ),
+                io.Combo.Input(
+                    "how", options=HOW, default=HOW[0],
+                    tooltip="sum: changes are added exactly. solve jointly: instant erasures are solved for again, "
+                    "together, so that none disturbs another; needs model and clip. weighted for a prompt: each counts "
+                    "as much as it has to do with the prompt below; needs clip.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="For 'solve jointly': the model to erase from."),
+                io.Clip.Input("clip", optional=True, tooltip="For 'solve jointly' and 'weighted for a prompt'."),
+                io.String.Input("prompt", default="", optional=True, multiline=True, advanced=True,
+                                tooltip="For 'weighted for a prompt': the prompt that is to be drawn."),
+            ],
+            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="All of them in one.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, erasures, how, model=None, clip=None, prompt="") -> io.NodeOutput:
+        parts = [erasure for erasure in erasures.values() if erasure is not None]
+        said = combine.conflicts(parts)
+        if how == HOW[1]:
+            out = combine.solve_jointly(model, clip, parts)
+        elif how == HOW[2]:
+            weights = cls.weights(clip, prompt, parts)
+            out = combine.combine(parts, weights)
+            counted = zip(parts, weights, strict=True)
+            said = [*(f"{', '.join(combine.names_of(erasure))}: {w:.2f}." for erasure, w in counted), *said]
+        else:
+            out = combine.combine(parts)
+        total = f"Erases {', '.join(combine.names_of(out))}; {out.bytes() / 1e6:.2f} MB."
+        return io.NodeOutput(out, ui=ui.PreviewText("\n".join([total, *said])))
+
+    @staticmethod
+    def weights(clip, prompt, parts) -> list[float]:
+        combine.check_families(parts)
+        if clip is None or not prompt.strip():
+            raise ErasureError("Weighing for a prompt needs the prompt and a CLIP: give it both, or combine by 'sum'.")
+        return combine.elastic_weights(clip, prompt, parts)
+
+
+NODES = [ErasureCombine]

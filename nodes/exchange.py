@@ -1,0 +1,104 @@
+"""Nodes that give erasures to other programs and take theirs in."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
+from .files import KIND, describe, new_path
+from .types import CATEGORY, ErasureSocket
+
+
+class ErasureExportLora(io.ComfyNode):
+    """ERASURE -> a LoRA file."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureExportLora",
+            display_name="Export Erasure as LoRA",
+            category=CATEGORY,
+            description="Saves the erasure's change of the weights as an ordinary LoRA, which every program that loads "
+            "LoRA files applies, without this pack. Load LoRA finds it at once.",
+            search_aliases=["save lora", "erasure to lora", "share erasure"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model it was made for; it tells the weights' names."),
+                ErasureSocket.Input("erasure", tooltip="One that changes weights: instant, learned or imported."),
+                io.String.Input(
+                    "filename_prefix", default="loras/erasure",
+                    tooltip="Where in the output folder; a number is added, so nothing is overwritten. Load LoRA looks "
+                    "in output/loras, too.",
+                ),
+                io.Combo.Input(
+                    "precision", options=list(DTYPES), default="fp16",
+                    tooltip="Of the numbers in the file: fp16 is half the size of fp32 and draws the same.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, erasure, filename_prefix, precision) -> io.NodeOutput:
+        path, shown = new_path(filename_prefix)
+        tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
+        size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
+        said = [f"Saved {shown}, {size:.2f} MB."]
+        if erasure.erasers:
+            said.append("The erasure prompt is not in it: a LoRA holds changes of weights only.")
+        if erasure.key:
+            said.append("The key is not in it.")
+        return io.NodeOutput(ui=ui.PreviewText(" ".join(said)))
+
+
+class ErasureImport(io.ComfyNode):
+    """A file of another program -> ERASURE."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureImport",
+            display_name="Import Erasure",
+            category=CATEGORY,
+            description="Makes an erasure of a file that another eraser wrote: UNet weights from the UCE and ESD "
+            "scripts, whole or as differences, and LoRA files (SPM, LECO, this pack's own).",
+            search_aliases=["UCE", "ESD", "load weights", "convert erasure"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the file was made for."),
+                io.Combo.Input(
+                    "file", options=cls.files(),
+                    tooltip="A .safetensors file in models/erasures, models/loras or the same in output. Press R after "
+                    "adding one.",
+                ),
+                io.String.Input("concept", default="", tooltip="What it erases, for your own notes; empty: its name."),
+                io.Combo.Input(
+                    "content", options=list(CONTENTS), default=CONTENTS[0], advanced=True,
+                    tooltip="Whether UNet weights in the file are whole or differences; normally plain to see.",
+                ),
+            ],
+            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept and all other nodes.")],
+        )  # fmt: skip
+
+    @staticmethod
+    def files() -> list[str]:
+        found = [name for kind in (KIND, "loras") for name in folder_paths.get_filename_list(kind)]
+        return list(dict.fromkeys(name for name in found if name.endswith(".safetensors")))
+
+    @staticmethod
+    def path(file: str) -> Path:
+        found = folder_paths.get_full_path(KIND, file) or folder_paths.get_full_path_or_raise("loras", file)
+        return Path(found)
+
+    @classmethod
+    def fingerprint_inputs(cls, file, **_):
+        facts = os.stat(cls.path(file))
+        return f"{facts.st_mtime_ns}-{facts.st_size}"
+
+    @classmethod
+    def execute(cls, model, file, concept, content) -> io.NodeOutput:
+        erasure = import_erasure(model, cls.path(file), concept, content)
+        return io.NodeOutput(erasure, ui=ui.PreviewText(describe(erasure)))
+
+
+NODES = [ErasureExportLora, ErasureImport]
