@@ -17,10 +17,10 @@ from scipy.cluster.vq import kmeans2
 from ..textmap import TextMap, moment
 from .closed_form import Problem, Scales
 
-RHO = 0.02
+RHO = 0.007
 """rho at preserve scale 1, relative to the mean square of a preserved encoding's entries (published: 0.05 to 1)."""
-LEAST_READ = 16
-"""Directions of augmentation."""
+LEAST_READ = 1 / 48
+"""Share of all directions along which is augmented."""
 TINY = 1e-6
 """Keeps the constraint's system regular (lambda is published as 0)."""
 
@@ -51,7 +51,7 @@ def influential(problem: Problem, erase: float) -> torch.Tensor:
 def null_space(kept: torch.Tensor, problem: Problem, threshold: torch.Tensor) -> torch.Tensor:
     """The projector [d, d] onto eigenvectors of the augmented covariance with eigenvalues below the threshold."""
     _, directions = torch.linalg.eigh(problem.gram())
-    least = directions[:, :LEAST_READ]
+    least = directions[:, : max(1, round(LEAST_READ * len(directions)))]
     covariance = moment(kept, 1 / len(kept))
     # noisy copies of the preserved encodings, in expectation
     covariance += covariance.diagonal().mean() * least @ least.T

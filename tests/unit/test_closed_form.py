@@ -1,0 +1,94 @@
+"""UCE, RECE and SPEED on numbers: each does what its paper promises."""
+
+import pytest
+import torch
+
+from concept_erasure.erasure.methods import rece, speed, uce
+from concept_erasure.erasure.methods.closed_form import Problem, Scales
+from concept_erasure.erasure.textmap import moment
+
+D = 24
+SMALL = Scales(preserve=1.0, ridge=1e-4)
+
+
+def problem(concepts: int = 1, tokens: int = 4) -> Problem:
+    """Encodings that share a large mean, as those of real text encoders do; weights [2 * D, D] of two layers."""
+    g = torch.Generator().manual_seed(3)
+    mean = 3 * torch.randn(D, generator=g)
+    rows = {"source": tokens, "target": tokens, "kept": 60, "empty": 9}
+    weights = torch.randn(2 * D, D, generator=g)
+
+    def draw(name: str) -> torch.Tensor:
+        space = torch.randn(rows[name], D, generator=g)
+        if name == "kept":
+            space[:, D // 2 :] *= 0.01  # half of the directions are hardly used by what is preserved
+        return mean * (torch.arange(D) < D // 2) + space
+
+    pairs = [(draw("source"), draw("target")) for _ in range(concepts)]
+    kept = draw("kept")
+    return Problem(pairs, moment(kept, 1 / len(kept)), kept, draw("empty"), lambda: moment(weights))
+
+
+def way_made(edit, source, target) -> float:
+    """How far encodings went towards the target; 1 is all of the way, and RECE goes on beyond."""
+    way = (target - source).double()
+    return float(((edit(source.double()) - source) * way).sum() / way.square().sum())
+
+
+def disturbance(edit, kept) -> float:
+    return float((edit(kept.double()) - kept).norm() / kept.norm())
+
+
+@pytest.mark.parametrize("method", [uce, rece, speed])
+def test_the_concept_goes_and_the_rest_stays(method):
+    p = problem()
+    edit = method.edit(p, SMALL)
+    assert way_made(edit, *p.pairs[0]) > 0.5
+    assert disturbance(edit, p.some) < 0.3
+
+
+@pytest.mark.parametrize("method", [uce, speed])
+def test_scales_weigh_erasing_against_preserving(method):
+    p = problem()
+    strong, weak = (method.edit(p, Scales(erase=erase, preserve=1.0, ridge=1e-4)) for erase in (4.0, 0.25))
+    assert way_made(strong, *p.pairs[0]) > way_made(weak, *p.pairs[0])
+    assert disturbance(strong, p.some) > disturbance(weak, p.some)
+
+
+def test_a_concept_counts_the_same_however_many_tokens_it_has():
+    p = problem()
+    twice = Problem([tuple(torch.cat([side, side]) for side in p.pairs[0])], p.kept, p.some, p.empty, p.gram)
+    torch.testing.assert_close(uce.edit(p, SMALL).matrix(), uce.edit(twice, SMALL).matrix(), rtol=1e-5, atol=1e-6)
+
+
+def test_rece_finds_what_revives_the_concept_and_erases_it():
+    p = problem()
+    gram, source = p.gram(), p.moves.source.double()
+    first = uce.edit(p, SMALL)
+    reviving = rece.revive(source, first, gram)
+    weight = torch.linalg.cholesky(gram).T  # W^T W = gram
+
+    def distance(edit, encodings) -> float:
+        return float((edit(encodings) @ weight.T - source @ weight.T).norm())
+
+    assert distance(first, reviving) < 0.8 * distance(first, source), "it is nearer to the concept than its own name"
+    both = rece.edit(p, Scales(preserve=1.0, ridge=1e-4, rounds=1))
+    assert distance(both, reviving) > 1.2 * distance(first, reviving)
+    assert rece.edit(p, Scales(preserve=1.0, ridge=1e-4, rounds=0)).matrix().equal(first.matrix())
+
+
+def test_speed_moves_only_where_the_preserved_have_nothing():
+    p = problem()
+    edit = speed.edit(p, Scales(preserve=1.0, threshold=1e-3))
+    used = p.some.clone()
+    used[:, D // 2 :] = 0
+    assert disturbance(edit, used) < 0.02 < 0.1 < disturbance(uce.edit(p, SMALL), used) + 0.1
+    fixed = speed.anchors(p.empty).T
+    assert torch.allclose(edit(fixed), fixed, atol=1e-3), "what must stay exactly does"
+
+
+def test_several_concepts_go_to_their_own_targets():
+    p = problem(concepts=2, tokens=2)
+    edit = uce.edit(p, Scales(preserve=0.1, ridge=1e-6))
+    for source, target in p.pairs:
+        assert way_made(edit, source, target) > 0.5
