@@ -5,6 +5,7 @@ import torch
 
 from concept_erasure.erasure import attach, concepts, instant
 from concept_erasure.erasure.artifact import ErasureError, Full, load_erasure, save_erasure
+from concept_erasure.erasure.fingerprint import checkpoint_weights
 from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
 from concept_erasure.erasure.methods import CLOSED_FORM
 from tests import worlds
@@ -23,7 +24,7 @@ def encode(clip):
 
 def moved(erasure, model, tokens: torch.Tensor, before: torch.Tensor) -> float:
     """Mean distance, over the changed projections, between edited tokens and what the originals give for others."""
-    weights = dict(model.model.named_parameters())
+    weights = checkpoint_weights(model)
     total = 0.0
     for name, change in erasure.delta.items():
         weight = weights[name].float()

@@ -1,0 +1,150 @@
+"""Several erasures in one: the sum is exact, a joint solve is one solve, and what does not go together is said."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from concept_erasure.erasure import attach, combine
+from concept_erasure.erasure.artifact import ErasureError, Full, LowRank, load_erasure, save_erasure
+from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.nodes.combine import HOW, ErasureCombine
+from tests.host.test_fit import sentence
+from tests.host.tools import assert_close, difference, make_erasure, only_delta, sample
+
+KEPT = "square\nred\ndotted"
+SMALL = Instant(tokens=TOKENS[1])
+
+
+@pytest.fixture(scope="module")
+def parts(model, clip):
+    """Two instant erasures: 'circle' and 'star'."""
+    return [erase_instantly(model, clip, name, KEPT, SMALL) for name in ("circle", "star")]
+
+
+def dense(erasure, scale=1.0):
+    return {name: scale * change.dense() for name, change in erasure.delta.items()}
+
+
+def test_the_sum_is_exact_and_stays_small(parts):
+    out = combine.combine(parts)
+    for name, change in out.delta.items():
+        torch.testing.assert_close(change.dense(), dense(parts[0])[name] + dense(parts[1])[name])
+        assert isinstance(change, LowRank) and len(change.down) == 2
+    assert out.metadata.concept == "circle\nstar" and len(out.metadata.target.splitlines()) == 2
+
+
+def test_it_draws_what_two_nodes_in_a_row_draw(model, cond, parts):
+    both = attach.erase(attach.erase(model, parts[0]), parts[1])
+    base, stacked, one = (
+        sample(m, cond("a circle"), cond("")) for m in (model, both, attach.erase(model, combine.combine(parts)))
+    )
+    assert_close(one, stacked, difference(base, stacked))
+
+
+def test_wide_parts_are_written_out(model, parts):
+    width = next(iter(parts[0].delta.values())).down.shape[1]
+    wide = LowRank(torch.randn(20, width), torch.randn(width, width))
+    out = combine.add([(wide, 1.0), (wide, 0.5)])
+    assert isinstance(out, Full)
+    torch.testing.assert_close(out.full, 1.5 * wide.dense())
+    assert combine.add([(wide, 1.0)]) is wide
+
+
+def test_prompts_stand_side_by_side(model, clip, parts, tmp_path):
+    prompt = replace(make_erasure(model, clip, "triangle", seed=3), delta={})
+    key = make_erasure(model, clip, "ring", seed=4, role="key")
+    out = combine.combine([parts[0], prompt, key])
+    assert [p.role for p in out.prompts] == ["eraser", "key"]
+    assert set(out.metadata.method.split(" + ")) == {"uce", "kpop"}
+    save_erasure(out, tmp_path / "x.safetensors")
+    assert load_erasure(tmp_path / "x.safetensors").identity() == out.identity()
+
+
+def test_the_key_of_a_part_is_known_on_the_whole(model, clip, parts, caplog):
+    """Recover Concept must not say that the model lacks an erasure which it has as a part."""
+    learned = make_erasure(model, clip, "ring", seed=4, role="key")
+    erased = attach.erase(model, combine.combine([parts[0], learned]))
+    attach.recover(erased, learned)
+    assert not caplog.records
+    attach.recover(attach.erase(model, parts[0]), learned)
+    assert "does not carry this erasure" in caplog.text
+
+
+def test_solving_jointly_is_the_same_as_one_solve(model, clip, parts):
+    to_red = replace(SMALL, target="anchor", anchor="red")
+    alone = [erase_instantly(model, clip, name, KEPT, to_red) for name in ("circle", "star")]
+    joint = combine.solve_jointly(model, clip, alone)
+    once = erase_instantly(model, clip, "circle\nstar", KEPT, to_red)
+    assert joint.identity() == once.identity()
+    assert joint.metadata.concept == once.metadata.concept
+
+
+def test_a_target_that_is_erased_itself_gives_way(model, clip):
+    to_star = erase_instantly(model, clip, "circle", KEPT, Instant(target="anchor", anchor="star"))
+    star = erase_instantly(model, clip, "star", KEPT, SMALL)
+    joint = combine.solve_jointly(model, clip, [to_star, star])
+    targets = joint.metadata.target.splitlines()
+    assert len(targets) == 2 and set(targets) <= set(KEPT.splitlines())
+
+
+def test_weights_follow_the_prompt(clip, parts):
+    near = combine.elastic_weights(clip, "a circle", parts)
+    other = combine.elastic_weights(clip, "a star", parts)
+    assert near[0] > near[1] and other[1] > other[0]
+    assert sum(w * w for w in near) == pytest.approx(1.0)
+    out = combine.combine(parts, near)
+    name = next(iter(out.delta))
+    torch.testing.assert_close(
+        out.delta[name].dense(), dense(parts[0], near[0])[name] + dense(parts[1], near[1])[name]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a, b: [a], "it takes two"),
+        (lambda a, b: [a, a], "connected twice"),
+        (lambda a, b: [a, replace(b, metadata=replace(b.metadata, family="Other", context_dim="64"))], "one family"),
+        (lambda a, b: [a, replace(b, metadata=replace(b.metadata, fingerprint="X:other:values"))], "one family"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(parts, change, words):
+    with pytest.raises(ErasureError) as caught:
+        combine.combine(change(*parts))
+    assert words in sentence(caught)
+
+
+def test_conflicts_are_said(model, clip, parts):
+    again = erase_instantly(model, clip, "circle", "star", SMALL)
+    said = " ".join(combine.conflicts([*parts, again]))
+    assert "'circle' is erased 2 times" in said and "'star' is erased, and the erasure of 'circle'" in said
+    moved = replace(parts[1], metadata=replace(parts[1].metadata, fingerprint=parts[1].metadata.fingerprint + "x"))
+    assert "different checkpoints" in " ".join(combine.conflicts([parts[0], moved]))
+    assert combine.conflicts(parts) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "given", "words"),
+    [
+        (HOW[1], {}, "needs the model and its CLIP"),
+        (HOW[2], {"prompt": "a circle"}, "needs the prompt and a CLIP"),
+    ],
+)
+def test_the_node_says_what_it_lacks(parts, how, given, words):
+    with pytest.raises(ErasureError) as caught:
+        ErasureCombine.execute(dict(enumerate(parts)), how, **given)
+    assert words in sentence(caught)
+
+
+def test_a_learned_erasure_cannot_be_solved_for_again(model, clip, parts):
+    with pytest.raises(ErasureError) as caught:
+        combine.solve_jointly(model, clip, [parts[0], only_delta(make_erasure(model, clip, "ring"))])
+    assert "not made in closed form" in sentence(caught)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_node_combines(model, clip, parts, how):
+    given = {"erasure0": parts[0], "erasure1": parts[1], "erasure2": None}
+    out = ErasureCombine.execute(given, how, model, clip, "a star")
+    assert combine.names_of(out.args[0]) == ["circle", "star"]
