@@ -64,10 +64,14 @@ Published form: the last token of the bare name, to the empty prompt; SPEED on v
 # ---------------------------------------------------------------- quality
 
 
-def judge(toy: Toy, model, erased: Sequence[str]) -> tuple[list[bool], list[bool]]:
+def ranks_of(toy: Toy, model, concept: str) -> tuple[list[Shot], list[int]]:
+    """The demo's pictures for a concept, and the judge's place for what each of them should show."""
+    wanted = shots(concept)
+    return wanted, toy.judge.ranks(toy.draw(model, wanted), [shot.label for shot in wanted])
+
+
+def split(wanted: Sequence[Shot], ranks: Sequence[int], erased: Sequence[str]) -> tuple[list[bool], list[bool]]:
     """For the erased classes, which pictures lack them; for the others of their kind, which show them."""
-    wanted: list[Shot] = shots(erased[0])
-    ranks = toy.judge.ranks(toy.draw(model, wanted), [shot.label for shot in wanted])
     gone = [rank > 0 for rank, shot in zip(ranks, wanted, strict=True) if shot.label in erased]
     kept = [rank == 0 for rank, shot in zip(ranks, wanted, strict=True) if shot.label not in erased]
     return gone, kept
@@ -80,9 +84,13 @@ def preserve_text(erased: Sequence[str], given: bool) -> str:
 def quality(toy: Toy, sets: dict[str, list[tuple[str, ...]]], methods: Sequence[str], report: Callable) -> dict:
     """Mean ESR-1 and PSR-1 over the sets of each kind, and those of each set."""
     base: dict[str, dict] = {kind: {"psr1": []} for kind in sets}
+    unedited: dict[str, tuple[list[Shot], list[int]]] = {}
     for kind, members in sets.items():
         for erased in members:
-            base[kind]["psr1"].append(mean(judge(toy, toy.model, erased)[1]))
+            if erased[0] not in unedited:
+                unedited[erased[0]] = ranks_of(toy, toy.model, erased[0])
+            base[kind]["psr1"].append(mean(split(*unedited[erased[0]], erased)[1]))
+    print("unedited", base, flush=True)
     found = {"base": {"psr1": mean([x for row in base.values() for x in row["psr1"]])}, "methods": {}}
     found["base"] |= {kind: {"psr1": mean(row["psr1"])} for kind, row in base.items()}
     for name in methods:
@@ -94,7 +102,7 @@ def quality(toy: Toy, sets: dict[str, list[tuple[str, ...]]], methods: Sequence[
                 erasure = instant.erase_instantly(
                     toy.model, toy.clip, "\n".join(erased), preserve_text(erased, given), settings
                 )
-                gone, kept = judge(toy, attach.erase(toy.model, erasure), erased)
+                gone, kept = split(*ranks_of(toy, attach.erase(toy.model, erasure), erased[0]), erased)
                 rows[", ".join(erased)] = {
                     "to": ", ".join(erasure.metadata.target.splitlines()),
                     "esr1": mean(gone), "psr1": mean(kept), "pictures": len(gone) + len(kept),

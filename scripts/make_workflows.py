@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ FOLDER = PACK / "workflows"
 CHECKPOINT = "toyworld.safetensors"
 SIZE, STEPS, CFG = 64, 20, 4.5
 CONCEPT = "circle"
+CONCEPTS = ("circle", "star", "triangle")
 PROMPT = "a red circle on a striped background"
 KEPT_PROMPTS = {"star": "a blue star on a dotted background", "heart": "a purple heart on a checked background"}
 SEED = 7
@@ -153,7 +154,7 @@ def _one_line(text: str) -> str:
     return re.sub(r"\n *", " ", text).replace("[ ", "[", 1).removesuffix(" ]") + "]"
 
 
-# ---------------------------------------------------------------- the parts that all three graphs have
+# ---------------------------------------------------------------- the parts that all graphs have
 
 
 def preserved(concept: str) -> str:
@@ -178,8 +179,8 @@ class Common:
     def seed(self, place: tuple[int, int, int, int]) -> Socket:
         return self.graph.node("PrimitiveInt", place, "Seed", value=SEED), 0
 
-    def pictures(self, x: int, y: int, title: str, model: Socket, seed: Socket) -> None:
-        """A column: sampler, decoder and picture."""
+    def pictures(self, x: int, y: int, title: str, model: Socket, seed: Socket) -> Socket:
+        """A column: sampler, decoder and picture; returns what was decoded."""
         sockets = {"model": model, "positive": (self.positive, 0), "negative": (self.negative, 0)}
         sampler = self.graph.node(
             "KSampler", (x, y, COLUMN - 30, 262), f"Sample: {title[0].lower()}{title[1:]}",
@@ -189,6 +190,7 @@ class Common:
         decode = {"samples": (sampler, 0), "vae": self.vae}
         decoded = self.graph.node("VAEDecode", (x, y + 312, COLUMN - 30, 46), "", decode)
         self.graph.node("PreviewImage", (x, y + 408, COLUMN - 30, 314), title, {"images": (decoded, 0)}, BLUE)
+        return decoded, 0
 
 
 def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
@@ -266,39 +268,148 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
     prefix = f"erasures/{CONCEPT}_prompt"
     graph.node("ErasureSave", (460, 1050, 400, 110), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
     graph.group("2. Learn a prompt that erases", (440, -80, 440, 1260))
-    x, y = 920, 170
-    seed = common.seed((x, 0, COLUMN - 30, 82))
     using = {"model": common.model, "erasure": (train, 0)}
-    erased = graph.node("ErasureApply", (x + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
-    for i, (title, model) in enumerate({"Base": common.model, "Erased": erased}.items()):
-        common.pictures(x + i * COLUMN, y, title, model, seed)
-    graph.group("3. Erase and compare", (900, -80, 2 * COLUMN + 10, 992))
+    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
     return graph.saved()
 
 
-WORKFLOWS = {f.__name__: f for f in (train_erase_recover, erase_with_saved_file, prompt_only)}
+def erase_by_text(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(d) Type it and it is gone: Erase Concept (Text) between the checkpoint and the sampler."""
+    graph = Graph(object_info, (0.7, 125, 165))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. **Choose your checkpoint**, and its picture size in Empty Latent Image.\n"
+        "2. **Type the concept** in Erase Concept (Text).\n"
+        "3. **Run.** No training, no file: one prompt and seed, drawn by the base model and without the concept. The "
+        "node says what takes the concept's place, and what it took care to preserve.\n"
+        "4. Strength 0 switches it off.",
+    )  # fmt: skip
+    common = Common(graph)
+    using = {"model": common.model, "clip": common.clip}
+    erased = graph.node("ErasureText", (460, 0, 400, 420), sockets=using, concept=CONCEPT), 0
+    graph.group("2. Erase", (440, -80, 440, 520))
+    side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
+    return graph.saved()
+
+
+def erase_three_concepts(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(e) Several concepts in one solve."""
+    graph = Graph(object_info, (0.7, 125, 165))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. **Choose your checkpoint**, and its picture size in Empty Latent Image.\n"
+        "2. **Type the concepts**, one a line, in Instant Erasure, and below them what must stay (or nothing: the node "
+        "then finds a preserve set and says which).\n"
+        "3. **Run**: all of them are erased in one solve, and the erasure is saved in `output/erasures`.\n"
+        "4. Change the prompt or the seed and run again: nothing is solved anew.",
+    )  # fmt: skip
+    common = Common(graph)
+    using = {"model": common.model, "clip": common.clip}
+    kept = "\n".join(text for text in preserved(CONCEPTS[0]).splitlines() if text not in CONCEPTS)
+    instant = graph.node(
+        "ErasureInstant", (460, 0, 400, 560), sockets=using, concepts="\n".join(CONCEPTS), preserve=kept
+    )
+    prefix = "erasures/" + "_".join(CONCEPTS)
+    graph.node("ErasureSave", (460, 610, 400, 110), sockets={"erasure": (instant, 0)}, filename_prefix=prefix)
+    using = {"model": common.model, "erasure": (instant, 0)}
+    erased = graph.node("ErasureApply", (460, 770, 400, 126), sockets=using), 0
+    graph.group("2. Erase all of them", (440, -80, 440, 996))
+    side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
+    return graph.saved()
+
+
+def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(f) An erasure as an ordinary LoRA: the stock loader's picture beside ours, and their difference."""
+    graph = Graph(object_info, (0.6, 145, 165))
+    graph.note(
+        (0, 0, 400, 230), "Read me",
+        "1. **Choose your checkpoint**, and type the concept in Instant Erasure.\n"
+        f"2. **Run once**: the LoRA is saved as `output/loras/{CONCEPT}_00001.safetensors`. Load LoRA complains while "
+        "there is no such file.\n"
+        "3. **Press R**, choose that file in Load LoRA and **run again**: its picture, ours, and their difference, which "
+        "is black.\n"
+        "4. The file works in every program that loads LoRA files, without this pack.",
+    )  # fmt: skip
+    common = Common(graph)
+    using = {"model": common.model, "clip": common.clip}
+    instant = graph.node(
+        "ErasureInstant", (460, 0, 400, 560), sockets=using, concepts=CONCEPT, preserve=preserved(CONCEPT)
+    )
+    using = {"model": common.model, "erasure": (instant, 0)}
+    graph.node("ErasureExportLora", (460, 610, 400, 150), sockets=using, filename_prefix=f"loras/{CONCEPT}")
+    graph.group("2. Erase and export", (440, -80, 440, 860))
+    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    lora = graph.node(
+        "LoraLoaderModelOnly", (920 + 2 * COLUMN, 0, COLUMN - 30, 110), sockets={"model": common.model},
+        lora_name=f"{CONCEPT}_00001.safetensors", strength_model=1.0,
+    )  # fmt: skip
+    seen = side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased, "Erased by Load LoRA": (lora, 0)})
+    x = 920 + 3 * COLUMN
+    both = {"image1": seen["Erased"], "image2": seen["Erased by Load LoRA"]}
+    apart = graph.node("ImageBlend", (x, 432, COLUMN - 30, 120), "", both, blend_factor=1.0, blend_mode="difference"), 0
+    graph.node("PreviewImage", (x, 602, COLUMN - 30, 290), "Difference", {"images": apart}, BLUE)
+    graph.group("4. Their difference", (x - 20, 352, COLUMN + 10, 560))
+    return graph.saved()
+
+
+def side_by_side(graph: Graph, common: Common, x: int, models: dict[str, Socket]) -> dict[str, Socket]:
+    """A column for each model, with one seed for all; returns the decoded pictures."""
+    seed = common.seed((x, 0, COLUMN - 30, 82))
+    places = range(x, x + len(models) * COLUMN, COLUMN)
+    found = {
+        title: common.pictures(place, 170, title, model, seed)
+        for place, (title, model) in zip(places, models.items(), strict=True)
+    }
+    graph.group("3. Compare", (x - 20, -80, len(models) * COLUMN + 10, 992))
+    return found
+
+
+GRAPHS = (
+    train_erase_recover, erase_with_saved_file, prompt_only, erase_by_text, erase_three_concepts, export_as_lora,
+)  # fmt: skip
+WORKFLOWS = {f.__name__: f for f in GRAPHS}
 
 
 # ---------------------------------------------------------------- the pictures
 
 
-def draw(server: client.Client, object_info: dict[str, Any], name: str) -> None:
+def draw(server: client.Client, make: Callable, name: str) -> None:
     """Runs a workflow for the concept and for kept things, and lays the results out as ``NAME.jpg``."""
-    prompt = client.gui_to_api(WORKFLOWS[name](object_info), object_info)
+    object_info = server.object_info()
+    prompt = client.gui_to_api(make(object_info), object_info)
     numbers = {node["_meta"]["title"]: number for number, node in prompt.items()}
+    if "Export Erasure as LoRA" in numbers:
+        export_once(server, prompt, numbers["Export Erasure as LoRA"])
     rows: dict[str, list[bytes]] = {}
-    for label, text in {CONCEPT: PROMPT, **KEPT_PROMPTS}.items():
+    for label, text in PROMPTS.get(name, {CONCEPT: PROMPT, **KEPT_PROMPTS}).items():
         prompt[numbers["Prompt"]]["inputs"]["text"] = text
         found = shown(server, prompt, numbers)
         rows[label] = [picture for pictures in found.values() for picture in pictures[: WIDTH // len(found)]]
     columns = [label for title in found for label in (title, *[""] * (WIDTH // len(found) - 1))]
-    picture = sheet.grid(list(rows), columns, list(rows.values()), cell=98, title=TITLES[name], size=(640, 360))
+    cell = min(98, 290 // len(rows))
+    picture = sheet.grid(list(rows), columns, list(rows.values()), cell=cell, title=TITLES[name], size=(640, 360))
     picture.save(FOLDER / f"{name}.jpg", quality=90)
+
+
+def export_once(server: client.Client, prompt: dict[str, Any], exporter: str) -> None:
+    """Runs only what the exporting node needs, so that the file is there for the loader."""
+    server.wait(server.queue(needed(prompt, exporter)))
+
+
+def needed(prompt: dict[str, Any], number: str) -> dict[str, Any]:
+    """The part of a prompt that one node depends on, with itself."""
+    found, open_ = {}, [number]
+    while open_:
+        key = open_.pop()
+        found[key] = prompt[key]
+        open_ += [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
+    return found
 
 
 def shown(server: client.Client, prompt: dict[str, Any], numbers: dict[str, str]) -> dict[str, list[bytes]]:
     """The pictures under each title; a graph without the base model shows it with Erase Concept at strength 0."""
-    titles = [title for title in ("Base", "Erased", "Recovered with the key") if title in numbers]
+    titles = [title for title in PICTURES if title in numbers]
     if "Base" in titles:
         images = server.images(server.wait(server.queue(prompt)))
         return {title: images[numbers[title]] for title in titles}
@@ -310,10 +421,16 @@ def shown(server: client.Client, prompt: dict[str, Any], numbers: dict[str, str]
     return found
 
 
+PICTURES = ("Base", "Erased", "Recovered with the key", "Erased by Load LoRA")
+THREE_PROMPTS = {name: f"a red {name} on a striped background" for name in CONCEPTS}
+PROMPTS = {"erase_three_concepts": {**THREE_PROMPTS, "heart": KEPT_PROMPTS["heart"]}}
 TITLES = {
     "train_erase_recover": f"Train, erase and recover '{CONCEPT}'",
     "erase_with_saved_file": f"Erase '{CONCEPT}' with a saved file",
     "prompt_only": f"Erase '{CONCEPT}' with a learned prompt alone",
+    "erase_by_text": f"Erase '{CONCEPT}' by typing it",
+    "erase_three_concepts": "Erase three concepts at once",
+    "export_as_lora": f"Erase '{CONCEPT}', export it as a LoRA",
 }
 
 
@@ -340,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (FOLDER / f"{name}.json").write_text(as_text(make(object_info)), encoding="utf-8")
         if options.pictures is not None:
             for name in options.pictures or WORKFLOWS:
-                draw(connection, object_info, name)
+                draw(connection, WORKFLOWS[name], name)
 
 
 if __name__ == "__main__":
