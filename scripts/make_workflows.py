@@ -327,8 +327,8 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         "1. **Choose your checkpoint**, and type the concept in Instant Erasure.\n"
         f"2. **Run once**: the LoRA is saved as `output/loras/{CONCEPT}_00001.safetensors`. Load LoRA complains while "
         "there is no such file.\n"
-        "3. **Press R**, choose that file in Load LoRA and **run again**: its picture, ours, and their difference, which "
-        "is black.\n"
+        "3. **Press R**, choose that file in Load LoRA and **run again**: its picture, ours, and their difference, "
+        "which is black.\n"
         "4. The file works in every program that loads LoRA files, without this pack.",
     )  # fmt: skip
     common = Common(graph)
@@ -341,7 +341,7 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     graph.group("2. Erase and export", (440, -80, 440, 860))
     erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
     lora = graph.node(
-        "LoraLoaderModelOnly", (920 + 2 * COLUMN, 0, COLUMN - 30, 110), sockets={"model": common.model},
+        "LoraLoaderModelOnly", (920 + 2 * COLUMN, 0, COLUMN - 30, 110), "Load LoRA", {"model": common.model},
         lora_name=f"{CONCEPT}_00001.safetensors", strength_model=1.0,
     )  # fmt: skip
     seen = side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased, "Erased by Load LoRA": (lora, 0)})

@@ -1,5 +1,6 @@
 """The pack in a real server, over HTTP."""
 
+import io
 import json
 import urllib.error
 import urllib.request
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from concept_erasure.erasure.artifact import load_erasure
+from scripts import make_workflows
 from scripts.client import ClientError, gui_to_api
 from scripts.host import get_json
 from tests.server.graphs import as_saved, node, picture, pixels, train
@@ -189,3 +192,95 @@ def test_the_help_pages_are_served(server):
                 assert answer.read().strip()
         except urllib.error.HTTPError as error:
             pytest.fail(f"{node_id}: {error}")
+
+
+# ---------------------------------------------------------------- closed form
+
+
+def test_typing_a_concept_erases_it(client, info):
+    base = pixels(client, picture(info, ["1", 0]))
+    for strength, differs in ((1.0, True), (0.0, False)):
+        graph = picture(info, ["3", 0]) | {
+            "3": node(info, "ErasureText", model=["1", 0], clip=["1", 1], concept="circle", strength=strength),
+        }
+        assert changed(base, pixels(client, graph)) == differs
+
+
+def test_another_seed_solves_nothing_anew(client, info):
+    """The host keeps what Instant Erasure made, and the node says what it did."""
+    def graph(seed: int):
+        return picture(info, ["3", 0], seed=seed) | {
+            "2": node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts="circle\nstar"),
+            "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+        }  # fmt: skip
+
+    first = client.wait(client.queue(graph(91)), timeout=300)
+    [said] = first["outputs"]["2"]["text"]
+    assert said.startswith("Erased: circle → ") and "Preserved: " in said
+    again = client.wait(client.queue(graph(92)), timeout=300)
+    kept = next(m[1]["nodes"] for m in again["status"]["messages"] if m[0] == "execution_cached")
+    assert {"2", "3"} <= set(kept) and "14" not in kept
+
+
+def test_erasures_combine_in_a_graph(client, info):
+    """Sockets that grow are sent as 'erasures.erasure0', …; the sum draws what two nodes in a row draw."""
+    def instant(concept: str) -> dict:
+        return node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts=concept, preserve="square\nred")
+
+    two = {"2": instant("circle"), "4": instant("star")}
+    parts = {"erasures.erasure0": ["2", 0], "erasures.erasure1": ["4", 0]}
+    combined = picture(info, ["3", 0]) | two | {
+        "5": {"class_type": "ErasureCombine", "inputs": {**parts, "how": "sum"}},
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["5", 0]),
+    }  # fmt: skip
+    stacked = picture(info, ["6", 0]) | two | {
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+        "6": node(info, "ErasureApply", model=["3", 0], erasure=["4", 0]),
+    }  # fmt: skip
+    one, other = (pixels(client, graph).astype(int) for graph in (combined, stacked))
+    assert abs(one - other).max() <= 1
+    inputs = {**parts, "how": "solve jointly", "model": ["1", 0], "clip": ["1", 1]}
+    joint = combined | {"5": {"class_type": "ErasureCombine", "inputs": inputs}}
+    assert changed(pixels(client, picture(info, ["1", 0])), pixels(client, joint))
+
+
+def test_the_stock_lora_loader_draws_our_picture(client, info):
+    """Workflow (f) as it ships: export once, then the stock loader's pictures beside ours, and their difference."""
+    workflow = json.loads((REPO / "workflows" / "export_as_lora.json").read_text())
+    prompt = gui_to_api(workflow, info)
+    numbers = {entry["_meta"]["title"]: key for key, entry in prompt.items()}
+    make_workflows.export_once(client, prompt, numbers["Export Erasure as LoRA"])
+    loader = prompt[numbers["Load LoRA"]]["inputs"]["lora_name"]
+    fresh = client.object_info()
+    assert loader in str(fresh["LoraLoaderModelOnly"]["input"]["required"]["lora_name"])
+    images = client.images(client.wait(client.queue(gui_to_api(workflow, fresh)), timeout=300))
+    base, ours, stock, apart = (
+        np.stack([np.asarray(Image.open(io.BytesIO(png)), dtype=int)[..., :3] for png in images[numbers[title]]])
+        for title in ("Base", "Erased", "Erased by Load LoRA", "Difference")
+    )
+    assert abs(base - ours).max() > 50
+    assert abs(ours - stock).max() <= 8 and abs(ours - stock).mean() < 0.5, "fp16 of the file is all that differs"
+    assert apart.max() <= 8
+
+
+def test_an_exported_file_can_be_imported(client, info):
+    make = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts="circle", preserve="square"),
+    }
+    export = make | {
+        "3": node(info, "ErasureExportLora", model=["1", 0], erasure=["2", 0], filename_prefix="loras/again",
+                  precision="fp32"),
+    }  # fmt: skip
+    client.wait(client.queue(export), timeout=300)
+    fresh = client.object_info()
+    ours, back = (
+        pixels(client, picture(fresh, ["5", 0]) | make | extra | {
+            "5": node(fresh, "ErasureApply", model=["1", 0], erasure=source),
+        })
+        for extra, source in (
+            ({}, ["2", 0]),
+            ({"4": node(fresh, "ErasureImport", model=["1", 0], file="again_00001.safetensors")}, ["4", 0]),
+        )
+    )  # fmt: skip
+    assert abs(ours.astype(int) - back.astype(int)).max() <= 1
