@@ -154,15 +154,30 @@ def random_weights(family: str) -> dict[str, torch.Tensor]:
     return {f"{i}.{part}": torch.randn(out, context) / 30 for i, out in enumerate(widths) for part in ("k", "v")}
 
 
-def seconds(counts: Sequence[int]) -> dict:
+def seconds(counts: Sequence[int]) -> tuple[dict, dict]:
     """Seconds from encodings to the whole change, for each family and number of concepts."""
-    out = {}
+    out: dict = {}
+    peaks: dict = {}
     solve_once({"0.k": torch.randn(8, 768)}, RandomEncoder(768), 10)  # libraries start up
     for family, (_, width) in SHAPES_OF.items():
-        weights, encode = random_weights(family), RandomEncoder(width)
-        out[family] = {str(n): solve_once(weights, encode, n) for n in counts}
-        print(family, out[family], flush=True)
-    return out
+        weights, encode, out[family] = random_weights(family), RandomEncoder(width), {}
+        peaks[family] = {}
+        for n in counts:
+            out[family][str(n)] = solve_once(weights, encode, n)
+            peaks[family][str(n)] = peak_memory_gb()
+            print(family, n, out[family][str(n)], "s; peak so far", peak_memory_gb(), "GB", flush=True)
+    return out, peaks
+
+
+def timings(counts: Sequence[int]) -> dict:
+    """Solving, encoding, and the peak memory of the whole process, which only grows, after each solve."""
+    took, peaks = seconds(counts)
+    found = {"seconds": took, "peak_memory_gb": peaks, "texts": texts_read(counts)}
+    return {**found, "encoding_seconds": encoding_seconds()}
+
+
+def peak_memory_gb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
 
 
 def solve_once(weights: dict[str, torch.Tensor], encode: RandomEncoder, n: int) -> float:
@@ -311,7 +326,9 @@ def markdown(found: dict) -> str:
         cells = [f"{row[n]:.2f}" for n in counts]
         rows.append(f"| {family} | " + " | ".join(cells) + f" | {found['encoding_seconds'][family]:.3f} |")
     texts = ", ".join(f"{count} for {n}" for n, count in found["texts"].items())
-    rows += ["", f"Texts that are encoded: {texts} concepts. Peak memory: {found['peak_memory_gb']:.1f} GB."]
+    rows += ["", f"Texts that are encoded: {texts} concepts."]
+    peaks = ", ".join(f"{row['100']:.1f} GB ({family})" for family, row in found["peak_memory_gb"].items())
+    rows += ["", f"Peak memory of the whole process up to 100 concepts: {peaks}."]
     part = found["lora"]
     rows += [
         "",
@@ -323,26 +340,34 @@ def markdown(found: dict) -> str:
     return "\n".join(rows) + "\n"
 
 
+PARTS = ("quality", "seconds", "lora")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sets of each kind, default method only")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the rest of the results stays")
     options = parser.parse_args()
-    sets = {kind: members[:2] for kind, members in SETS.items()} if options.quick else SETS
-    counts = COUNTS[:3] if options.quick else COUNTS
-    found: dict = {"quick": options.quick, "default": DEFAULT, "seconds": seconds(counts), "texts": texts_read(counts)}
-    found["peak_memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
-    found["encoding_seconds"] = encoding_seconds()
-    toy = Toy()
-    found["lora"] = lora(toy, Path("output") / "benchmarks")
+    file = RESULTS / "instant.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() and options.only != PARTS else {}
+    found |= {"quick": options.quick, "default": DEFAULT}
 
     def save(part: dict) -> None:
-        everything = {**part, **found}
+        found.update(part)
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "instant.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "instant.md").write_text(markdown(everything), encoding="utf-8")
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if set(found) >= {"methods", "seconds", "lora"}:
+            file.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
 
-    quality(toy, sets, [DEFAULT] if options.quick else list(METHODS), save)
-    print((RESULTS / "instant.md").read_text())
+    if "seconds" in options.only:
+        save(timings(COUNTS[:3] if options.quick else COUNTS))
+    toy = Toy()
+    if "lora" in options.only:
+        save({"lora": lora(toy, Path("output") / "benchmarks")})
+    if "quality" in options.only:
+        sets = {kind: members[:2] for kind, members in SETS.items()} if options.quick else SETS
+        quality(toy, sets, [DEFAULT] if options.quick else list(METHODS), save)
+    print(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ class ErasureInstant(io.ComfyNode):
             node_id="ErasureInstant",
             display_name="Instant Erasure",
             category=CATEGORY,
-            description="Erases concepts from the text alone, in closed form: no training, no pictures, about a second "
-            "on a GPU. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or Export "
-            "Erasure as LoRA.",
+            description="Erases concepts from the text alone, in closed form: no training, no pictures, only what "
+            "the text encoder says. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or "
+            "Export Erasure as LoRA.",
             search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
