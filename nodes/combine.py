@@ -1,10 +1,10 @@
 """The node that makes one erasure of several."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
-from .types import CATEGORY, ErasureSocket
+from .types import CATEGORY, ErasureSocket, show
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -21,6 +21,7 @@ class ErasureCombine(io.ComfyNode):
             display_name="Combine Erasures",
             category=CATEGORY,
             description="Makes one erasure of several, of any method, for one Erase Concept node or one file.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["merge erasures", "add erasures", "erase several concepts", "stack"],
             inputs=[
                 io.Autogrow.Input(
@@ -55,7 +56,7 @@ class ErasureCombine(io.ComfyNode):
         else:
             out = combine.combine(parts)
         total = f"Erases {', '.join(combine.names_of(out))}; {out.bytes() / 1e6:.2f} MB."
-        return io.NodeOutput(out, ui=ui.PreviewText("\n".join([total, *said])))
+        return io.NodeOutput(out, ui=show(cls, "\n".join([total, *said])))
 
     @staticmethod
     def weights(clip, prompt, parts) -> list[float]:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket
+from .types import CATEGORY, ErasureSocket, show
 
 
 class ErasureExportLora(io.ComfyNode):
@@ -22,6 +22,7 @@ class ErasureExportLora(io.ComfyNode):
             category=CATEGORY,
             description="Saves the erasure's change of the weights as an ordinary LoRA, which every program that loads "
             "LoRA files applies, without this pack. Load LoRA finds it at once.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["save lora", "erasure to lora", "share erasure"],
             is_output_node=True,
             inputs=[
@@ -49,7 +50,7 @@ class ErasureExportLora(io.ComfyNode):
             said.append("The erasure prompt is not in it: a LoRA holds changes of weights only.")
         if erasure.key:
             said.append("The key is not in it.")
-        return io.NodeOutput(ui=ui.PreviewText(" ".join(said)))
+        return io.NodeOutput(ui=show(cls, " ".join(said)))
 
 
 class ErasureImport(io.ComfyNode):
@@ -63,6 +64,7 @@ class ErasureImport(io.ComfyNode):
             category=CATEGORY,
             description="Makes an erasure of a file that another eraser wrote: UNet weights from the UCE and ESD "
             "scripts, whole or as differences, and LoRA files (SPM, LECO, this pack's own).",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["UCE", "ESD", "load weights", "convert erasure"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the file was made for."),
@@ -98,7 +100,7 @@ class ErasureImport(io.ComfyNode):
     @classmethod
     def execute(cls, model, file, concept, content) -> io.NodeOutput:
         erasure = import_erasure(model, cls.path(file), concept, content)
-        return io.NodeOutput(erasure, ui=ui.PreviewText(describe(erasure)))
+        return io.NodeOutput(erasure, ui=show(cls, describe(erasure)))
 
 
 NODES = [ErasureExportLora, ErasureImport]

@@ -3,10 +3,10 @@
 import os
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket
+from .types import CATEGORY, ErasureSocket, show
 
 KIND = "erasures"
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
@@ -48,6 +48,7 @@ class ErasureLoad(io.ComfyNode):
             display_name="Load Erasure",
             category=CATEGORY,
             description="Loads an erasure from models/erasures or output/erasures.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["erasure loader", "open erasure"],
             inputs=[
                 io.Combo.Input(
@@ -67,7 +68,7 @@ class ErasureLoad(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         erasure = load_erasure(folder_paths.get_full_path_or_raise(KIND, file))
-        return io.NodeOutput(erasure, ui=ui.PreviewText(describe(erasure)))
+        return io.NodeOutput(erasure, ui=show(cls, describe(erasure)))
 
 
 class ErasureSave(io.ComfyNode):
@@ -81,6 +82,7 @@ class ErasureSave(io.ComfyNode):
             category=CATEGORY,
             description="Saves an erasure to output/erasures, where Load Erasure finds it. Keep the key in a file of "
             "its own to publish the erasure without it.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["export erasure", "store erasure"],
             is_output_node=True,
             inputs=[
@@ -107,7 +109,7 @@ class ErasureSave(io.ComfyNode):
             saved = [save_new(public, filename_prefix)]
             if key == KEY_PLACES[1] and erasure.key:
                 saved.append(save_new(erasure.key_only(), filename_prefix, "_key"))
-        return io.NodeOutput(ui=ui.PreviewText("Saved " + " and ".join(saved)))
+        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(saved)))
 
 
 def describe(erasure: Erasure) -> str:

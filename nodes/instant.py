@@ -1,12 +1,12 @@
 """Nodes that erase from the text alone, in closed form, without training."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, ErasureSocket
+from .types import CATEGORY, ErasureSocket, show
 
 
 def _texts(concept_id: str) -> list:
@@ -43,6 +43,7 @@ class ErasureInstant(io.ComfyNode):
             description="Erases concepts from the text alone, in closed form: no training, no pictures, only what "
             "the text encoder says. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or "
             "Export Erasure as LoRA.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
@@ -87,7 +88,7 @@ class ErasureInstant(io.ComfyNode):
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge)
         settings = Instant(method, target, anchor, tokens, weights, rank, scales)
         erasure = erase_instantly(model, clip, concepts, preserve, settings)
-        return io.NodeOutput(erasure, ui=ui.PreviewText(shown(erasure)))
+        return io.NodeOutput(erasure, ui=show(cls, shown(erasure)))
 
 
 class ErasureText(io.ComfyNode):
@@ -104,6 +105,7 @@ class ErasureText(io.ComfyNode):
             category=CATEGORY,
             description="Type a concept, and the model cannot draw it any more: no training, no file. Put it between "
             "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["remove concept", "erase", "unlearn", "forget", "censor", "negative", "UCE"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
@@ -123,7 +125,7 @@ class ErasureText(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(model)
         erasure = erase_instantly(model, clip, concept, preserve, Instant(target=target, anchor=anchor))
-        return io.NodeOutput(attach.erase(model, erasure, strength), ui=ui.PreviewText(shown(erasure)))
+        return io.NodeOutput(attach.erase(model, erasure, strength), ui=show(cls, shown(erasure)))
 
 
 def shown(erasure: Erasure) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import comfy.samplers
 import comfy.utils
 import latent_preview
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure import learning
 from ..erasure.artifact import ErasureError
@@ -15,7 +15,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESETS, TARGETS, preset_for
 from .files import save_new
-from .types import CATEGORY, ErasureSocket
+from .types import CATEGORY, ErasureSocket, show
 
 PRESET = "from preset"
 PRESET_NUMBER = "0 takes the preset's value."
@@ -37,6 +37,7 @@ class ErasureTrain(io.ComfyNode):
             description="Learns to erase a concept from the model (KPOP): the weights of the cross-attention forget "
             "it, and a key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved "
             "until you connect Save Erasure.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
@@ -125,13 +126,13 @@ class ErasureTrain(io.ComfyNode):
         with learning.gradients():
             run = learning.prepare(model, clip, concept, preserve, settings, resume)
             bar = comfy.utils.ProgressBar(settings.steps)
-            show = Preview(model, bar)
+            preview = Preview(model, bar)
             try:
-                erasure = learning.learn(run, show.step, show.picture)
+                erasure = learning.learn(run, preview.step, preview.picture)
             except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
                 keep_partial(run)
                 raise
-        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=ui.PreviewText(summary(run)))
+        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=show(cls, summary(run)))
 
 
 def settings_from(model, chosen: dict):
