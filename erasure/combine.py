@@ -82,10 +82,10 @@ def add(changes: Sequence[tuple[Change, float]]) -> Change:
     """The weighted sum of changes of one weight: low-rank when all are and their ranks together stay small."""
     if len(changes) == 1 and changes[0][1] == 1:
         return changes[0][0]
-    parts = [change for change, _ in changes]
-    if all(isinstance(part, LowRank) for part in parts):
-        ups = torch.cat([w * change.up for change, w in changes], 1)
-        downs = torch.cat([change.down for change, _ in changes])
+    low = [(change, w) for change, w in changes if isinstance(change, LowRank)]
+    if len(low) == len(changes):
+        ups = torch.cat([w * change.up for change, w in low], 1)
+        downs = torch.cat([change.down for change, _ in low])
         if ups.shape[1] * (ups.shape[0] + downs.shape[1]) < ups.shape[0] * downs.shape[1]:
             return LowRank(ups, downs)
     return Full(sum((w * change.dense() for change, w in changes[1:]), start=changes[0][1] * changes[0][0].dense()))

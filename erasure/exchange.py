@@ -50,7 +50,8 @@ def lora_tensors(model, erasure: Erasure, dtype: torch.dtype = torch.float16) ->
         raise ErasureError(
             "This erasure is a prompt and changes no weights, which a LoRA cannot hold: keep it with Save Erasure."
         )
-    keys, out = lora_keys(model), {}
+    keys = lora_keys(model)
+    out: dict[str, torch.Tensor] = {}
     for name, change in erasure.delta.items():
         if name not in keys:
             raise ErasureError(f"The weight {name} has no name in LoRA files: keep this erasure with Save Erasure.")

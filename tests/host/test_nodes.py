@@ -1,0 +1,73 @@
+"""What nodes do around the library: they write on themselves what they did, and switch off cleanly."""
+
+import types
+
+import pytest
+from server import PromptServer
+
+from concept_erasure.erasure.artifact import Erasure, Metadata
+from concept_erasure.nodes import instant
+from concept_erasure.nodes.instant import ErasureInstant, ErasureText
+from concept_erasure.nodes.types import show
+from tests.host import test_schema
+
+TEXT = {"strength": 1.0, "target": "anchor", "anchor": "square", "preserve": "square\nred"}
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Texts that reach the editor, as (text, node id)."""
+    found = []
+    server = types.SimpleNamespace(send_progress_text=lambda text, node: found.append((text, node)))
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    return found
+
+
+def test_what_a_node_did_is_written_on_it(sent, monkeypatch):
+    node = types.SimpleNamespace(hidden=types.SimpleNamespace(unique_id="7"))
+    assert show(node, "Done.").as_dict()["text"] == ("Done.",)
+    assert sent == [("Done.", "7")]
+
+
+def test_outside_a_server_nothing_is_sent(sent):
+    show(types.SimpleNamespace(hidden=None), "Done.")
+    show(types.SimpleNamespace(hidden=types.SimpleNamespace(unique_id=None)), "Done.")
+    assert not sent
+
+
+def test_every_node_that_shows_something_asks_for_its_number(output):
+    """Without it the text would go nowhere."""
+    import inspect
+
+    for node in test_schema.nodes():
+        if "show(cls" in inspect.getsource(node.execute.__func__):
+            assert [h.value for h in node.define_schema().hidden] == ["UNIQUE_ID"], node
+
+
+def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):
+    out = ErasureText.execute(model, clip, "circle", **TEXT)
+    changed = out.args[0]
+    assert changed is not model and changed.patches and not model.patches
+    assert out.ui.as_dict()["text"][0] == "Erased: circle → square.\nPreserved: square, red."
+
+
+def test_strength_0_gives_the_model_back_without_reading_anything(model):
+    assert ErasureText.execute(model, None, "", **{**TEXT, "strength": 0}).args[0] is model
+
+
+def test_the_advanced_inputs_arrive(model, clip, monkeypatch):
+    seen = []
+
+    def remember(model, clip, concepts, preserve, settings):
+        seen.append((concepts, preserve, settings))
+        return Erasure(Metadata(concept="a", target="b", preserve="c"))
+
+    monkeypatch.setattr(instant, "erase_instantly", remember)
+    ErasureInstant.execute(model, clip, "a\nb", "anchor", "x", "c", "speed", "last of the name", "values", 2, 5, 0.1, 3)
+    [(concepts, preserve, settings)] = seen
+    assert (concepts, preserve) == ("a\nb", "c")
+    assert (settings.method, settings.target, settings.anchor, settings.tokens) == (
+        "speed", "anchor", "x", "last of the name",
+    )  # fmt: skip
+    scales = settings.scales
+    assert (settings.weights, settings.rank, scales.erase, scales.preserve, scales.ridge) == ("values", 3, 2, 5, 0.1)
