@@ -1,6 +1,6 @@
 """Closed-form erasing measured: quality on the toy world, seconds at real widths, and the exactness of its LoRA.
 
-    python3 scripts/run.py benchmarks.instant            # all of it, about an hour on two cores
+    python3 scripts/run.py benchmarks.instant            # all of it, about an hour and a half on two cores
     python3 scripts/run.py benchmarks.instant --quick    # a part of each, some minutes
 
 Writes ``benchmarks/results/instant.json`` and the same as ``instant.md``. Every erased class, or set of classes, is
@@ -320,7 +320,8 @@ def markdown(found: dict) -> str:
         rows.append(f"| {name}{' (default)' if name == found['default'] else ''} | " + " | ".join(cells) + " |")
     rows += ["", f"Seconds from encodings to the change of all layers, {PRESERVED} preserved texts, two CPU cores.", ""]
     counts = list(next(iter(found["seconds"].values())))
-    rows += ["| model | " + " | ".join(f"{n} concepts" for n in counts) + " | seconds a text, encoded |"]
+    heads = [f"{n} concept{'s' * (n != '1')}" for n in counts]
+    rows += ["| model | " + " | ".join(heads) + " | seconds to encode a text |"]
     rows += ["|---|" + "---|" * (len(counts) + 1)]
     for family, row in found["seconds"].items():
         cells = [f"{row[n]:.2f}" for n in counts]

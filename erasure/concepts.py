@@ -175,8 +175,7 @@ def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -
     """
     speaking, silent = gate_texts(names, preserve)
     with torch.inference_mode(False), torch.no_grad():
-        chunk = encode("").context.shape[1]
-        rows = [torch.cat([encode(text).context[:, :chunk] for text in texts]) for texts in (speaking, silent)]
+        rows = [encode.chunks(texts) for texts in (speaking, silent)]
         gate = fit_gate(rows[0], rows[1])
         thresholds, gaps = [], []
         for half in (0, 1):
@@ -199,7 +198,7 @@ def concept_directions(
     large as through random directions of length 1.
     """
     with torch.inference_mode(False), torch.no_grad():
-        speaking, silent = (token_encodings(encode, texts).double() for texts in gate_texts(names, preserve))
+        speaking, silent = (encode.chunks(texts).flatten(0, 1).double() for texts in gate_texts(names, preserve))
         strong, weak = (tokens.T @ tokens / len(tokens) for tokens in (speaking, silent))
         weak += shrinkage * weak.diagonal().mean() * torch.eye(len(weak), dtype=weak.dtype, device=weak.device)
         whiten = torch.linalg.cholesky(weak).inverse()
@@ -207,12 +206,6 @@ def concept_directions(
         directions = vectors[:, -count:].flip(1).T @ whiten
         response = (speaking @ directions.T).square().mean(0).sqrt()
         return (directions * (strong.diagonal().mean().sqrt() / response)[:, None]).float().cpu()
-
-
-def token_encodings(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
-    """All token encodings of the texts' first chunks, [texts * n, d]."""
-    chunk = encode("").context.shape[1]
-    return torch.cat([encode(text).context[0, :chunk] for text in texts])
 
 
 def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str], list[str]]:
