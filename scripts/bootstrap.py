@@ -87,8 +87,8 @@ def install(repo: Path, host_root: Path | None = None) -> None:
 
 
 def _is_ours(entry: str, repo: Path) -> bool:
-    # scripts/ is there when a file in it was started; its host.py and client.py must not become top-level
-    # modules.
+    # scripts/ is there when a file in it was started; its files must not become top-level modules, and the
+    # host has a server.py of its own.
     return Path(entry or os.getcwd()).resolve() in (repo, repo / "scripts")
 
 

@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING or __package__:
     from . import client as clients
     from . import host as hosts
-    from . import run
+    from . import run, shared
+    from . import server as servers
 else:
     import client as clients
     import host as hosts
     import run
+    import server as servers
+    import shared
 
-PACK = hosts.PACK
+PACK = shared.PACK
 OUT = PACK / "output" / "demo"
 WORKFLOW = PACK / "workflows" / "train_erase_recover.json"
 TOY_CHECKPOINT = PACK / "toyworld" / "toyworld.safetensors"
@@ -50,7 +53,7 @@ class DemoError(RuntimeError):
 # ---------------------------------------------------------------- what to draw
 
 
-def toy_plan(host: hosts.Host, concept: str) -> dict[str, Any]:
+def toy_plan(host: shared.Host, concept: str) -> dict[str, Any]:
     """Preserve set and posts for a concept of the toy world, which the environment's Python works out."""
     in_environment(host, "toyworld.scoring", "plan", concept, str(OUT / "plan.json"))
     plan: dict[str, Any] = json.loads((OUT / "plan.json").read_text(encoding="utf-8"))
@@ -65,7 +68,7 @@ def real_plan(concept: str) -> dict[str, Any]:
     return {"concept": concept, "preserve": kept, "labels": labels, "seeds": [0], "posts": posts}
 
 
-def in_environment(host: hosts.Host, *arguments: str) -> None:
+def in_environment(host: shared.Host, *arguments: str) -> None:
     """Runs a module of the repository in the host's environment; raises DemoError with its last words."""
     done = subprocess.run(
         run.command(host, arguments), cwd=PACK, env=run.environ(host), capture_output=True, text=True, errors="replace"
@@ -213,7 +216,7 @@ def saved(
 # ---------------------------------------------------------------- results
 
 
-def before_after(host: hosts.Host, plan: dict[str, Any], pictures: Sequence[dict[str, Any]], cell: int) -> None:
+def before_after(host: shared.Host, plan: dict[str, Any], pictures: Sequence[dict[str, Any]], cell: int) -> None:
     """The grid: base, erased and recovered below each other, the concept and kept ones beside each other."""
     first: dict[str, list[int]] = {}
     for number, post in enumerate(plan["posts"]):
@@ -234,7 +237,7 @@ def before_after(host: hosts.Host, plan: dict[str, Any], pictures: Sequence[dict
     in_environment(host, "scripts.sheet", str(OUT / "sheet.json"))
 
 
-def judged(host: hosts.Host, plan: dict[str, Any], pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def judged(host: shared.Host, plan: dict[str, Any], pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The judge's scores by row."""
     rows = [{key: picture[key] for key in ("row", "label", "file")} for picture in pictures]
     (OUT / "pictures.json").write_text(json.dumps({"concept": plan["concept"], "pictures": rows}), encoding="utf-8")
@@ -320,8 +323,8 @@ def demo(options: argparse.Namespace) -> None:
     plan = real_plan(options.concept) if options.checkpoint else toy_plan(host, options.concept)
     packs = {"concept-erasure": PACK, "toyworld-family": PACK / "toyworld" / "node"}
     shipped = sorted((PACK / "toyworld" / "erasures").glob("*.safetensors"))
-    base = hosts.prepare_base(OUT / "base", packs, [checkpoint], shipped)
-    with hosts.Server(host, base, options.port, ARGUMENTS) as server:
+    base = servers.prepare_base(OUT / "base", packs, [checkpoint], shipped)
+    with servers.Server(host, base, options.port, ARGUMENTS) as server:
         setup = time.monotonic() - begun
         connection = clients.Client(server.address)
         graph = Graph(connection.object_info())
@@ -350,9 +353,9 @@ def demo(options: argparse.Namespace) -> None:
             keep(server)
 
 
-def keep(server: hosts.Server) -> None:
+def keep(server: servers.Server) -> None:
     """Waits for Ctrl-C, which ends a demo that is already done."""
-    hosts.tell(f"\nThe server keeps running at {server.address}; Ctrl-C ends it.")
+    shared.tell(f"\nThe server keeps running at {server.address}; Ctrl-C ends it.")
     with contextlib.suppress(KeyboardInterrupt):
         while server.process is not None and server.process.poll() is None:
             time.sleep(0.5)
@@ -381,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop_on_signal)
     try:
         demo(options)
-    except (DemoError, hosts.HostError, clients.ClientError) as error:
+    except (DemoError, shared.HostError, clients.ClientError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,9 +16,9 @@ from typing import Any
 
 from toyworld.world import KINDS, kind_of
 
-from . import client, host, sheet
+from . import client, host, server, shared, sheet
 
-PACK = host.PACK
+PACK = shared.PACK
 FOLDER = PACK / "workflows"
 CHECKPOINT = "toyworld.safetensors"
 SIZE, STEPS, CFG = 64, 20, 4.5
@@ -438,11 +438,11 @@ def toy_base(base: Path, checkpoint: Path) -> Path:
     """A base directory with the pack, the toy family, its checkpoint and the erasures that ship with it."""
     packs = {"concept-erasure": PACK, "toyworld-family": PACK / "toyworld" / "node"}
     erasures = sorted((PACK / "toyworld" / "erasures").glob("*.safetensors"))
-    return host.prepare_base(base, packs, [checkpoint], erasures)
+    return server.prepare_base(base, packs, [checkpoint], erasures)
 
 
-def own_server() -> host.Server:
-    return host.Server(host.obtain(), toy_base(PACK / "output" / "workflows", PACK / "toyworld" / CHECKPOINT))
+def own_server() -> server.Server:
+    return server.Server(host.obtain(), toy_base(PACK / "output" / "workflows", PACK / "toyworld" / CHECKPOINT))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

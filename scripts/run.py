@@ -17,23 +17,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from . import host as hosts
+    from . import shared
 else:
     import host as hosts
+    import shared
 
 REPO = Path(__file__).resolve().parent.parent
 
 
-def command(host: hosts.Host, arguments: Sequence[str]) -> list[str]:
+def command(host: shared.Host, arguments: Sequence[str]) -> list[str]:
     """The command line that runs ``MODULE arguments ...`` with a host's interpreter."""
     return [str(host.python), str(REPO / "scripts" / "bootstrap.py"), *arguments]
 
 
-def environ(host: hosts.Host) -> dict[str, str]:
+def environ(host: shared.Host) -> dict[str, str]:
     """The environment variables such a process needs."""
     return {**os.environ, "CONCEPT_ERASURE_HOST_ROOT": str(host.root)}
 
 
-def run(host: hosts.Host, arguments: Sequence[str]) -> int:
+def run(host: shared.Host, arguments: Sequence[str]) -> int:
     """Run ``MODULE arguments ...`` and return its exit code."""
     process = subprocess.Popen(command(host, arguments), cwd=REPO, env=environ(host))
     # Ctrl-C reaches the child as well: let it finish in its own way. A plain kill reaches only us: pass it
@@ -56,7 +58,7 @@ def main() -> int:
     try:
         # What the module prints may be piped on, so our own lines go to the other stream.
         host = hosts.obtain(say=lambda line: print(line, file=sys.stderr, flush=True))
-    except hosts.HostError as error:
+    except shared.HostError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

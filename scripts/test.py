@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING or __package__:
     from . import host as hosts
     from . import run as runs
+    from . import shared
 else:
     import host as hosts
     import run as runs
+    import shared
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGE = "concept_erasure"
@@ -30,13 +32,13 @@ TYPED = ("erasure", "nodes", "scripts")
 NO_TESTS_FOUND = 5
 
 
-def lint(host: hosts.Host, options: argparse.Namespace) -> int:
+def lint(host: shared.Host, options: argparse.Namespace) -> int:
     """Ruff over the whole repository, mypy over the packages that have types."""
     ruff = subprocess.run([str(host.python), "-m", "ruff", "check", "."], cwd=REPO).returncode
     return mypy(host) or ruff
 
 
-def mypy(host: hosts.Host) -> int:
+def mypy(host: shared.Host) -> int:
     """Mypy on a copy, because a package's folder must have a Python name and a checkout's need not."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / PACKAGE
@@ -50,10 +52,10 @@ def mypy(host: hosts.Host) -> int:
         return subprocess.run(command, cwd=temporary, env={**os.environ, "MYPYPATH": temporary}).returncode
 
 
-def tests(part: str) -> Callable[[hosts.Host, argparse.Namespace], int]:
+def tests(part: str) -> Callable[[shared.Host, argparse.Namespace], int]:
     """Pytest on one folder of tests."""
 
-    def run(host: hosts.Host, options: argparse.Namespace) -> int:
+    def run(host: shared.Host, options: argparse.Namespace) -> int:
         chosen = ["-k", options.k] if options.k else []
         code = runs.run(host, ["pytest", f"tests/{part}", *chosen, *options.pytest])
         return 0 if options.k and code == NO_TESTS_FOUND else code
@@ -64,16 +66,16 @@ def tests(part: str) -> Callable[[hosts.Host, argparse.Namespace], int]:
 PARTS = {"lint": lint, "unit": tests("unit"), "host": tests("host"), "server": tests("server")}
 
 
-def check_tools(host: hosts.Host) -> None:
+def check_tools(host: shared.Host) -> None:
     """Raise ``HostError`` when the interpreter, which may be the user's own, lacks what the checks need."""
     done = subprocess.run([str(host.python), "-c", "import mypy, pytest, ruff"], capture_output=True, text=True)
     if done.returncode:
-        raise hosts.HostError(
+        raise shared.HostError(
             f"{host.python} lacks pytest, ruff or mypy: install them there, or unset COMFYUI_PATH to use our own."
         )
 
 
-def run_parts(host: hosts.Host, options: argparse.Namespace) -> int:
+def run_parts(host: shared.Host, options: argparse.Namespace) -> int:
     """Run the chosen parts, all of them even when one fails; print what became of each."""
     results: list[tuple[str, int, float]] = []
     for name in options.only or PARTS:
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host = hosts.obtain()
         check_tools(host)
         return 1 if run_parts(host, options) else 0
-    except hosts.HostError as error:
+    except shared.HostError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,0 +1,11 @@
+"""No unit test sees the real cache folder or the machine's settings."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep every test away from the real cache folder and the machine's settings."""
+    for name in ("COMFYUI_PATH", "COMFYUI_PYTHON", "HOST_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CONCEPT_ERASURE_CACHE", str(tmp_path / "cache"))
