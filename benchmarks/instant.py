@@ -19,20 +19,20 @@ from pathlib import Path
 
 import comfy.lora
 import comfy.sd
-import comfy.sd1_clip
-import comfy.sdxl_clip
 import torch
 from safetensors.torch import load_file
 
 from concept_erasure.erasure import attach, instant
-from concept_erasure.erasure.concepts import Encoder, batched
+from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.deltas import effective_weights, weight_names
-from concept_erasure.erasure.exchange import export_lora, lora_keys
+from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
 from concept_erasure.erasure.methods import Scales
+from concept_erasure.erasure.neighbours import neighbours
 from toyworld.scoring import plan
 from toyworld.world import COLOURS, SHAPES, STYLES
 
+from .full_size import SHAPES_OF, RandomEncoder, latents, random_clip, random_model, random_weights
 from .toy import Shot, Toy, shots
 
 RESULTS = Path(__file__).with_name("results")
@@ -46,7 +46,8 @@ SETS: dict[str, list[tuple[str, ...]]] = {
     "quads": list(QUADS),
 }
 DEFAULT = "uce"
-PUBLISHED = Instant(target="empty prompt", tokens=TOKENS[1], rank=0)
+UNBALANCED = Scales(balance=0)
+PUBLISHED = Instant(target="empty prompt", tokens=TOKENS[1], rank=0, scales=UNBALANCED)
 METHODS: dict[str, tuple[Instant, bool]] = {
     "uce": (Instant(), True),
     "uce, preserve set of its own": (Instant(), False),
@@ -54,6 +55,7 @@ METHODS: dict[str, tuple[Instant, bool]] = {
     "speed": (Instant(method="speed"), True),
     "uce, published form": (PUBLISHED, True),
     "speed, published form": (Instant(**{**vars(PUBLISHED), "method": "speed", "weights": "values"}), True),
+    "uce, not balanced": (Instant(scales=UNBALANCED), True),
 }
 """Name -> settings, and whether the demo's preserve set is given or the node finds its own.
 
@@ -121,37 +123,8 @@ def mean(values: Sequence[float]) -> float:
 # ---------------------------------------------------------------- seconds at real widths
 
 
-SHAPES_OF = {"sd15": ([320] * 5 + [640] * 5 + [1280] * 6, 768), "sdxl": ([640] * 10 + [1280] * 60, 2048)}
-"""Family -> output widths of its attn2 layers, and the width of its text."""
 COUNTS = (1, 10, 100, 1000)
 PRESERVED = 1000
-
-
-class RandomEncoder:
-    """Stands for a text encoder of some width: random encodings, at once. Names and texts are one token a word."""
-
-    def __init__(self, width: int):
-        self.rows = torch.randn(128, 77, width)
-
-    def place(self, text: str, name: str) -> int:
-        return 1 + text.replace(",", " ").split().index(name.split()[0])
-
-    def name_tokens(self, name: str) -> tuple[int, ...]:
-        return (0,) * len(name.split())
-
-    def read(self, texts: Sequence[str]) -> None:
-        """Nothing to remember."""
-
-    def chunks(self, texts: Sequence[str]) -> torch.Tensor:
-        return self.rows[[hash(text) % len(self.rows) for text in texts]]
-
-    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
-        return (self.chunks(part) for part in batched(texts))
-
-
-def random_weights(family: str) -> dict[str, torch.Tensor]:
-    widths, context = SHAPES_OF[family]
-    return {f"{i}.{part}": torch.randn(out, context) / 30 for i, out in enumerate(widths) for part in ("k", "v")}
 
 
 def seconds(counts: Sequence[int]) -> tuple[dict, dict]:
@@ -185,7 +158,7 @@ def solve_once(weights: dict[str, torch.Tensor], encode: RandomEncoder, n: int) 
     names = [f"name{i}" for i in range(n)]
     settings = Instant()
     started = time.perf_counter()
-    near = instant.neighbours(encode, names, kept)
+    near = neighbours(encode, names, kept)
     texts = Texts(names, [row[0] for row in near], kept, [row[: instant.siblings_for(names)] for row in near])
     problem = instant.pose(encode, texts, weights, settings)
     delta = instant.edit_for(problem, settings).delta(weights.items())
@@ -221,8 +194,8 @@ class Counting(RandomEncoder):
 def encoding_seconds() -> dict[str, float]:
     """Seconds a text through each family's text encoders at full size, random weights, float32."""
     out = {}
-    for family, make in {"sd15": sd15_clip, "sdxl": sdxl_clip}.items():
-        encode = Encoder(make())
+    for family in SHAPES_OF:
+        encode = Encoder(random_clip(family))
         texts = [f"a photo of thing {i}" for i in range(32)]
         with torch.inference_mode():
             list(encode.stream(texts[:4]))
@@ -234,35 +207,12 @@ def encoding_seconds() -> dict[str, float]:
     return out
 
 
-class RandomClip:
-    """What the pack asks of the host's CLIP, around a full-size text model with random weights."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.02)
-
-    def tokenize(self, text: str) -> dict:
-        return self.tokenizer.tokenize_with_weights(text)
-
-    def encode_from_tokens(self, tokens: dict) -> torch.Tensor:
-        return self.model.encode_token_weights(tokens)[0]
-
-
-def sd15_clip() -> RandomClip:
-    return RandomClip(comfy.sd1_clip.SD1ClipModel(dtype=torch.float32), comfy.sd1_clip.SD1Tokenizer())
-
-
-def sdxl_clip() -> RandomClip:
-    return RandomClip(comfy.sdxl_clip.SDXLClipModel(dtype=torch.float32), comfy.sdxl_clip.SDXLTokenizer())
-
-
 # ---------------------------------------------------------------- the exported LoRA
 
 
 def lora(toy: Toy, folder: Path) -> dict:
     """The exported file against the closed-form change, its rank against the erased tokens, and both pictures."""
-    exact = Instant(tokens=TOKENS[1], rank=0)
+    exact = Instant(tokens=TOKENS[1], rank=0, scales=UNBALANCED)
     erased = ["circle", "star", "moon"]
     kept = preserve_text(erased, given=True)
     erasure = instant.erase_instantly(toy.model, toy.clip, "\n".join(erased), kept, exact)
@@ -291,13 +241,45 @@ def lora(toy: Toy, folder: Path) -> dict:
     }  # fmt: skip
 
 
+def full_size(families: Sequence[str], folder: Path) -> dict:
+    """At the size of real models, weights in bf16: the stock loader's latents for each precision of the file, and ours.
+
+    ``difference`` is the largest one of a latent, ``bf16_rounding`` that between computing in bf16 and in float32.
+    """
+    out: dict = {}
+    for family in families:
+        width = SHAPES_OF[family][1]
+        model, encode = random_model(family, torch.bfloat16), RandomEncoder(width)
+        kept = [f"kept{i}" for i in range(20)]
+        texts = Texts(["name0", "name1"], kept[:2], kept, [kept[:6], kept[6:12]])
+        with torch.no_grad():
+            erasure = instant.solve_texts(model, encode, texts, Instant())
+        context = encode.chunks(["a photo of a name0"])
+        base, ours = latents(model, context), latents(attach.erase(model, erasure), context)
+        found = {"largest": float(ours.abs().max()), "erased_by": float((ours - base).abs().max()), "difference": {}}
+        for name, dtype in DTYPES.items():
+            path = folder / f"{family}_{name}.safetensors"
+            export_lora(model, erasure, path, dtype)
+            with torch.inference_mode():
+                stock = comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)[0]
+            found["difference"][name] = float((latents(stock, context) - ours).abs().max())
+        del model, stock
+        gc.collect()
+        exact = attach.erase(random_model(family, torch.float32), erasure)
+        found["bf16_rounding"] = float((latents(exact, context) - ours).abs().max())
+        del exact
+        out[family] = found
+        print(family, found, flush=True)
+    return out
+
+
 def written(toy: Toy, names: list[str], kept: list[str], settings: Instant) -> dict[str, torch.Tensor]:
     """UCE as its paper writes it, weight by weight, in float64: what the exported change must equal."""
     encode = Encoder(toy.clip)
     weights = effective_weights(toy.model, weight_names(toy.model.model, settings.weights))
     problem = instant.pose(encode, instant.choose_texts(encode, names, kept, settings), weights, settings)
     source, target = problem.moves.source.double(), problem.moves.target.double()
-    fixed = problem.preserved(Scales())
+    fixed = problem.preserved(settings.scales)
     out = {}
     for name, weight in weights.items():
         w = weight.double()
@@ -337,7 +319,17 @@ def markdown(found: dict) -> str:
         f"{part['relative_error']:.1e} in fp32, rank {part['rank']}, {part['unmatched_keys']} unmatched keys, largest "
         f"difference of a pixel between the stock LoRA loader's pictures and ours "
         f"{part['picture_max_difference']:.1e} (of 1, {part['pictures']} pictures).",
+        "",
+        "At full size, random weights in bf16: largest difference of a latent between the stock LoRA loader and ours,",
+        "for each precision of the file, beside that between computing in bf16 and in float32.",
+        "",
+        "| model | fp32 file | bf16 file | fp16 file | bf16 or float32 | erased or not |",
+        "|---|---|---|---|---|---|",
     ]
+    for family, row in part["full_size"].items():
+        values = [row["difference"][name] for name in ("fp32", "bf16", "fp16")]
+        cells = [f"{value:.2f}" for value in (*values, row["bf16_rounding"], row["erased_by"])]
+        rows.append(f"| {family} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
 
 
@@ -348,12 +340,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sets of each kind, default method only")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the rest of the results stays")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="quality of these; that of the others stays")
     options = parser.parse_args()
     file = RESULTS / "instant.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() and options.only != PARTS else {}
+    anew = options.only == PARTS and not options.methods
+    found = {} if anew or not file.exists() else json.loads(file.read_text(encoding="utf-8"))
     found |= {"quick": options.quick, "default": DEFAULT}
 
     def save(part: dict) -> None:
+        if options.methods and "methods" in part:
+            part = {**part, "methods": {**found.get("methods", {}), **part["methods"]}}
         found.update(part)
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -364,10 +360,12 @@ def main() -> None:
         save(timings(COUNTS[:3] if options.quick else COUNTS))
     toy = Toy()
     if "lora" in options.only:
-        save({"lora": lora(toy, Path("output") / "benchmarks")})
+        folder = Path("output") / "benchmarks"
+        families = list(SHAPES_OF)[:1] if options.quick else list(SHAPES_OF)
+        save({"lora": {**lora(toy, folder), "full_size": full_size(families, folder)}})
     if "quality" in options.only:
         sets = {kind: members[:2] for kind, members in SETS.items()} if options.quick else SETS
-        quality(toy, sets, [DEFAULT] if options.quick else list(METHODS), save)
+        quality(toy, sets, options.methods or ([DEFAULT] if options.quick else list(METHODS)), save)
     print(file.read_text(encoding="utf-8"))
 
 

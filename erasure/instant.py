@@ -8,14 +8,16 @@ from itertools import product
 from json import dumps
 
 import torch
-import torch.nn.functional as F
 
 from . import attach
 from .artifact import Erasure, ErasureError, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, batched, read_texts, spread
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, read_texts, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
-from .methods import CLOSED_FORM, Problem, Scales
+from .methods import CLOSED_FORM
+from .methods.balance import balance
+from .methods.closed_form import Problem, Scales, together
+from .neighbours import neighbours
 from .textmap import TextMap, moment
 from .version import host_version, pack_version
 from .vocabulary import EVERYDAY, WORDS
@@ -24,10 +26,10 @@ TARGETS = ("nearest neighbour", "empty prompt", "anchor")
 TOKENS = ("all in context", "last of the name")
 NEIGHBOURS = 8
 """So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
-TAIL = 20
-"""Tokens from a name's last one on by which names are compared."""
 MOVED = 400
 """At most so many phrases are moved, whatever the number of concepts (but one for each)."""
+IN_TURN = 3
+"""Each phrase is said of one in so many of the concepts' neighbours."""
 SAMPLE = 20_000
 """About so many preserved encodings are looked at one by one, where a method does."""
 TOTAL_RANK = 64
@@ -95,27 +97,7 @@ def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], set
 
 def siblings_for(names: Sequence[str]) -> int:
     """So many of its neighbours are preserved in a concept's own phrases: fewer of them with many concepts."""
-    return min(NEIGHBOURS - 2, 24 // len(names))
-
-
-def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:
-    """For each name, the words from the nearest to the farthest, by what a word leaves behind itself in a text.
-
-    Compared are the encodings of "a WORD" from its last token on, centred, because all encodings share most of their
-    length.
-    """
-    found = [*names, *words]
-    last = [encode.place(f"a {word}", word) + len(encode.name_tokens(word)) - 1 for word in found]
-    count = min(TAIL, encode.chunks([""]).shape[1] - max(last))
-    tails = torch.cat(
-        [
-            torch.stack([row[start : start + count].flatten() for row, start in zip(rows, starts, strict=True)])
-            for rows, starts in zip(encode.stream([f"a {word}" for word in found]), batched(last), strict=True)
-        ]
-    )
-    tails = F.normalize(tails - tails.mean(0), dim=1)
-    order = (tails[: len(names)] @ tails[len(names) :].T).argsort(descending=True)
-    return [[words[i] for i in row] for row in order.tolist()]
+    return min(NEIGHBOURS - 2, 12 // len(names))
 
 
 # ---------------------------------------------------------------- from texts to a change of the weights
@@ -145,19 +127,26 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(texts)
     moved = list(zip(texts.names, texts.targets, strict=True))
     encode.read([say(template, word) for pair in moved for word in pair for template in templates])
-    pairs = [_pairs(encode, templates, *pair, settings.tokens) for pair in moved]
-    kept, some = preserved(encode, [*plain_texts(texts), *siblings(texts, templates)])
-    return Problem(pairs, kept, some, encode.chunks([""])[0], lambda: gram(weights))
+    moves = together([_pairs(encode, templates, *pair, settings.tokens) for pair in moved])
+    parts = [plain_texts(texts), *siblings(texts, templates)]
+    count = sum(map(len, parts))
+    moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
+    return Problem(
+        moves, len(moved), sum(moments), moments[1:], torch.cat(some), encode.chunks([""])[0], lambda: gram(weights)
+    )
 
 
-def preserved(encode: Encoder, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of p p^T over the texts' encodings, [d, d], and up to some ``SAMPLE`` of these encodings."""
-    total, some, count = torch.tensor(0.0), [], 0
+def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What texts add to the mean of p p^T over the encodings of ``count`` texts, [d, d], and some of their encodings:
+    about ``SAMPLE`` of all ``count``.
+    """
+    total, some = torch.tensor(0.0), []
     for rows in encode.stream(texts):
+        length = rows.shape[1]
         tokens = rows.flatten(0, 1)
-        total, count = total + moment(tokens), count + len(tokens)
-        some.append(tokens[:: 1 + len(texts) * rows.shape[1] // SAMPLE])
-    return total / count, torch.cat(some)
+        total = total + moment(tokens, 1 / (count * length))
+        some.append(tokens[:: 1 + count * length // SAMPLE])
+    return total, torch.cat(some)
 
 
 def phrases(texts: Texts) -> list[str]:
@@ -166,7 +155,7 @@ def phrases(texts: Texts) -> list[str]:
     return [*PHRASINGS, *spread(beside, 64)][: max(1, MOVED // len(texts.names))]
 
 
-def plain_texts(texts: Texts, pairs: int = 400) -> list[str]:
+def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
     """The empty prompt, and preserved and generic texts in phrasings and in pairs."""
     kept = [*texts.kept, *(word for word in GENERIC if word not in texts.names)]
     phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
@@ -175,10 +164,16 @@ def plain_texts(texts: Texts, pairs: int = 400) -> list[str]:
     return ["", *(p.format(text) for text, p in product(kept, phrasings)), *beside]
 
 
-def siblings(texts: Texts, templates: Sequence[str]) -> list[str]:
-    """The concepts' own phrases, said of the preserved texts nearest to them."""
-    words = dict.fromkeys(word for row in texts.near for word in row)
-    return [say(template, word) for word in words for template in templates]
+def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:
+    """For each preserved text nearest to the concepts, the concepts' own phrases said of it; some of them, in turn."""
+    words = list(dict.fromkeys(word for row in texts.near for word in row))
+    some = -(-len(words) // IN_TURN)
+    said: dict[str, list[str]] = {}
+    for i, template in enumerate(templates):
+        for k in range(i * some, (i + 1) * some):
+            word = words[k % len(words)]
+            said.setdefault(word, []).append(say(template, word))
+    return list(said.values())
 
 
 def _pairs(
@@ -214,13 +209,16 @@ def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tupl
 
 def edit_for(problem: Problem, settings: Instant) -> TextMap:
     """The edit of the chosen method, at the chosen rank."""
-    edit = CLOSED_FORM[settings.method](problem, settings.scales)
+    edit = CLOSED_FORM[settings.method](balance(problem, settings.scales), settings.scales)
     if settings.rank and settings.tokens == TOKENS[0]:
-        concepts = len(problem.pairs)
-        edit = edit.cut(max(concepts, min(TOTAL_RANK, settings.rank * concepts)), problem.moves.moment)
+        rank = min(TOTAL_RANK, settings.rank * problem.concepts)
+        edit = edit.cut(max(problem.concepts, rank), problem.moves.moment)
     return edit
 
 
 def gram(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The sum of W^T W over projections [out, d]: [d, d], float64."""
-    return torch.stack([moment(weight).cpu() for weight in weights.values()]).sum(0)
+    total = torch.tensor(0.0)
+    for weight in weights.values():
+        total = total + moment(weight).cpu()
+    return total

@@ -30,9 +30,13 @@ class TextMap:
         """Maps encodings [..., d]."""
         return tokens + (tokens @ self.reads.T) @ self.moves
 
+    def change(self) -> torch.Tensor:
+        """G, [d, d]."""
+        return self.moves.T @ self.reads
+
     def matrix(self) -> torch.Tensor:
         """I + G, [d, d]: the edited projections are W (I + G)."""
-        return torch.eye(self.reads.shape[1]).to(self.moves) + self.moves.T @ self.reads
+        return torch.eye(self.reads.shape[1]).to(self.moves) + self.change()
 
     def after(self, first: TextMap) -> TextMap:
         """The edit that comes when ``first`` has been made: W (I + G_first)(I + G_self)."""
@@ -46,7 +50,7 @@ class TextMap:
         """
         if len(self.reads) <= rank:
             return self
-        g = self.moves.T @ self.reads
+        g = self.change()
         _, directions = torch.linalg.eigh(g @ tokens @ g.T)
         kept = directions[:, -rank:].T
         return TextMap(kept, kept @ g)

@@ -72,6 +72,9 @@ class ErasureInstant(io.ComfyNode):
                 io.Int.Input("rank", default=8, min=0, max=64, advanced=True,
                              tooltip="Rank of the change for each concept, which sets the file's size; 0 keeps the "
                              "exact solution."),
+                io.Int.Input("balance", default=scales.balance, min=0, max=20, advanced=True,
+                             tooltip="Rounds in which the neighbours that the edit would hurt most are preserved more, "
+                             "and the others less; 0 preserves all alike."),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -83,9 +86,9 @@ class ErasureInstant(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, concepts, target, anchor, preserve, method, tokens, weights, erase_scale, preserve_scale,
-        ridge, rank,
+        ridge, rank, balance,
     ) -> io.NodeOutput:  # fmt: skip
-        scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge)
+        scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
         settings = Instant(method, target, anchor, tokens, weights, rank, scales)
         erasure = erase_instantly(model, clip, concepts, preserve, settings)
         return io.NodeOutput(erasure, ui=show(cls, shown(erasure)))

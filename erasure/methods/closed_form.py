@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -15,39 +14,37 @@ from ..textmap import Moves
 class Scales:
     """``ridge`` is relative to the mean square of a preserved encoding's entries: it means the same for every encoder.
 
-    ``rounds``: how often RECE looks for what revives the concept. ``threshold``: SPEED's, below which an eigenvalue of
-    the preserved encodings' covariance counts as null, relative like ``ridge`` (published: about 0.1).
+    ``balance``: how often the concepts' neighbours are weighed by what the edit does to them. ``rounds``: how often
+    RECE looks for what revives the concept. ``threshold``: SPEED's, below which an eigenvalue of the preserved
+    encodings' covariance counts as null, relative like ``ridge`` (published: about 0.1).
     """
 
     erase: float = 1.0
     preserve: float = 3.0
     ridge: float = 1e-4
+    balance: int = 3
     rounds: int = 1
     threshold: float = 1.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``pairs``: for each concept, encodings and where they go, [n, d] each. ``kept``: the mean of p p^T over encodings
-    to preserve, [d, d], and ``some``: some of these encodings, [m, d].
+    """``moves``: the encodings of ``concepts`` concepts and where they go. ``kept``: the mean of p p^T over encodings
+    to preserve, [d, d], ``near``: the part of it that comes from each neighbour of the concepts, [d, d] each, and
+    ``some``: some of the encodings to preserve, [m, d].
 
     ``empty``: those of the empty prompt, [k, d]. ``gram()``: the sum of W^T W over the edited projections, [d, d].
     Weights are means within a concept and within the preserve set, so that neither counts for more because more of its
     texts were listed.
     """
 
-    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    moves: Moves
+    concepts: int
     kept: torch.Tensor
+    near: Sequence[torch.Tensor]
     some: torch.Tensor
     empty: torch.Tensor
     gram: Callable[[], torch.Tensor]
-
-    @cached_property
-    def moves(self) -> Moves:
-        """Sources and targets of all concepts, under the square roots of their weights."""
-        weights = torch.cat([torch.full((len(source), 1), len(source) ** -0.5) for source, _ in self.pairs])
-        rows = (torch.cat([pair[side] for pair in self.pairs]).mul_(weights.to(self.some)) for side in (0, 1))
-        return Moves(*rows)
 
     def preserved(self, scales: Scales) -> torch.Tensor:
         """ridge I + the mean of p p^T over the preserve set, [d, d]: what every system starts from.
@@ -55,9 +52,15 @@ class Problem:
         It grows with the number of concepts, as the erased side does.
         """
         identity = torch.eye(len(self.kept)).to(self.kept)
-        return len(self.pairs) * scales.preserve * self.kept + scales.ridge * self.unit * identity
+        return self.concepts * scales.preserve * self.kept + scales.ridge * self.unit * identity
 
     @property
     def unit(self) -> torch.Tensor:
         """The mean square of a preserved encoding's entries."""
         return self.kept.diagonal().mean()
+
+
+def together(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Moves:
+    """One concept's encodings and where they go, [n, d] each, and the next one's, under the roots of their weights."""
+    weights = torch.cat([torch.full((len(source), 1), len(source) ** -0.5) for source, _ in pairs])
+    return Moves(*(torch.cat(side).mul_(weights.to(side[0])) for side in zip(*pairs, strict=True)))
