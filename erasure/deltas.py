@@ -13,30 +13,33 @@ from torch import nn
 from .artifact import Change, ErasureError, Full, LowRank
 from .fingerprint import checkpoint_weights
 
-WEIGHTS = {"keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out")}
-"""Choice -> projections of ``attn2``. ``cross-attention`` is the paper's xattn: everything in ``attn2``."""
+WEIGHTS = {
+    "keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out"),
+    "all but cross-attention": (),
+}  # fmt: skip
+"""Choice -> projections of ``attn2``. ``cross-attention`` is the papers' xattn, everything in ``attn2``;
+``all but cross-attention`` is noxattn, every other matrix and kernel of the UNet."""
 
-READS_TEXT = ("to_k", "to_v")
-"""Projections of ``attn2`` whose input is the text."""
+READS_TEXT = (".attn2.to_k.weight", ".attn2.to_v.weight")
+"""Ends of the names of weights whose input is the text."""
 
 
 def weight_names(model: nn.Module, choice: str) -> list[str]:
-    """Names of the chosen ``attn2`` parameters in a host model, e.g. ``diffusion_model.….attn2.to_k.weight``.
+    """Names of the chosen parameters in a host model, e.g. ``diffusion_model.….attn2.to_k.weight``.
 
     Raises ErasureError when the model has no ``attn2``.
     """
-    parts = WEIGHTS[choice]
-    names = [
-        name
-        for name, parameter in model.named_parameters()
-        if ".attn2." in name and name.split(".attn2.")[1].split(".")[0] in parts and parameter.ndim in (1, 2)
-    ]
-    if not names:
+    parameters = dict(model.named_parameters())
+    crossing = [name for name in parameters if ".attn2." in name]
+    if not crossing:
         raise ErasureError(
             f"This model ({type(model).__name__}) has no cross-attention on text (attn2), so there is nothing to "
             "change: use an SD 1.x, SD 2.x or SDXL checkpoint."
         )
-    return names
+    if choice == "all but cross-attention":
+        rest = set(parameters) - set(crossing)
+        return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
+    return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in WEIGHTS[choice]]
 
 
 def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -65,7 +68,7 @@ class Delta(nn.Module):
         super().__init__()
         self.names = list(shapes)
         read = {
-            name: directions if directions is not None and name.split(".")[-2] in READS_TEXT else None
+            name: directions if directions is not None and name.endswith(READS_TEXT) else None
             for name in shapes
         }
         self.parts = nn.ModuleList([self._part(shapes[name], rank, generator, read[name]) for name in shapes])
@@ -74,7 +77,7 @@ class Delta(nn.Module):
     def _part(
         shape: torch.Size, rank: int, generator: torch.Generator, directions: torch.Tensor | None
     ) -> nn.ParameterDict:
-        if rank == 0 or len(shape) == 1:
+        if rank == 0 or len(shape) != 2:
             return nn.ParameterDict({"full": nn.Parameter(torch.zeros(shape))})
         r = min(rank, *shape)
         down = torch.randn(r, shape[1], generator=generator) / shape[1] ** 0.5
@@ -112,6 +115,47 @@ class Delta(nn.Module):
             tensors = {k: v.detach().cpu().clone() for k, v in part.items()}
             out[name] = Full(tensors["full"]) if "full" in tensors else LowRank(tensors["up"], tensors["down"])
         return out
+
+
+class Mask(nn.Module):
+    """Weights [any shape] that are kept or set to zero, each by a learnable score: a change by pruning.
+
+    A weight goes when its score falls below zero. Gradients pass the threshold as those of a sigmoid
+    (straight-through). All scores start at ``START``, where nothing is pruned.
+    """
+
+    START = 0.1
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.names = list(weights)
+        self.scores = nn.ParameterList([torch.full(w.shape, self.START) for w in weights.values()])
+        for i, weight in enumerate(weights.values()):
+            self.register_buffer(f"weight_{i}", weight.float(), persistent=False)
+
+    def kept(self) -> list[torch.Tensor]:
+        """Ones and zeros, with the gradients of a sigmoid."""
+        return [_straight_through((score > 0).float(), torch.sigmoid(score)) for score in self.scores]
+
+    def start_from(self, delta: Mapping[str, Change]) -> None:
+        """Continues from weights that were pruned before. Raises ErasureError when these are others."""
+        if set(delta) != set(self.names):
+            raise ErasureError("The erasure to resume from changes other weights: give it the same weights setting.")
+        for name, score in zip(self.names, self.scores, strict=True):
+            score.data[delta[name].dense() != 0] = -self.START
+
+    def changes(self) -> dict[str, torch.Tensor]:
+        """What pruning adds to each weight, carrying gradients, by weight name."""
+        weights = (getattr(self, f"weight_{i}") for i in range(len(self.names)))
+        return {n: w * (kept - 1) for n, w, kept in zip(self.names, weights, self.kept(), strict=True)}
+
+    def at_rest(self) -> dict[str, Change]:
+        """The pruning as it stands now, for an ``Erasure``."""
+        return {name: Full(change.detach().cpu().clone()) for name, change in self.changes().items()}
+
+
+def _straight_through(value: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    return value + (soft - soft.detach())
 
 
 def patches(delta: Mapping[str, Change]) -> dict[str, object]:

@@ -62,6 +62,8 @@ def lora_tensors(model, erasure: Erasure, dtype: torch.dtype = torch.float16) ->
 def _lora_part(key: str, name: str, change: Change, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     if name.endswith(".bias"):
         return {f"{key}.diff_b": change.dense().to(dtype)}
+    if isinstance(change, Full) and change.full.ndim != 2:
+        return {f"{key}.diff": change.dense().to(dtype)}
     part = change if isinstance(change, LowRank) else factor(change.dense())
     alpha = torch.tensor(float(len(part.down)))  # alpha / rank scales the product: 1
     factors = {"lora_up.weight": part.up.to(dtype), "lora_down.weight": part.down.to(dtype)}

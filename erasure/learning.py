@@ -13,13 +13,22 @@ import torch
 
 from . import attach, deltas, training
 from .artifact import Erasure, ErasureError, Metadata, PromptTensors
+from .choice import Choice
 from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, read_texts
 from .fingerprint import context_dim, fingerprint
 from .methods import LEARNED
+from .methods.preservation import adversary
+from .neighbours import neighbours
 from .prompt import ErasurePrompt
 from .settings import Settings
 from .training import Phrase, Progress, Run
 from .version import host_version, pack_version
+from .vocabulary import WORDS
+
+CANDIDATES = 100
+"""So many texts nearest to a concept can be found to be hurt most (arXiv 2410.15618)."""
+TARGETS = 8
+"""So many texts nearest to a concept can become its learned target."""
 
 
 @dataclass
@@ -36,20 +45,22 @@ class Learning:
     def erasure(self) -> Erasure:
         """What has been learned so far."""
         s, run = self.run.settings, self.run
-        rest = run.prompt.at_rest_like(run.attached)
-        delta = {} if run.delta is None else run.delta.at_rest()
+        prompts: tuple[PromptTensors, ...] = ()
+        if run.prompt is not None and run.attached is not None:
+            prompts = (run.prompt.at_rest_like(run.attached),)
+        delta = {} if run.result is None else run.result.at_rest()
         losses = self.progress.losses
         return Erasure(
             Metadata(
                 method=s.method,
-                role=run.attached.role,
+                role=LEARNED[s.method].role,
                 concept="\n".join(self.names),
                 target=s.anchor if s.target == "anchor" else s.target,
                 preserve="\n".join(self.preserve),
                 family=fingerprint(run.model).family,
                 context_dim=str(context_dim(run.model)),
-                blocks=s.blocks,
-                tokens=str(s.tokens),
+                blocks=s.blocks if prompts else "",
+                tokens=str(s.tokens) if prompts else "",
                 fingerprint=str(fingerprint(run.model)),
                 settings=json.dumps(s.as_strings()),
                 seed=str(s.seed),
@@ -59,7 +70,7 @@ class Learning:
                 pack_version=pack_version(),
                 host_version=host_version(),
             ),
-            (rest,),
+            prompts,
             delta,
         )
 
@@ -89,17 +100,19 @@ def prepare(
     names, kept = read_texts(model, encode, concept, preserve)
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
-    gate, gap = build_gate(encode, names, kept) if settings.gate else (None, None)
-    prompt = _prompt(encode, names, settings, generator, resume)
-    attached = PromptTensors(
-        prompt.keys, prompt.values, settings.blocks, method.role, encode("").context.shape[1], gate
-    )
+    prompt = attached = gap = None
+    if method.role:
+        gate, gap = build_gate(encode, names, kept) if settings.gate else (None, None)
+        prompt = _prompt(encode, names, settings, generator, resume)
+        chunk = encode("").context.shape[1]
+        attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
     delta = None
-    if method.has_delta:
+    if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, kept, settings)
-        delta = _delta(model, settings, generator, directions, resume)
+        delta = _delta(model, method.changes, settings, generator, directions, resume)
     phrases, kept_texts = _phrases(encode, names, kept, settings), _kept_texts(encode, kept)
-    run = Run(_plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, settings)
+    choices = _choices(encode, names, kept, method.targets, settings)
+    run = Run(_plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     before = int(resume.metadata.steps or 0) if resume else 0
     return Learning(run, names, kept, Progress(), before, gap)
 
@@ -109,7 +122,8 @@ def learn(
 ) -> Erasure:
     """Trains to the end and returns the erasure; call inside ``gradients()``."""
     settings = learning.run.settings
-    training.train(learning.run, LEARNED[settings.method].phases(settings), learning.progress, on_step, preview)
+    phases = [*LEARNED[settings.method].phases(settings), *adversary(settings)]
+    training.train(learning.run, phases, learning.progress, on_step, preview)
     return learning.erasure()
 
 
@@ -132,7 +146,7 @@ def _phrases(encode: Encoder, names: Sequence[str], kept: Sequence[str], setting
 
     def phrase(text: str, neutral: str, name: str) -> Phrase:
         replaced = None if anchor is None else encode(text.replace(name, anchor))
-        return Phrase(encode(text), encode(neutral), replaced)
+        return Phrase(encode(text), encode(neutral), replaced, name)
 
     if not settings.in_context:
         return [phrase(name, "", name) for name in names]
@@ -178,12 +192,34 @@ def _directions(
     return concept_directions(encode, names, kept, settings.rank)
 
 
+def _choices(
+    encode: Encoder, names: Sequence[str], kept: Sequence[str], targets: bool, settings: Settings
+) -> dict[str, Choice]:
+    """Choices that learn beside the weights: among the preserve set, or without one among the nearest common words."""
+    adversarial = settings.preserve_by == "adversarial"
+    if not targets and not adversarial:
+        return {}
+    near = neighbours(encode, names, list(kept or (word for word in WORDS if word not in names)))
+    texts = list(dict.fromkeys(word for row in near for word in row[:CANDIDATES]))
+    choices = {}
+    if adversarial:
+        choices["preserved"] = Choice([encode(text) for text in texts], temperature=2.0, hard=True)
+    if targets:
+        choices["target"] = Choice([encode(row[i]) for row in near for i in range(min(TARGETS, len(row)))], 0.1, False)
+    return choices
+
+
 def _delta(
-    model, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None, resume: Erasure | None
-) -> deltas.Delta:
-    parameters = dict(model.model.named_parameters())
+    model, changes: str, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None,
+    resume: Erasure | None,
+) -> deltas.Delta | deltas.Mask:  # fmt: skip
     names = deltas.weight_names(model.model, settings.weights)
-    delta = deltas.Delta({name: parameters[name].shape for name in names}, settings.rank, generator, directions)
+    delta: deltas.Delta | deltas.Mask
+    if changes == "pruned":
+        delta = deltas.Mask(deltas.effective_weights(model, names))
+    else:
+        parameters = dict(model.model.named_parameters())
+        delta = deltas.Delta({name: parameters[name].shape for name in names}, settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

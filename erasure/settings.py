@@ -8,6 +8,7 @@ from .artifact import ErasureError
 from .trajectories import Sampling
 
 TARGETS = ("empty prompt", "anchor")
+PRESERVE_BY = ("all", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Settings:
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
     ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
     the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which
-    are ``drawn_by`` the ``edited`` model as it stands (paper) or the ``original``.
+    are ``drawn_by`` the ``edited`` model as it stands (paper), its ``average`` or the ``original``, ``drawn_for`` the
+    ``concept`` or its ``replacement``. ``preserve_by``: the loss looks at ``all`` of the preserve set, or
+    (``adversarial``) at what a learned choice finds hurt most. ``average``: share of the past in the moving average of
+    the delta that is then the result; 0 for none.
     """
 
     method: str = "kpop"
@@ -48,6 +52,10 @@ class Settings:
     in_context: bool = True
     refresh: int = 20
     drawn_by: str = "original"
+    drawn_for: str = "concept"
+    preserve_by: str = "all"
+    choice_lr: float = 1e-2
+    average: float = 0.0
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()
@@ -95,14 +103,3 @@ PRESETS = {
     "paper v2": replace(PAPER, keep_with_prompt="target"),
     "paper v3": replace(PAPER, keep_with_prompt="original"),
 }
-
-
-def preset_for(name: str, method: str | None = None) -> Settings:
-    """A preset's settings for a method; None is the preset's own. A prompt that erases alone has to move much further
-    than a key that starts at the concept, so the recommended preset gives it its own rate, start and steps."""
-    settings = PRESETS[name]
-    if method is None:
-        return settings
-    if name == "recommended" and method == "prompt only":
-        settings = replace(settings, steps=120, prompt_lr=1e-1, start="empty prompt")
-    return replace(settings, method=method)

@@ -6,10 +6,11 @@ frozen teacher is the same network with the delta off, never a second copy.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
@@ -24,8 +25,10 @@ from torch.utils.checkpoint import checkpoint
 
 from . import attach
 from .artifact import ErasureError, PromptTensors
+from .attention import AttentionMaps
+from .choice import Choice, Mixture
 from .concepts import Encoder, Text
-from .deltas import Delta
+from .deltas import Delta, Mask
 from .objectives import distance, negative_guidance
 from .prompt import ErasurePrompt
 from .settings import Settings
@@ -38,11 +41,17 @@ TRAJECTORIES = 4
 
 @dataclass(frozen=True)
 class Phrase:
-    """A text with the concept in it, the same without (``neutral``), and with the anchor in its place."""
+    """A text with the concept's ``name`` in it, the same without (``neutral``), and with the anchor in its place."""
 
     text: Text
     neutral: Text
     anchor: Text | None = None
+    name: str = ""
+
+    @property
+    def replacement(self) -> Text:
+        """The same text with what is to take the concept's place: the anchor, or nothing."""
+        return self.anchor or self.neutral
 
 
 @dataclass(frozen=True)
@@ -60,20 +69,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of update: ``loss(run)`` with gradients for ``trains``, which is ``prompt`` or ``delta``."""
+    """One kind of update: ``loss(run)`` with gradients for ``trains``: ``prompt``, ``delta`` or a choice's name."""
 
     name: str
     trains: str
     loss: Callable[[Run], torch.Tensor]
 
 
-class Method(Protocol):
-    """What a file in ``methods`` provides."""
+class Method:
+    """What a file in ``methods`` provides: an update of the weights alone, where it says nothing else.
 
-    role: str
-    has_delta: bool
+    ``role``: of the erasure prompt, or empty without one. ``changes``: what happens to the weights: ``nothing``, they
+    are ``added`` to, or some are ``pruned``. ``targets``: whether the concept's target is a learned choice.
+    ``settings``: what the recommended preset does differently for this method.
+    """
 
-    def phases(self, settings: Settings) -> Sequence[Phase]: ...
+    role: str = ""
+    changes: str = "added"
+    targets: bool = False
+    settings: Mapping[str, Any] = {}
+
+    def phases(self, settings: Settings) -> Sequence[Phase]:
+        """What one step does, in order."""
+        raise NotImplementedError
 
 
 class Run:
@@ -85,14 +103,16 @@ class Run:
         encode: Encoder,
         phrases: Sequence[Phrase],
         kept: Sequence[Text],
-        prompt: ErasurePrompt,
-        attached: PromptTensors,
-        delta: Delta | None,
+        prompt: ErasurePrompt | None,
+        attached: PromptTensors | None,
+        delta: Delta | Mask | None,
+        choices: Mapping[str, Choice],
         settings: Settings,
     ):
         self.model, self.encode, self.settings = model, encode, settings
         self.phrases, self.kept = list(phrases), list(kept)
-        self.prompt, self.attached, self.delta = prompt, attached, delta
+        self.prompt, self.attached, self.delta, self.choices = prompt, attached, delta, dict(choices)
+        self.average = copy.deepcopy(delta) if settings.average > 0 else None
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.device = model.load_device
         self.pool: list[tuple[Trajectory, list]] = []
@@ -104,9 +124,20 @@ class Run:
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
         inner = self.model.model
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
-        self.prompt.to(self.device)
-        if self.delta is not None:
-            self.delta.to(self.device)
+        for module in (*self.learned.values(), self.average):
+            if module is not None:
+                module.to(self.device)
+
+    @property
+    def learned(self) -> dict[str, nn.Module]:
+        """What phases can train, by name."""
+        found = {"prompt": self.prompt, "delta": self.delta, **self.choices}
+        return {name: module for name, module in found.items() if module is not None}
+
+    @property
+    def result(self) -> Delta | Mask | None:
+        """The delta that an erasure takes: the average over steps, where there is one."""
+        return self.average or self.delta
 
     # -- what losses are made of ------------------------------------------------------------------------------------
 
@@ -117,6 +148,22 @@ class Run:
     def kept_batch(self) -> Batch:
         """Latents drawn for texts of the preserve set."""
         return self._draw(lambda row: not isinstance(row, Phrase))
+
+    def chosen(self, name: str) -> Mixture:
+        """A draw of one of the run's choices."""
+        return self.choices[name].draw(self.generator)
+
+    def attention_to_concept(self, batch: Batch) -> list[torch.Tensor]:
+        """Attention [heads, queries, tokens of the name] that every layer of the edited model pays to the concept, for
+        every row."""
+        maps = AttentionMaps()
+        self._predict(batch, batch.texts, prompt=False, maps=maps)
+        spans = [self._span(phrase) for phrase in batch.phrases]
+        return [row[..., span] for layer in maps.maps for row, span in zip(layer, spans, strict=True)]
+
+    def _span(self, phrase: Phrase) -> slice:
+        first = self.encode.place(phrase.text.text, phrase.name)
+        return slice(first, first + len(self.encode.name_tokens(phrase.name)))
 
     def original(self, batch: Batch) -> torch.Tensor:
         """Noise that the frozen model predicts for the batch's own texts, [b, c, h, w]; no gradients."""
@@ -135,16 +182,31 @@ class Run:
         original, neutral = self._originals(batch, batch.texts, [p.neutral for p in batch.phrases])
         return original, negative_guidance(neutral, original, self.settings.eta)
 
+    def original_under(
+        self, batch: Batch, *texts: Sequence[Text | Mixture], learning: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """What the frozen model predicts for the same latents under other texts, one a row.
+
+        No gradients, but with ``learning`` those of mixtures.
+        """
+        return self._originals(batch, *texts, learning=learning)
+
+    def edited_under(self, batch: Batch, texts: Sequence[Text | Mixture]) -> torch.Tensor:
+        """What the edited model, without the prompt, predicts for the same latents under other texts."""
+        return self._predict(batch, texts, prompt=False)
+
     def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
         return distance(prediction, target, batch.sigma, self.settings.space)
 
     # -- how they are made ------------------------------------------------------------------------------------------
 
-    def _originals(self, batch: Batch, *texts: Sequence[Text]) -> tuple[torch.Tensor, ...]:
+    def _originals(
+        self, batch: Batch, *texts: Sequence[Text | Mixture], learning: bool = False
+    ) -> tuple[torch.Tensor, ...]:
         """The frozen model's predictions for the same latents under several texts, in one call of the network."""
         wide = Batch(batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts)), [])
         rows = [text for some in texts for text in some]
-        with torch.no_grad():
+        with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
             return self._with_weights(self.base, lambda: self._predict(wide, rows, prompt=False)).chunk(len(texts))
 
     def _draw(self, wanted: Callable) -> Batch:
@@ -165,10 +227,11 @@ class Run:
         rows: list = [self._pick(self.phrases) for _ in range(runs)]
         if self.settings.preserve_weight > 0:
             rows += [self._pick(self.kept) for _ in range(runs)]
-        texts = [row.text if isinstance(row, Phrase) else row for row in rows]
+        texts = [self._drawn_for(row) for row in rows]
         positive, negative = _rows_as_conditioning(texts), self.encode("").cond
         with torch.no_grad():
-            weights = self.base if self.settings.drawn_by == "original" else self._weights()
+            drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
+            weights = self._weights(drawn_by[self.settings.drawn_by])
             trajectory = self._with_weights(
                 weights,
                 lambda: sample_trajectory(
@@ -177,27 +240,39 @@ class Run:
             )
         self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
 
+    def _drawn_for(self, row: Phrase | Text) -> Text:
+        if not isinstance(row, Phrase):
+            return row
+        return row.text if self.settings.drawn_for == "concept" else row.replacement
+
+    def follow(self) -> None:
+        """Moves the averaged delta a little towards the one that learns."""
+        if self.average is not None and self.delta is not None:
+            with torch.no_grad():
+                for slow, fast in zip(self.average.parameters(), self.delta.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - self.settings.average)
+
     def show(self, preview: Callable) -> None:
         """Draws the concept with the edited model, always from the same noise; learning sees nothing of it."""
         model = self.model
-        if self.attached.role == "eraser":
+        if self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
             model = attach.with_prompt(model, self.prompt.at_rest_like(self.attached))
         generator = torch.Generator().manual_seed(self.settings.seed)
         positive, negative = self.phrases[0].text.cond, self.encode("").cond
         with torch.no_grad():
             self._with_weights(
-                self._weights(),
+                self._weights(self.result),
                 lambda: sample_trajectory(model, positive, negative, self.settings.sampling, 1, generator, preview),
             )
 
     def _pick(self, things: Sequence):
         return things[int(torch.randint(len(things), (1,), generator=self.generator))]
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """The host's weights with the delta, as it stands, added."""
-        if self.delta is None:
+    def _weights(self, delta: Delta | Mask | None) -> dict[str, torch.Tensor]:
+        """The host's weights with a delta, as it stands, added."""
+        if delta is None:
             return self.base
-        changes = self.delta.changes()
+        changes = delta.changes()
         return self.base | {n: (self.base[n].float() + c).to(self.base[n].dtype) for n, c in changes.items()}
 
     def learn(self, phase: Phase) -> float:
@@ -210,9 +285,9 @@ class Run:
             return float(loss.detach())
 
         if phase.trains == "delta":
-            return self._with_weights(self._weights(), forward_and_backward)
+            return self._with_weights(self._weights(self.delta), forward_and_backward)
         with torch.no_grad():
-            weights = self._weights()
+            weights = self._weights(self.delta)
         return self._with_weights(weights, forward_and_backward)
 
     def _with_weights(self, weights: dict[str, torch.Tensor], function: Callable):
@@ -220,11 +295,18 @@ class Run:
         scope = _Scope(self.model.model)
         return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
 
-    def _predict(self, batch: Batch, texts: Sequence[Text], prompt: bool) -> torch.Tensor:
+    def _predict(
+        self, batch: Batch, texts: Sequence[Text | Mixture], prompt: bool, maps: AttentionMaps | None = None
+    ) -> torch.Tensor:
         conds = [self._cond(text) for text in texts]
         joined = {name: torch.cat([c[name] for c in conds]) for name in conds[0]}
         options = self._options(batch)
-        if prompt:
+        if maps is not None:
+            attach.add_patch(options, maps.patch)
+            options["optimized_attention_override"] = lambda _, *a, **o: maps.attention(
+                host_attention.attention_pytorch, *a, **o
+            )
+        if prompt and self.prompt is not None and self.attached is not None:
             attach.erase_prompt_live(options, self.attached, self.prompt.keys, self.prompt.values)
         denoised = self.model.model.apply_model(batch.z, batch.sigma, transformer_options=options, **joined)
         return (batch.z - denoised) / batch.sigma.view(-1, 1, 1, 1)
@@ -240,8 +322,12 @@ class Run:
             options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
         return options
 
-    def _cond(self, text: Text) -> dict[str, torch.Tensor]:
+    def _cond(self, text: Text | Mixture) -> dict[str, torch.Tensor]:
         """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
+        if isinstance(text, Mixture):
+            parts = [self._cond(part) for part in text.texts]
+            weights = text.weights.to(self.device)
+            return {name: sum(w * part[name] for w, part in zip(weights, parts, strict=True)) for name in parts[0]}
         if text.text not in self._conds:
             noise = torch.zeros(1, *self.settings.sampling.shape, device=self.device)
             conds = comfy.sampler_helpers.convert_cond(text.cond)
@@ -318,9 +404,11 @@ def train(
     any good state there is ErasureError. Interrupts of the host pass through, with everything learned so far in place.
     """
     s = run.settings
-    optimisers = {"prompt": torch.optim.Adam(run.prompt.parameters(), lr=s.prompt_lr)}
-    if run.delta is not None:
-        optimisers["delta"] = torch.optim.Adam(run.delta.parameters(), lr=s.weight_lr)
+    rates = {"prompt": s.prompt_lr, "delta": s.weight_lr}
+    optimisers = {
+        name: torch.optim.Adam(module.parameters(), lr=rates.get(name, s.choice_lr))
+        for name, module in run.learned.items()
+    }
     slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.lr_decay)) for o in optimisers.values()]
     good = _state(run)
     for step in range(s.steps):
@@ -337,6 +425,7 @@ def train(
             if not _finite(losses[-1]):
                 return _stop(run, progress, good, step)
             optimisers[phase.trains].step()
+        run.follow()
         for slope in slopes:
             slope.step()
         progress.losses.append(sum(losses))
@@ -354,7 +443,7 @@ def _finite(loss: float) -> bool:
 
 
 def _state(run: Run) -> dict[str, torch.Tensor]:
-    modules = {"prompt": run.prompt} | ({} if run.delta is None else {"delta": run.delta})
+    modules = run.learned | ({} if run.average is None else {"average": run.average})
     return {f"{m}.{k}": v.detach().clone() for m, module in modules.items() for k, v in module.state_dict().items()}
 
 
@@ -362,7 +451,7 @@ def _stop(run: Run, progress: Progress, good: dict[str, torch.Tensor], step: int
     advice = "lower the learning rates, or load the checkpoint in fp32 or bf16"
     if not progress.losses:
         raise ErasureError(f"The loss is not a number from the first step on, so nothing was learned: {advice}.")
-    for name, module in (("prompt", run.prompt), ("delta", run.delta)):
+    for name, module in {**run.learned, "average": run.average}.items():
         if module is not None:
             module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in good.items() if k.startswith(f"{name}.")})
     progress.stopped = f"The loss stopped being a number at step {step + 1}; the last good state was kept: {advice}."

@@ -21,13 +21,13 @@ def register_folders() -> None:
     os.makedirs(places[0], exist_ok=True)
 
 
-def new_path(prefix: str, ending: str = "") -> tuple[str, str]:
+def new_path(prefix: str, ending: str = "", kind: str = ".safetensors") -> tuple[str, str]:
     """The next free number of a prefix in the output folder: the path, and the same relative to that folder."""
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    file = f"{name}_{counter:05}{ending}.safetensors"
+    file = f"{name}_{counter:05}{ending}{kind}"
     while os.path.exists(os.path.join(folder, file)):
         counter += 1
-        file = f"{name}_{counter:05}{ending}.safetensors"
+        file = f"{name}_{counter:05}{ending}{kind}"
     return os.path.join(folder, file), os.path.join(subfolder, file)
 
 

@@ -10,10 +10,10 @@ from comfy_api.latest import io
 from ..erasure import learning
 from ..erasure.artifact import ErasureError
 from ..erasure.deltas import WEIGHTS
-from ..erasure.methods import LEARNED
+from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import PRESETS, TARGETS, preset_for
+from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS
 from .files import save_new
 from .types import CATEGORY, ErasureSocket, show
 
@@ -57,7 +57,7 @@ class ErasureTrain(io.ComfyNode):
                     "less; v2 erases with the prompt too, v3 keeps the concept recoverable.",
                 ),
                 _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the "
-                        "prompt itself erases."),
+                        "prompt itself erases. The others change weights and leave no key; the help page says how."),
                 io.Combo.Input(
                     "target", options=list(TARGETS), default=TARGETS[0],
                     tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the "
@@ -111,6 +111,8 @@ class ErasureTrain(io.ComfyNode):
                 io.Int.Input("height", default=512, min=16, max=4096, step=8, advanced=True, tooltip="Their height."),
                 io.Boolean.Input("checkpointing", default=False, advanced=True,
                                  tooltip="Less memory, a third more time; the result is the same."),
+                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: all of it in turn, or what "
+                        "a learned choice finds hurt most (adversarial preservation).", advanced=True),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -144,7 +146,7 @@ def settings_from(model, chosen: dict):
         if chosen[name] > 0
     }
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
-    given |= {name: chosen[name] for name in ("blocks", "start", "weights") if chosen[name] != PRESET}
+    given |= {name: chosen[name] for name in ("blocks", "start", "weights", "preserve_by") if chosen[name] != PRESET}
     if chosen["loss_space"] != PRESET:
         given["space"] = chosen["loss_space"]
     if chosen["gate"] != PRESET:

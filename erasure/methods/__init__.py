@@ -1,16 +1,50 @@
 """Every method, by the name the nodes show. A new one is a file here and a line below."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from ..settings import PRESETS, Settings
 from ..textmap import TextMap
 from ..training import Method
-from . import kpop, prompt_only, rece, speed, uce
+from . import (
+    adaptive_target,
+    all_but_one,
+    concept_ablation,
+    esd,
+    forget_me_not,
+    kpop,
+    prompt_only,
+    pruning,
+    rece,
+    sdd,
+    speed,
+    uce,
+)
 from .closed_form import Problem, Scales
 
-LEARNED: dict[str, Method] = {"kpop": kpop.KPOP(), "prompt only": prompt_only.PromptOnly()}
+LEARNED: dict[str, Method] = {
+    "kpop": kpop.KPOP(),
+    "prompt only": prompt_only.PromptOnly(),
+    "esd": esd.ESD(),
+    "sdd": sdd.SDD(),
+    "concept ablation": concept_ablation.ConceptAblation(),
+    "adaptive target": adaptive_target.AdaptiveTarget(),
+    "all but one": all_but_one.AllButOne(),
+    "forget-me-not": forget_me_not.ForgetMeNot(),
+    "pruning": pruning.Pruning(),
+}
 
 CLOSED_FORM: dict[str, Callable[[Problem, Scales], TextMap]] = {
     "uce": uce.edit,
     "rece": rece.edit,
     "speed": speed.edit,
 }
+
+
+def preset_for(name: str, method: str | None = None) -> Settings:
+    """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each."""
+    settings = PRESETS[name]
+    if method is None:
+        return settings
+    own = LEARNED[method].settings if name == "recommended" else {}
+    return replace(settings, method=method, **own)

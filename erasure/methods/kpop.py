@@ -19,14 +19,14 @@ from collections.abc import Sequence
 import torch
 
 from ..settings import Settings
-from ..training import Phase, Run
+from ..training import Method, Phase, Run
+from .preservation import with_preservation
 
 
-class KPOP:
+class KPOP(Method):
     """Alternates the two updates, one of each a step."""
 
     role = "key"
-    has_delta = True
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("transfer", "prompt", transfer), Phase("removal", "delta", removal)]
@@ -47,12 +47,4 @@ def removal(run: Run) -> torch.Tensor:
     if s.with_prompt_weight > 0:
         kept = target if s.keep_with_prompt == "target" else original
         loss = loss + s.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
-    if s.preserve_weight > 0:
-        loss = loss + s.preserve_weight * preservation(run, prompt=False)
-    return loss
-
-
-def preservation(run: Run, prompt: bool) -> torch.Tensor:
-    """How far the edited model's predictions for the preserve set have moved from the original's."""
-    batch = run.kept_batch()
-    return run.distance(run.edited(batch, prompt=prompt), run.original(batch), batch)
+    return with_preservation(run, loss)

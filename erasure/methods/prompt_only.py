@@ -14,15 +14,17 @@ from collections.abc import Sequence
 import torch
 
 from ..settings import Settings
-from ..training import Phase, Run
-from .kpop import preservation
+from ..training import Method, Phase, Run
+from .preservation import preservation
 
 
-class PromptOnly:
+class PromptOnly(Method):
     """One update a step, of the prompt."""
 
     role = "eraser"
-    has_delta = False
+    changes = "nothing"
+    # a prompt that erases alone has to move much further than a key that starts at the concept
+    settings = {"steps": 120, "prompt_lr": 1e-1, "start": "empty prompt"}
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("erase", "prompt", erase)]
@@ -33,6 +35,6 @@ def erase(run: Run) -> torch.Tensor:
     batch = run.concept_batch()
     _, target = run.original_and_target(batch)
     loss = run.distance(run.edited(batch, prompt=True), target, batch)
-    if run.settings.preserve_weight > 0 and run.attached.gate is None:
+    if run.settings.preserve_weight > 0 and not run.settings.gate:
         loss = loss + run.settings.preserve_weight * preservation(run, prompt=True)
     return loss

@@ -13,6 +13,7 @@ bootstrap.host_on_cpu()  # before anything else of the host is imported
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
+from concept_erasure.erasure import concepts, learning  # noqa: E402
 from tests import worlds  # noqa: E402
 from tests.host import tools  # noqa: E402
 
@@ -91,3 +92,39 @@ def output(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     files.register_folders()
     return tmp_path / "output"
+
+
+@pytest.fixture(scope="session")
+def encode(clip):
+    """Encodes each text once: every test of training needs the same few hundred."""
+    return concepts.Encoder(clip)
+
+
+@pytest.fixture
+def encoded_once(encode, clip, monkeypatch):
+    """Training reads its texts with ``encode``."""
+    real = concepts.Encoder
+    monkeypatch.setattr(learning, "Encoder", lambda c: encode if c is clip else real(c))
+
+
+@pytest.fixture
+def prepare(model, clip):
+    """Sets a run up; its settings are given by name."""
+
+    def prepared(on=None, concept="circle", preserve=tools.KEPT, resume=None, **changes):
+        with torch.inference_mode(), learning.gradients():
+            return learning.prepare(on or model, clip, concept, preserve, tools.short(**changes), resume)
+
+    return prepared
+
+
+@pytest.fixture
+def train(prepare):
+    """Trains to the end; the learning is its second result."""
+
+    def trained(*arguments, **changes):
+        run = prepare(*arguments, **changes)
+        with torch.inference_mode(), learning.gradients():
+            return learning.learn(run), run
+
+    return trained

@@ -1,5 +1,7 @@
 """LoRA files out, other erasers' files in."""
 
+import re
+
 import comfy.lora
 import comfy.model_base
 import comfy.sd
@@ -34,7 +36,8 @@ def stock(model, file: dict):
 
 def unmatched(model, file: dict) -> list[str]:
     known = comfy.lora.model_lora_keys_unet(model, {})
-    bare = {key: key.removesuffix(".alpha").removesuffix(".diff_b").removesuffix(".weight") for key in file}
+    ends = re.compile(r"\.(alpha|diff|diff_b|weight)$")
+    bare = {key: ends.sub("", key) for key in file}
     return [key for key, name in bare.items() if name.removesuffix(".lora_up").removesuffix(".lora_down") not in known]
 
 
@@ -111,10 +114,14 @@ def test_the_file_says_what_it_is(model, erasure, tmp_path):
     assert said["modelspec.title"] == "Erases circle, star" and said["erasure.method"] == "uce"
 
 
-def test_biases_go_out_too(model):
-    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_out.0.bias"
-    bias = Full(torch.randn(dict(model.model.named_parameters())[name].shape))
-    erasure = Erasure(make_erasure(model, prompt=False).metadata, (), {name: bias})
+@pytest.mark.parametrize(
+    "name",
+    ["1.transformer_blocks.0.attn2.to_out.0.bias", "0.in_layers.2.weight", "1.transformer_blocks.0.norm1.weight"],
+)
+def test_biases_and_kernels_go_out_too(model, name):
+    name = f"diffusion_model.middle_block.{name}"
+    change = Full(torch.randn(dict(model.model.named_parameters())[name].shape))
+    erasure = Erasure(make_erasure(model, prompt=False).metadata, (), {name: change})
     file = exchange.lora_tensors(model, erasure, torch.float32)
     assert unmatched(model.model, file) == []
     assert set(comfy.lora.load_lora(file, comfy.lora.model_lora_keys_unet(model.model, {}))) == {name}

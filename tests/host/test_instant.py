@@ -8,6 +8,7 @@ from concept_erasure.erasure.artifact import ErasureError, Full, load_erasure, s
 from concept_erasure.erasure.fingerprint import checkpoint_weights
 from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
 from concept_erasure.erasure.methods import CLOSED_FORM
+from concept_erasure.erasure.neighbours import neighbours
 from tests import worlds
 from tests.host.test_fit import sentence
 from tests.host.tools import PRESERVE, difference, sample
@@ -15,11 +16,6 @@ from tests.host.tools import PRESERVE, difference, sample
 KEPT = "\n".join(PRESERVE)
 TO_SQUARE = Instant(target="anchor", anchor="square")
 NOTHING = Instant(target="empty prompt")
-
-
-@pytest.fixture(scope="module")
-def encode(clip):
-    return concepts.Encoder(clip)
 
 
 def moved(erasure, model, tokens: torch.Tensor, before: torch.Tensor) -> float:
@@ -118,9 +114,9 @@ def test_it_is_the_same_in_inference_mode(model, clip):
 
 
 def test_neighbours_come_in_order_and_leave_themselves_out(encode):
-    [row] = instant.neighbours(encode, ["circle"], ["square", "a big red house", "ring"])
+    [row] = neighbours(encode, ["circle"], ["square", "a big red house", "ring"])
     assert sorted(row) == ["a big red house", "ring", "square"]
-    again = instant.neighbours(encode, ["star", "circle"], ["square", "a big red house", "ring"])
+    again = neighbours(encode, ["star", "circle"], ["square", "a big red house", "ring"])
     assert set(again[1]) == set(row) and len(again) == 2
 
 

@@ -63,11 +63,13 @@ def test_the_advanced_inputs_arrive(model, clip, monkeypatch):
         return Erasure(Metadata(concept="a", target="b", preserve="c"))
 
     monkeypatch.setattr(instant, "erase_instantly", remember)
-    ErasureInstant.execute(model, clip, "a\nb", "anchor", "x", "c", "speed", "last of the name", "values", 2, 5, 0.1, 3)
+    chosen = ("speed", "last of the name", "values", 2, 5, 0.1, 3, 9)
+    ErasureInstant.execute(model, clip, "a\nb", "anchor", "x", "c", *chosen)
     [(concepts, preserve, settings)] = seen
     assert (concepts, preserve) == ("a\nb", "c")
     assert (settings.method, settings.target, settings.anchor, settings.tokens) == (
         "speed", "anchor", "x", "last of the name",
     )  # fmt: skip
     scales = settings.scales
-    assert (settings.weights, settings.rank, scales.erase, scales.preserve, scales.ridge) == ("values", 3, 2, 5, 0.1)
+    assert (settings.weights, settings.rank) == ("values", 3)
+    assert (scales.erase, scales.preserve, scales.ridge, scales.balance) == (2, 5, 0.1, 9)

@@ -1,4 +1,4 @@
-"""Shared by the host tests: synthetic erasures, and sampling as KSampler does it."""
+"""Shared by the host tests: synthetic erasures, short trainings, and sampling as KSampler does it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from dataclasses import replace
 import comfy.sample
 import torch
 
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
 from concept_erasure.erasure.concepts import Encoder, build_gate
 from concept_erasure.erasure.deltas import weight_names
 from concept_erasure.erasure.fingerprint import context_dim, fingerprint
+from concept_erasure.erasure.settings import PRESETS, Settings
+from concept_erasure.nodes.learn import ErasureTrain
 
 PRESERVE = ["square", "red", "dotted"]
+KEPT = "\n".join(PRESERVE[:2])
+SHORT = {"steps": 3, "refresh": 2, "batch": 2, "prompt_lr": 0.3, "weight_lr": 0.05}
 
 
 @functools.cache
@@ -57,6 +62,31 @@ def only_delta(erasure: Erasure) -> Erasure:
 
 def ungated(erasure: Erasure) -> Erasure:
     return replace(erasure, prompts=tuple(replace(p, gate=None) for p in erasure.prompts))
+
+
+def short(preset: str = "recommended", **changes) -> Settings:
+    """A preset, cut to a few steps that each move far."""
+    return learning.with_sampling(replace(PRESETS[preset], **{**SHORT, **changes}), steps=2)
+
+
+def inputs(**changes) -> dict:
+    """Train Erasure's inputs at their defaults, with some of them changed."""
+    known = {i.id: getattr(i, "default", None) for i in ErasureTrain.define_schema().inputs}
+    small = {
+        "concept": "circle",
+        "preserve": KEPT,
+        "steps": 3,
+        "batch": 2,
+        "width": 64,
+        "height": 64,
+        "sampling_steps": 2,
+    }
+    return {k: v for k, v in known.items() if k not in ("model", "clip", "resume")} | small | changes
+
+
+@torch.inference_mode()
+def execute(model, clip, **changes):
+    return ErasureTrain.execute(model, clip, **inputs(**changes)).result
 
 
 @torch.inference_mode()

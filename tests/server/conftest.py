@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from scripts import client as clients
-from scripts import host as hosts
+from scripts import server as servers
+from scripts import shared
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKPOINT = REPO / "toyworld" / "toyworld.safetensors"
@@ -22,10 +23,10 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     root = Path(os.environ["CONCEPT_ERASURE_HOST_ROOT"])
-    host = hosts.Host(root, Path(sys.executable), hosts.version_of(root), 0.0)
+    host = shared.Host(root, Path(sys.executable), shared.version_of(root), 0.0)
     packs = {"concept-erasure": REPO, "toyworld-family": REPO / "toyworld" / "node"}
-    base = hosts.prepare_base(tmp_path_factory.mktemp("base"), packs, [CHECKPOINT])
-    with hosts.Server(host, base) as running:
+    base = servers.prepare_base(tmp_path_factory.mktemp("base"), packs, [CHECKPOINT])
+    with servers.Server(host, base) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from concept_erasure.erasure.artifact import load_erasure
 from scripts import make_workflows
 from scripts.client import ClientError, gui_to_api
-from scripts.host import get_json
+from scripts.server import get_json
 from tests.server.graphs import as_saved, node, picture, pixels, train
 
 REPO = Path(__file__).resolve().parents[2]
@@ -284,3 +284,20 @@ def test_an_exported_file_can_be_imported(client, info):
         )
     )  # fmt: skip
     assert abs(ours.astype(int) - back.astype(int)).max() <= 1
+
+
+def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
+    graph = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": node(info, "ErasureText", model=["1", 0], clip=["1", 1], concept="circle", preserve="square\nred"),
+        "3": node(
+            info, "ErasureReport", model_before=["1", 0], model_after=["2", 0], clip=["1", 1], vae=["1", 2],
+            erase="a red circle", keep="a blue square", steps=4, cfg=3.0, width=64, height=64,
+        ),
+    }  # fmt: skip
+    shown = client.wait(client.queue(graph), timeout=300)["outputs"]["3"]
+    [said], [image] = shown["text"], shown["images"]
+    assert said.startswith("after:") and "PSNR" in said and image["type"] == "temp"
+    saved = json.loads((server.base / "output" / "erasures" / "report_00001.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == ["before", "after"]
+    assert saved["rows"][1]["identical"]["count"] == 2

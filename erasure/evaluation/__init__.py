@@ -1,0 +1,1 @@
+"""How well an erasure erases and preserves: measures, judges, reports."""

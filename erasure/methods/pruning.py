@@ -1,0 +1,42 @@
+"""Pruning for robust erasing: P-ESD (arXiv 2405.16534).
+
+    min_m  || e_{θ m}(z_t, c_e) - t ||^2  +  w share(m = 0),   t as in ESD
+
+The weights stay what they are; a mask m over them learns which ones to set to zero. The paper names a differentiable
+mask and a sparsity term but neither its form nor its weight: assumed are scores with a straight-through threshold, and
+as the term the share of weights that are pruned. Taking the erasure off brings every weight back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..deltas import Mask
+from ..settings import Settings
+from ..training import Method, Phase, Run
+from . import esd
+
+SPARSITY = 1.0
+"""Weight of the share of pruned weights."""
+
+
+class Pruning(Method):
+    """One update a step, of the mask."""
+
+    changes = "pruned"
+    settings = {
+        "weights": "cross-attention", "in_context": False, "eta": 1.0, "preserve_weight": 0.0, "weight_lr": 0.005,
+        "drawn_by": "edited", "refresh": 10,
+    }  # fmt: skip
+
+    def phases(self, settings: Settings) -> Sequence[Phase]:
+        return [Phase("prune", "delta", prune)]
+
+
+def prune(run: Run) -> torch.Tensor:
+    """The mask learns: without the pruned weights, the concept gives what the target did."""
+    assert isinstance(run.delta, Mask)
+    kept = torch.cat([part.flatten() for part in run.delta.kept()])
+    return esd.erase(run) + SPARSITY * (1 - kept).mean()

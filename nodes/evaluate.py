@@ -1,0 +1,163 @@
+"""Nodes that show what an erasure does, and count it."""
+
+from pathlib import Path
+
+import comfy.samplers
+import comfy.utils
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..erasure import attach
+from ..erasure.artifact import ErasureError
+from ..erasure.evaluation.judges import ClipJudge
+from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
+from .files import new_path
+from .types import CATEGORY, ErasureSocket, show
+
+MOST = 16
+
+
+def _prompts() -> list:
+    return [
+        io.String.Input(
+            "erase", default="", multiline=True,
+            tooltip="Prompts that speak of the concept, one a line. For the judge, what it should look for goes behind "
+            "a bar: a church in the snow | church",
+        ),
+        io.String.Input(
+            "keep", default="", multiline=True,
+            tooltip="Prompts that must not change, one a line, with labels as above. Neighbours of the concept tell "
+            "most.",
+        ),
+    ]  # fmt: skip
+
+
+def _drawing() -> list:
+    return [
+        io.Int.Input("pictures", default=2, min=1, max=64, tooltip="Pictures of each prompt, one for each seed."),
+        io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="The first seed; the others follow it.",
+                     control_after_generate=io.ControlAfterGenerate.fixed),
+        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+        io.Combo.Input("sampler", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The host's sampler."),
+        io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal",
+                       tooltip="The host's scheduler."),
+        io.Int.Input("width", default=512, min=16, max=4096, step=8, tooltip="Width of the pictures."),
+        io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Their height."),
+        io.ClipVision.Input("clip_vision", optional=True,
+                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
+        io.Clip.Input("judge_clip", optional=True, tooltip="For the judge: the other half, from a Load CLIP node."),
+        io.String.Input("negative", default="", optional=True, multiline=True, advanced=True,
+                        tooltip="Negative prompt of every picture."),
+        io.String.Input("filename_prefix", default="erasures/report", advanced=True,
+                        tooltip="Where in the output folder the scores go, as JSON; a number is added."),
+    ]  # fmt: skip
+
+
+OUTPUTS = [
+    io.Image.Output(display_name="grid", tooltip="All pictures, labelled; same noise in every block."),
+    io.String.Output(display_name="report", tooltip="Scores as text."),
+]
+
+
+class ErasureReport(io.ComfyNode):
+    """MODEL before + MODEL after + prompts -> grid and scores."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureReport",
+            display_name="Erasure Report",
+            category=CATEGORY,
+            description="Draws the same prompts with the same noise before and after erasing, and counts how often the "
+            "concept is gone (ESR) and everything else is still there (PSR). The scores are saved as JSON.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["evaluate erasure", "before after", "ESR", "PSR", "CLIP score", "benchmark"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model_before", tooltip="The unedited model."),
+                io.Model.Input("model_after", tooltip="The model with the erasure on it."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the models."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the models."),
+                *_prompts(), *_drawing(),
+            ],
+            outputs=OUTPUTS,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model_before, model_after, clip, vae, erase, keep, **how) -> io.NodeOutput:
+        return report(cls, {"before": model_before, "after": model_after}, clip, vae, erase, keep, how)
+
+
+class ErasureCompare(io.ComfyNode):
+    """MODEL + ERASURE, ERASURE, … + prompts -> grid and scores."""
+
+    @classmethod
+    def define_schema(cls):
+        one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
+        return io.Schema(
+            node_id="ErasureCompare",
+            display_name="Compare Erasures",
+            category=CATEGORY,
+            description="Puts several erasures on the same model in turn and draws the same prompts with the same "
+            "noise: one grid, one table, the unedited model first.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["evaluate erasures", "which erasure", "compare methods", "ESR", "PSR"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The unedited model."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                *_prompts(), *_drawing(),
+                io.Autogrow.Input(
+                    "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
+                    tooltip="The erasures to compare.",
+                ),
+            ],
+            outputs=OUTPUTS,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip, vae, erase, keep, erasures, **how) -> io.NodeOutput:
+        models = {"unedited": model}
+        for erasure in erasures.values():
+            if erasure is not None:
+                concept = ", ".join(erasure.metadata.concept.splitlines())
+                models[f"{len(models)}. {erasure.metadata.method}: {concept}"] = attach.erase(model, erasure)
+        return report(cls, models, clip, vae, erase, keep, how)
+
+
+def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
+    """Draws, counts, saves and shows."""
+    prompts = read_prompts(erase, keep)
+    vision, words = how.pop("clip_vision", None), how.pop("judge_clip", None)
+    judge = None if vision is None and words is None else ClipJudge(vision, words)
+    prefix, first, count = how.pop("filename_prefix"), how.pop("seed"), how.pop("pictures")
+    drawing = Drawing(seeds=tuple(range(first, first + count)), **how)
+    bar = comfy.utils.ProgressBar(len(models) * len(prompts))
+
+    def seen(done: int, total: int, pictures) -> None:
+        picture = Image.fromarray((pictures[0].clamp(0, 1) * 255).byte().numpy())
+        bar.update_absolute(done, total, ("JPEG", picture, None))
+
+    found = compare(models, clip, vae, prompts, drawing, judge, seen)
+    sheet, place = found.grid(), save(found, prefix)
+    seen(bar.total, bar.total, sheet)  # the editor shows the last preview in front of the node's own picture
+    text = f"{found.text()}\nSaved {place}."
+    shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **show(cls, text).as_dict()}
+    return io.NodeOutput(sheet, text, ui=shown)
+
+
+def save(found: Report, prefix: str) -> str:
+    """Writes the scores under the next free number of a prefix; returns the path relative to the output folder."""
+    path, shown = new_path(prefix, kind=".json")
+    try:
+        Path(path).write_text(found.json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ErasureError(
+            f"The report cannot be saved to {shown} ({error.strerror}): choose another filename_prefix."
+        ) from error
+    return shown
+
+
+NODES = [ErasureReport, ErasureCompare]

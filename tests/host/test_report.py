@@ -1,0 +1,114 @@
+"""Reports: the same noise for every model, what is counted, and what the nodes leave behind."""
+
+import json
+
+import pytest
+import torch
+
+from concept_erasure.erasure import attach
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.concepts import Encoder
+from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
+from concept_erasure.nodes.evaluate import ErasureCompare, ErasureReport
+from tests.host.test_fit import sentence
+from tests.host.tools import make_erasure
+from tests.unit.test_evaluation import Vision, Words
+
+SMALL = Drawing(seeds=(3, 4), steps=2, width=64, height=64)
+HOW = {
+    "pictures": 2, "seed": 3, "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "normal", "width": 64,
+    "height": 64, "filename_prefix": "erasures/report", "negative": "",
+}  # fmt: skip
+
+
+class Always:
+    """A judge that sees the same label in every picture."""
+
+    def __init__(self, seen: str):
+        self.seen = seen
+
+    def ranks(self, pictures, labels, among):
+        assert pictures.shape[1:] == (64, 64, 3) and 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
+        return [0 if label == self.seen else 1 + list(among).index(label) for label in labels]
+
+
+def test_prompts_come_with_labels():
+    found = read_prompts("a church in snow | church\nchapel", "a red barn|barn\n\n")
+    assert found == [
+        Prompt("a church in snow", "church", True),
+        Prompt("chapel", "chapel", True),
+        Prompt("a red barn", "barn", False),
+    ]
+
+
+@pytest.mark.parametrize("erase, keep, word", [(" ", "\n", "no prompts"), ("x | a", "y | a", "'a'")])
+def test_prompts_that_cannot_be_used_are_refused(erase, keep, word):
+    with pytest.raises(ErasureError) as caught:
+        read_prompts(erase, keep)
+    assert word in sentence(caught)
+
+
+def test_a_seed_draws_the_same_picture_alone_and_in_company(model, clip, world):
+    encode = Encoder(clip)
+    with torch.inference_mode():
+        both = draw(model, encode, world[2], "circle", SMALL)
+        alone = draw(model, encode, world[2], "circle", Drawing(seeds=(4,), steps=2, width=64, height=64))
+    assert both.shape == (2, 64, 64, 3) and not torch.equal(both[0], both[1])
+    torch.testing.assert_close(both[1], alone[0], atol=2e-3, rtol=0)
+
+
+@torch.inference_mode()
+def test_what_is_counted_is_what_the_judge_saw(model, clip, world):
+    prompts = read_prompts("a circle | circle", "a square | square\nred")
+    erased = attach.erase(model, make_erasure(model, clip))
+    seen = []
+    models = {"before": model, "again": model, "after": erased}
+    found = compare(models, clip, world[2], prompts, SMALL, Always("square"), lambda *step: seen.append(step[:2]))
+    assert seen == [(i, 9) for i in range(1, 10)]
+    before, again, after = found.rows
+    assert (before.esr[1].hits, before.esr[1].count) == (2, 2)
+    assert (before.psr[1].hits, before.psr[1].count) == (2, 4)
+    assert before.identical is None
+    assert (again.identical.hits, again.identical.count, again.psnr) == (4, 4, float("inf"))
+    assert after.identical.count == 4 and not torch.equal(found.pictures[0][:2], found.pictures[2][:2])
+    assert "ESR-1 1.000 [0.342, 1.000] of 2" in found.text()
+
+
+@torch.inference_mode()
+def test_the_grid_shows_every_picture_under_its_model(model, clip, world):
+    prompts = read_prompts("a circle in a very long prompt that does not fit into one line of a label", "square")
+    found = compare({"before": model, "after": model}, clip, world[2], prompts, SMALL)
+    sheet = found.grid()
+    assert sheet.shape[0] == 1 and sheet.shape[1] > 2 * 64 and sheet.shape[2] > 4 * 64
+    assert float(sheet.min()) >= 0 and float(sheet.max()) == 1.0
+    assert found.rows[0].esr == {} and json.loads(found.json())["rows"][1]["psnr"] is None
+
+
+def test_the_report_node_saves_json_and_counts_with_clip(model, clip, world, output):
+    erased = attach.erase(model, make_erasure(model, clip))
+    with torch.inference_mode():
+        out = ErasureReport.execute(
+            model, erased, clip, world[2], "a red thing | red", "a blue thing | blue", **HOW,
+            clip_vision=Vision(), judge_clip=Words(),
+        )  # fmt: skip
+    grid, text = out.result
+    saved = json.loads((output / "erasures" / "report_00001.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == ["before", "after"]
+    assert saved["drawing"]["seeds"] == [3, 4] and saved["prompts"][0]["label"] == "red"
+    assert set(saved["rows"][1]["esr"]) == {"1"} and saved["rows"][1]["clip_i"] is not None
+    assert set(saved["rows"][0]["clip_score"]) == {"erased", "kept"}
+    assert grid.ndim == 4 and "report_00001.json" in text and "PSR-1" in text
+
+
+def test_erasures_are_compared_beside_the_unedited_model(model, clip, world, output):
+    erasures = {"erasure0": make_erasure(model, clip), "erasure1": make_erasure(model, clip, seed=2), "erasure2": None}
+    with torch.inference_mode():
+        ErasureCompare.execute(model, clip, world[2], "circle", "square", erasures, **HOW)
+    saved = json.loads((output / "erasures" / "report_00001.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == ["unedited", "1. kpop: circle", "2. kpop: circle"]
+
+
+def test_half_a_judge_is_refused(model, clip, world):
+    with pytest.raises(ErasureError) as caught:
+        ErasureReport.execute(model, model, clip, world[2], "circle", "", **HOW, clip_vision=Vision())
+    assert "both halves" in sentence(caught)

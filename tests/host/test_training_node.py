@@ -1,0 +1,141 @@
+"""Training from the graph: progress, Cancel, resuming, and inputs that cannot be used."""
+
+from dataclasses import fields
+
+import comfy.model_management
+import comfy.utils
+import pytest
+import torch
+
+from concept_erasure.erasure import concepts
+from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.erasure.settings import PRESETS
+from concept_erasure.nodes import learn as learn_node
+from tests import worlds
+from tests.host.test_fit import sentence
+from tests.host.tools import execute, inputs, sample
+
+pytestmark = pytest.mark.usefixtures("encoded_once")
+
+
+# ---------------------------------------------------------------- progress, interrupt, resume
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """What the host is told of progress, as (value, total, preview); ``bar.cancel_at`` presses Cancel at a step."""
+
+    class Bar:
+        seen: list = []
+        cancel_at = None
+
+    def update_absolute(self, value, total=None, preview=None):
+        Bar.seen.append((value, total, preview))
+        if value == Bar.cancel_at:
+            comfy.model_management.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update_absolute)
+    return Bar
+
+
+def test_the_host_is_told_every_step_and_shown_pictures(model, clip, bar):
+    execute(model, clip)
+    assert [(v, t) for v, t, _ in bar.seen] == [(1, 3), (2, 3), (3, 3)]
+    kind, picture, _ = bar.seen[0][2]
+    assert kind == "JPEG" and picture.size == (8, 8)
+
+
+def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar):
+    before = sample(model, cond("circle"), cond(""))
+    bar.cancel_at = 2
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        execute(model, clip, steps=50)
+    [file] = (output / "erasures").glob("*.safetensors")
+    assert "circle" in file.name and "interrupted" in file.name
+    kept = load_erasure(file)
+    assert kept.metadata.steps == "2"
+    assert not comfy.model_management.in_training and not torch.is_inference_mode_enabled()
+    assert torch.equal(sample(model, cond("circle"), cond("")), before)
+    bar.cancel_at = None
+    resumed, losses = execute(model, clip, resume=kept)
+    assert resumed.metadata.steps == "5" and len(losses["loss"]) == 3
+
+
+def test_an_interrupt_before_the_first_step_saves_nothing(model, clip, output):
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        execute(model, clip)
+    assert not list(output.rglob("*.safetensors"))
+
+
+def test_resuming_starts_from_what_was_learned(prepare, train):
+    erasure, _ = train()
+    run = prepare(resume=erasure).run
+    assert torch.equal(run.prompt.keys, erasure.prompts[0].keys)
+    assert all(torch.equal(a.dense(), erasure.delta[n].dense()) for n, a in run.delta.at_rest().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"tokens": 3}, "tokens"),
+        ({"method": "prompt only"}, "method"),
+        ({"rank": 2}, "rank"),
+        ({"weights": "values"}, "weights"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(prepare, train, changes, word):
+    erasure, _ = train()
+    with pytest.raises(ErasureError) as caught:
+        prepare(resume=erasure, **changes)
+    assert word in sentence(caught)
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_settings_that_the_node_leaves_to_the_preset(model):
+    for name, preset in PRESETS.items():
+        chosen = learn_node.settings_from(model, inputs(preset=name, steps=0, batch=0))
+        kept = {"sampling", "seed", "target", "anchor", "checkpointing"}
+        assert all(getattr(chosen, f.name) == getattr(preset, f.name) for f in fields(preset) if f.name not in kept)
+    chosen = learn_node.settings_from(model, inputs(rank=0, eta=0.0, preserve_weight=0.0, gate="off", loss_space="x0"))
+    assert (chosen.rank, chosen.eta, chosen.preserve_weight, chosen.gate, chosen.space) == (0, 0.0, 0.0, False, "x0")
+    assert chosen.sampling.shape == (4, 8, 8)
+
+
+def test_lines_are_names_once_each():
+    assert concepts.lines(" cat \n\nkitten\ncat\n") == ["cat", "kitten"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"concept": ""}, ["concept is empty"]),
+        ({"concept": " \n\t\n"}, ["concept is empty"]),
+        ({"concept": "word " * 100}, ["longer than the 77 tokens"]),
+        ({"preserve": "square\ncircle"}, ["'circle'", "both"]),
+        ({"target": "anchor"}, ["anchor is empty"]),
+    ],
+)
+def test_texts_that_cannot_be_used_are_refused(model, clip, changes, words):
+    with pytest.raises(ErasureError) as caught:
+        execute(model, clip, **changes)
+    assert all(word in sentence(caught) for word in words)
+
+
+@pytest.mark.parametrize("gate", ["on", "off"])
+def test_a_name_too_long_is_refused_with_and_without_a_gate(model, clip, gate):
+    with pytest.raises(ErasureError, match="longer than the 77 tokens"):
+        execute(model, clip, concept="word " * 100, gate=gate)
+
+
+def test_models_and_clips_that_cannot_be_used_are_refused(model, narrow_model, clip):
+    for arguments, words in (
+        ((worlds.model_without_attn2(), clip), ["attn2"]),
+        ((model, None), ["No CLIP"]),
+        ((narrow_model, clip), ["96", "64"]),
+    ):
+        with pytest.raises(ErasureError) as caught:
+            execute(*arguments)
+        assert all(word in sentence(caught) for word in words)

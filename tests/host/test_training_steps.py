@@ -1,0 +1,196 @@
+"""The steps of training: where it starts, what the gradients are, and losses that are not numbers."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from concept_erasure.erasure import concepts, deltas, learning, training
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.methods import LEARNED
+from concept_erasure.erasure.training import Phase, Phrase
+from concept_erasure.nodes import learn as learn_node
+from tests.host.test_fit import sentence
+from tests.host.tools import PRESERVE
+
+pytestmark = pytest.mark.usefixtures("encoded_once")
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def all_gradients(prepare, **changes) -> dict[str, torch.Tensor]:
+    """Every parameter's gradient in every phase, by block."""
+    run = prepare(**changes).run
+    found = {}
+    with torch.inference_mode(), learning.gradients():
+        run.sample()
+        for phase in LEARNED[run.settings.method].phases(run.settings):
+            run.learn(phase)
+            module = run.learned[phase.trains]
+            found |= {f"{phase.name}.{n}": p.grad.clone() for n, p in module.named_parameters()}
+            module.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("blocks", ["middle", "all"])
+@pytest.mark.parametrize("method", LEARNED)
+def test_checkpointing_gives_the_same_gradients(prepare, method, blocks):
+    plain, saved = (
+        all_gradients(prepare, method=method, blocks=blocks, rank=0, checkpointing=c) for c in (False, True)
+    )
+    assert plain.keys() == saved.keys() and len(plain) >= 2
+    for name, gradient in plain.items():
+        seen = method != "forget-me-not"  # no attention comes after the values of the last layer
+        assert gradient.abs().max() > 0 or not seen, name
+        assert torch.allclose(gradient, saved[name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
+
+
+def test_checkpointing_runs_layers_again_in_the_backward_pass(prepare, monkeypatch):
+    calls = []
+    real = training._checkpoint_transformer
+    monkeypatch.setattr(
+        training, "_CHECKPOINTED", [(training.SpatialTransformer, lambda *a: calls.append(1) or real(*a))]
+    )
+    all_gradients(prepare, checkpointing=True)
+    assert calls
+
+
+def test_the_frozen_model_gets_no_gradients(prepare):
+    run = prepare().run
+    with torch.inference_mode(), learning.gradients():
+        run.sample()
+        assert not run.original(run.concept_batch()).requires_grad
+        assert not any(t.requires_grad for t in run.original_and_target(run.concept_batch()))
+    assert all(p.grad is None for p in run.model.model.parameters())
+
+
+def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_harm(prepare):
+    run = prepare(method="prompt only").run
+    gate = replace(run.attached.gate, threshold=1e6)
+    run.attached = replace(run.attached, gate=gate)
+    before = run.prompt.keys.detach().clone()
+    progress = training.Progress()
+    with torch.inference_mode(), learning.gradients():
+        training.train(run, LEARNED["prompt only"].phases(run.settings), progress)
+    assert len(progress.losses) == 3 and not progress.stopped
+    assert torch.equal(run.prompt.keys, before)
+
+
+def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
+    run = prepare().run
+    run.sample()
+    assert all(isinstance(p, Phrase) for p in run.concept_batch().phrases)
+    assert not any(isinstance(p, Phrase) for p in run.kept_batch().phrases)
+    for _ in range(training.TRAJECTORIES + 1):
+        run.sample()
+    assert len(run.pool) == training.TRAJECTORIES
+
+
+# ---------------------------------------------------------------- rates and starts
+
+
+def test_rates_fall_over_the_last_share_of_the_steps():
+    rates = [training.share_of_rate(step, 10, 0.5) for step in range(11)]
+    assert rates[:6] == [1.0] * 6 and rates[10] == 0.0
+    assert all(a - b == pytest.approx(0.2) for a, b in pairwise(rates[5:]))
+    assert [training.share_of_rate(step, 10, 0.0) for step in (0, 5, 9)] == [1.0] * 3
+
+
+def test_rates_that_have_fallen_change_less(train):
+    falling, steady = (train(lr_decay=d)[0] for d in (1.0, 0.0))
+    moved = [sum(float(c.dense().norm()) for c in erasure.delta.values()) for erasure in (falling, steady)]
+    assert 0 < moved[0] < moved[1]
+
+
+def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
+    names, kept = ["circle"], PRESERVE[:2]
+    speaking, silent = (
+        torch.cat([encode(t).context[0] for t in texts]) for texts in concepts.gate_texts(names, kept)
+    )
+    found = concepts.concept_directions(encode, names, kept, 4)
+    strong, weak = ((tokens @ found.T).square().mean(0).sqrt() for tokens in (speaking, silent))
+    typical = float(speaking.square().mean().sqrt())  # the mean response through directions of length 1
+    assert strong.tolist() == pytest.approx([typical] * 4, rel=1e-3)
+    assert (strong / weak)[0] > 2 * float(speaking.square().mean().sqrt() / silent.square().mean().sqrt())
+    assert bool(((strong / weak).diff() <= 1e-3).all())  # those that tell most come first
+
+
+def test_only_projections_that_read_text_start_from_directions():
+    shapes = {f"b.attn2.{n}.weight": torch.Size([6, 5]) for n in ("to_q", "to_k", "to_v")}
+    directions = torch.arange(10.0).view(2, 5)
+    delta = deltas.Delta(shapes, 3, torch.Generator().manual_seed(0), directions)
+    query, key, value = (part["down"] for part in delta.parts)
+    assert torch.equal(key[:2], directions) and torch.equal(value[:2], directions)
+    assert not torch.equal(query[:2], directions) and key[2].any()
+    assert not any(change.any() for change in delta.changes().values())
+
+
+def test_a_gate_is_open_for_every_phrasing_and_closed_for_what_is_kept(model, clip):
+    gate, gap = concepts.build_gate(concepts.Encoder(clip), ["circle", "disc"], PRESERVE)
+    encode = concepts.Encoder(clip)
+    is_open = {
+        text: bool(concepts.gate_score(encode(text).context, gate) >= gate.threshold)
+        for text in (
+            "a circle",
+            "a photo of a disc",
+            "red circle, dotted",
+            "",
+            "a square",
+            "red",
+            "a photo of a dotted square",
+        )
+    }
+    assert list(is_open.values()) == [True, True, True, False, False, False, False], is_open
+    assert gap > 0
+
+
+# ---------------------------------------------------------------- losses that are not numbers
+
+
+def run_phase(prepare, loss, steps):
+    """Trains the prompt alone on a made-up loss, whose step number is counted."""
+    prepared = prepare(steps=steps, refresh=1000, prompt_lr=0.01)
+    count = iter(range(1, steps + 1))
+    states = []
+
+    def phase(run):
+        step = next(count)
+        states.append(run.prompt.keys.detach().clone())
+        return loss(run, step)
+
+    with torch.inference_mode(), learning.gradients():
+        training.train(prepared.run, [Phase("made up", "prompt", phase)], prepared.progress)
+    return prepared, states
+
+
+def test_a_loss_that_never_was_a_number_is_an_error(prepare):
+    with pytest.raises(ErasureError) as caught:
+        run_phase(prepare, lambda run, step: run.prompt.keys.sum() * float("nan"), 3)
+    assert "fp32 or bf16" in sentence(caught)
+
+
+def test_a_loss_that_stops_being_a_number_ends_with_the_last_good_state(prepare):
+    def loss(run, step):
+        return run.prompt.keys.square().sum() * (1 if step < 25 else float("inf"))
+
+    prepared, states = run_phase(prepare, loss, 60)
+    keys = prepared.run.prompt.keys
+    assert len(prepared.progress.losses) == 24 and "step 25" in prepared.progress.stopped
+    assert any(torch.equal(keys, state) for state in states[1:24])
+    assert not torch.equal(keys, states[0])
+    assert prepared.progress.stopped in learn_node.summary(prepared)
+
+
+@pytest.mark.parametrize("bad", [20, 21, 22])
+def test_a_good_state_is_one_that_gave_a_good_loss(prepare, bad):
+    """The loss of the bad step is a number still; its gradient is not, so the state after it is lost."""
+
+    def loss(run, step):
+        poison = torch.sqrt((run.prompt.keys * 0).sum()) if step == bad else 0
+        return run.prompt.keys.square().sum() + poison
+
+    prepared, _ = run_phase(prepare, loss, 60)
+    assert prepared.progress.stopped
+    assert torch.isfinite(prepared.run.prompt.keys).all() and torch.isfinite(prepared.run.prompt.values).all()

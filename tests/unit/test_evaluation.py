@@ -1,0 +1,90 @@
+"""Measures against values worked out by hand, and the zero-shot judge on a CLIP made of three colours."""
+
+import math
+
+import pytest
+import torch
+
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.evaluation.judges import ClipJudge
+from concept_erasure.erasure.evaluation.metrics import Share, cosine, erasing, places, preserving, psnr, wilson
+
+
+@pytest.mark.parametrize(
+    "hits, count, low, high", [(8, 10, 0.4902, 0.9433), (0, 24, 0.0, 0.1380), (24, 24, 0.8620, 1.0)]
+)
+def test_wilson_intervals_are_those_of_the_tables(hits, count, low, high):
+    assert wilson(hits, count) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_nothing_counted_says_nothing():
+    assert wilson(0, 0) == (0.0, 1.0) and math.isnan(Share(0, 0).value) and str(Share(0, 0)) == "–"
+
+
+def test_erasing_and_preserving_count_opposite_places():
+    ranks = [0, 0, 1, 4]
+    assert (erasing(ranks, 1).hits, erasing(ranks, 3).hits) == (2, 1)
+    assert (preserving(ranks, 1).hits, preserving(ranks, 3).hits) == (2, 3)
+    assert str(erasing(ranks)) == "0.500 [0.150, 0.850] of 4"
+
+
+def test_places_count_what_scores_higher():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 5.0, 5.0]])
+    assert places(scores, [2, 1]) == [2, 0]
+
+
+def test_pictures_are_compared_row_by_row():
+    a = torch.zeros(2, 4, 4, 3)
+    b = torch.stack([a[0], a[1] + 0.1])
+    assert psnr(a, b) == [math.inf, pytest.approx(20.0, abs=1e-4)]
+    assert cosine(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]])).tolist() == [1.0, 0.0]
+
+
+COLOURS = {"red": 0, "green": 1, "blue": 2}
+
+
+class Vision:
+    """Embeds a picture as its mean colour."""
+
+    def encode_image(self, image):
+        return {"image_embeds": image.mean((1, 2))}
+
+
+class Words:
+    """Embeds a text as the colour it names."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens(self, text, return_pooled):
+        row = torch.full((1, 3), 0.1)
+        for name, place in COLOURS.items():
+            row[0, place] += name in text
+        return None, row
+
+
+def picture(*colour) -> torch.Tensor:
+    return torch.tensor(colour, dtype=torch.float).expand(1, 6, 6, 3)
+
+
+def test_the_zero_shot_judge_places_what_a_picture_shows():
+    judge = ClipJudge(Vision(), Words())
+    pictures = torch.cat([picture(1, 0.2, 0), picture(0, 0.2, 1), picture(0.5, 1, 0.2)] * 20)
+    assert judge.ranks(pictures, ["red", "red", "red"] * 20, list(COLOURS)) == [0, 2, 1] * 20
+    assert float(judge.label("red").norm()) == pytest.approx(1.0)
+
+
+def test_halves_that_do_not_belong_together_are_refused():
+    class Wide(Words):
+        def encode_from_tokens(self, text, return_pooled):
+            return None, torch.ones(1, 768)
+
+    class Silent(Words):
+        def encode_from_tokens(self, text, return_pooled):
+            return None, None
+
+    for clip, said in ((Wide(), "width 768"), (Silent(), "no text embedding")):
+        with pytest.raises(ErasureError, match=said):
+            ClipJudge(Vision(), clip).ranks(picture(1, 0, 0), ["red"], ["red"])
+    with pytest.raises(ErasureError, match="both halves"):
+        ClipJudge(None, Words())
