@@ -1,4 +1,4 @@
-"""A learnable choice among texts, for methods that look for the text that matters most."""
+"""Texts that are learned: a choice among written ones, or encodings that no text has."""
 
 from __future__ import annotations
 
@@ -39,3 +39,21 @@ class Choice(nn.Module):
             return Mixture(self.texts, soft)
         one = nn.functional.one_hot(soft.argmax(), len(soft)).to(soft)
         return Mixture(self.texts, one + (soft - soft.detach()))
+
+
+class Soft(nn.Module):
+    """A text whose first ``tokens`` encodings learn, [tokens, d]; they start as the written text's."""
+
+    def __init__(self, text: Text, tokens: int):
+        super().__init__()
+        self.text, self.count = text, tokens
+        self.tokens = nn.Parameter(text.context[0, 1 : 1 + tokens].clone())
+
+    def context(self) -> torch.Tensor:
+        """All encodings, [1, n, d]."""
+        return self.within(self.text.context)
+
+    def within(self, context: torch.Tensor) -> torch.Tensor:
+        """The learned encodings in the place of a context's own, [1, n, d]."""
+        tokens = self.tokens[None].to(context.dtype)
+        return torch.cat([context[:, :1], tokens.to(context.device), context[:, 1 + self.count :]], 1)

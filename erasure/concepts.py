@@ -48,6 +48,10 @@ class Text:
     context: torch.Tensor
     cond: list
 
+    def reading(self, context: torch.Tensor) -> list:
+        """The conditioning with another context [n, d] in its place."""
+        return [[context[None].to(self.context), dict(self.cond[0][1])]]
+
 
 def lines(text: str) -> list[str]:
     """The non-empty lines of a text field, in order, each once."""
@@ -97,7 +101,10 @@ class Encoder:
         return self.known[text]
 
     def _encode(self, text: str) -> Text:
-        cond = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+        return self._text(text, self.clip.tokenize(text))
+
+    def _text(self, text: str, tokens: dict[str, list]) -> Text:
+        cond = self.clip.encode_from_tokens_scheduled(tokens)
         cond = [[_plain(c), {k: _plain(v) for k, v in extra.items()}] for c, extra in cond]
         return Text(text, cond[0][0].float(), cond)
 
@@ -127,6 +134,26 @@ class Encoder:
             merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
             rows = _plain(self.clip.encode_from_tokens(merged))[0].float()
             yield torch.stack(rows.chunk(len(part)))
+
+    def with_tokens(self, rows: Sequence[Sequence[int]]) -> dict[str, list]:
+        """What the host's tokenizer would give for texts of just these token numbers, one chunk each."""
+        blank = self.clip.tokenize("")
+        return {key: [_filled(chunks[0], ids) for ids in rows] for key, chunks in blank.items()}
+
+    def stream_tokens(self, rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """The encodings of rows of token numbers, in parts of ``BATCH`` rows: [rows, n, d]."""
+        for part in batched(rows):
+            encoded = _plain(self.clip.encode_from_tokens(self.with_tokens(part)))[0].float()
+            yield torch.stack(encoded.chunk(len(part)))
+
+    def of_tokens(self, ids: Sequence[int]) -> Text:
+        """A text of token numbers, as the model is given it."""
+        words = "".join(found[1] for found in self.clip.tokenizer.untokenize([(i, 1.0) for i in ids]))
+        return self._text(words.replace("</w>", " ").strip(), self.with_tokens([ids]))
+
+    def vocabulary(self) -> range:
+        """The numbers of all tokens that a text can be made of; CLIP puts its start and end behind them."""
+        return range(next(iter(self.clip.tokenize("").values()))[0][0][0])
 
     def name_tokens(self, name: str) -> tuple[int, ...]:
         """The token numbers of a name without start, end and padding.
@@ -159,6 +186,11 @@ class Encoder:
                 f"The text encoder does not read '{name}' as a word of its own in '{text}': spell it alone."
             )
         return places[0]
+
+
+def _filled(chunk: Sequence[tuple], ids: Sequence[int]) -> list[tuple]:
+    """An empty text's chunk with tokens behind its start; its padding becomes so much shorter."""
+    return [chunk[0], *((i, 1.0) for i in ids), *chunk[1 : len(chunk) - len(ids)]]
 
 
 def _plain(value):

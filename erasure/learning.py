@@ -112,7 +112,7 @@ def prepare(
         delta = _delta(model, method.changes, settings, generator, directions, resume)
     phrases, kept_texts = _phrases(encode, names, kept, settings), _kept_texts(encode, kept)
     choices = _choices(encode, names, kept, method.targets, settings)
-    run = Run(_plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
+    run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     before = int(resume.metadata.steps or 0) if resume else 0
     return Learning(run, names, kept, Progress(), before, gap)
 
@@ -127,7 +127,7 @@ def learn(
     return learning.erasure()
 
 
-def _plain_patcher(model):
+def plain_patcher(model):
     """A clone whose weights are ordinary tensors in one place, which training needs."""
     if not model.is_dynamic():
         return model.clone()

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from . import attach
 from .artifact import ErasureError, PromptTensors
 from .attention import AttentionMaps
-from .choice import Choice, Mixture
+from .choice import Choice, Mixture, Soft
 from .concepts import Encoder, Text
 from .deltas import Delta, Mask
 from .objectives import distance, negative_guidance
@@ -106,7 +106,7 @@ class Run:
         prompt: ErasurePrompt | None,
         attached: PromptTensors | None,
         delta: Delta | Mask | None,
-        choices: Mapping[str, Choice],
+        choices: Mapping[str, Choice | Soft],
         settings: Settings,
     ):
         self.model, self.encode, self.settings = model, encode, settings
@@ -151,7 +151,9 @@ class Run:
 
     def chosen(self, name: str) -> Mixture:
         """A draw of one of the run's choices."""
-        return self.choices[name].draw(self.generator)
+        choice = self.choices[name]
+        assert isinstance(choice, Choice)
+        return choice.draw(self.generator)
 
     def attention_to_concept(self, batch: Batch) -> list[torch.Tensor]:
         """Attention [heads, queries, tokens of the name] that every layer of the edited model pays to the concept, for
@@ -183,7 +185,7 @@ class Run:
         return original, negative_guidance(neutral, original, self.settings.eta)
 
     def original_under(
-        self, batch: Batch, *texts: Sequence[Text | Mixture], learning: bool = False
+        self, batch: Batch, *texts: Sequence[Text | Mixture | Soft], learning: bool = False
     ) -> tuple[torch.Tensor, ...]:
         """What the frozen model predicts for the same latents under other texts, one a row.
 
@@ -191,7 +193,7 @@ class Run:
         """
         return self._originals(batch, *texts, learning=learning)
 
-    def edited_under(self, batch: Batch, texts: Sequence[Text | Mixture]) -> torch.Tensor:
+    def edited_under(self, batch: Batch, texts: Sequence[Text | Mixture | Soft]) -> torch.Tensor:
         """What the edited model, without the prompt, predicts for the same latents under other texts."""
         return self._predict(batch, texts, prompt=False)
 
@@ -201,7 +203,7 @@ class Run:
     # -- how they are made ------------------------------------------------------------------------------------------
 
     def _originals(
-        self, batch: Batch, *texts: Sequence[Text | Mixture], learning: bool = False
+        self, batch: Batch, *texts: Sequence[Text | Mixture | Soft], learning: bool = False
     ) -> tuple[torch.Tensor, ...]:
         """The frozen model's predictions for the same latents under several texts, in one call of the network."""
         wide = Batch(batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts)), [])
@@ -296,7 +298,7 @@ class Run:
         return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
 
     def _predict(
-        self, batch: Batch, texts: Sequence[Text | Mixture], prompt: bool, maps: AttentionMaps | None = None
+        self, batch: Batch, texts: Sequence[Text | Mixture | Soft], prompt: bool, maps: AttentionMaps | None = None
     ) -> torch.Tensor:
         conds = [self._cond(text) for text in texts]
         joined = {name: torch.cat([c[name] for c in conds]) for name in conds[0]}
@@ -322,12 +324,15 @@ class Run:
             options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
         return options
 
-    def _cond(self, text: Text | Mixture) -> dict[str, torch.Tensor]:
+    def _cond(self, text: Text | Mixture | Soft) -> dict[str, torch.Tensor]:
         """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
         if isinstance(text, Mixture):
             parts = [self._cond(part) for part in text.texts]
             weights = text.weights.to(self.device)
             return {name: sum(w * part[name] for w, part in zip(weights, parts, strict=True)) for name in parts[0]}
+        if isinstance(text, Soft):
+            found = self._cond(text.text)
+            return found | {"c_crossattn": text.within(found["c_crossattn"])}
         if text.text not in self._conds:
             noise = torch.zeros(1, *self.settings.sampling.shape, device=self.device)
             conds = comfy.sampler_helpers.convert_cond(text.cond)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import comfy.model_management
 import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io, ui
@@ -9,8 +10,11 @@ from PIL import Image
 
 from ..erasure import attach
 from ..erasure.artifact import ErasureError
+from ..erasure.concepts import lines
+from ..erasure.evaluation.attacks import Search
 from ..erasure.evaluation.judges import ClipJudge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
+from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, show
 
@@ -32,7 +36,7 @@ def _prompts() -> list:
     ]  # fmt: skip
 
 
-def _drawing() -> list:
+def _drawing(prefix: str = "erasures/report") -> list:
     return [
         io.Int.Input("pictures", default=2, min=1, max=64, tooltip="Pictures of each prompt, one for each seed."),
         io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="The first seed; the others follow it.",
@@ -49,7 +53,7 @@ def _drawing() -> list:
         io.Clip.Input("judge_clip", optional=True, tooltip="For the judge: the other half, from a Load CLIP node."),
         io.String.Input("negative", default="", optional=True, multiline=True, advanced=True,
                         tooltip="Negative prompt of every picture."),
-        io.String.Input("filename_prefix", default="erasures/report", advanced=True,
+        io.String.Input("filename_prefix", default=prefix, advanced=True,
                         tooltip="Where in the output folder the scores go, as JSON; a number is added."),
     ]  # fmt: skip
 
@@ -127,28 +131,130 @@ class ErasureCompare(io.ComfyNode):
         return report(cls, models, clip, vae, erase, keep, how)
 
 
+class ErasureStressTest(io.ComfyNode):
+    """MODEL before + MODEL after + concept -> how often attacks bring the concept back."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureStressTest",
+            display_name="Stress Test",
+            category=CATEGORY,
+            description="Asks the erased model for the concept in ways that it was not erased by: other names, its "
+            "direction in the text encoder, searched tokens, a learned prompt, a few steps of retraining. Counts how "
+            "often it comes back, beside the unedited model.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["attack", "red team", "robustness", "Ring-A-Bell", "UnlearnDiffAtk", "adversarial prompt"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model_before", tooltip="The unedited model."),
+                io.Model.Input("model_after", tooltip="The model with the erasure on it."),
+                io.Clip.Input("clip", tooltip="The CLIP that belongs to the models."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the models."),
+                io.String.Input(
+                    "concept", default="", multiline=True,
+                    tooltip="The names that were erased, one a line; the judge looks for the first.",
+                ),
+                io.String.Input(
+                    "other_names", default="", multiline=True,
+                    tooltip="Prompts that ask for the concept in other words: synonyms, descriptions, other languages, "
+                    "one a line.",
+                ),
+                io.String.Input(
+                    "among", default="", multiline=True,
+                    tooltip="For the judge: what else a picture can show, one label a line. Things like the concept "
+                    "make it strict.",
+                ),
+                *_drawing("erasures/stress"),
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                  for name in ATTACKS),
+                io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
+                               tooltip="The largest multiple of the concept's direction that is added to texts; a "
+                               "third and two thirds of it are tried, too."),
+                io.Int.Input("search_tokens", default=8, min=1, max=64, advanced=True,
+                             tooltip="Tokens of the searched prompt."),
+                io.Int.Input("search_tried", default=2000, min=64, max=100000, advanced=True,
+                             tooltip="So many of the text encoder's tokens are tried one by one; 50000 is all."),
+                io.Int.Input("search_generations", default=25, min=0, max=10000, advanced=True,
+                             tooltip="Rounds of combining the best ones, 40 texts each."),
+                io.Int.Input("learned_tokens", default=8, min=1, max=64, advanced=True,
+                             tooltip="Tokens of the learned prompt."),
+                io.Int.Input("learned_steps", default=60, min=1, max=100000, advanced=True,
+                             tooltip="Steps of learning it, batch 8."),
+                io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
+                             tooltip="Steps of retraining the model's keys and values, batch 8."),
+            ],
+            outputs=OUTPUTS,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
+        tests = [name for name in ATTACKS if how.pop(_socket(name))]
+        if not tests:
+            raise ErasureError("No attack is chosen: switch at least one on.")
+        top = how.pop("strength")
+        tried, generations = how.pop("search_tried"), how.pop("search_generations")
+        search = Search(tokens=how.pop("search_tokens"), tried=tried, generations=generations, seed=how["seed"])
+        budget = Budget(
+            [top / 3, top * 2 / 3, top], search, how.pop("learned_tokens"), how.pop("learned_steps"),
+            how.pop("relearning_steps"),
+        )  # fmt: skip
+        judge, prefix, drawing = judge_from(how), how.pop("filename_prefix"), drawing_from(how)
+        asked = Concept(lines(concept), lines(other_names), lines(among))
+        bar = comfy.utils.ProgressBar(1)
+
+        def seen(done: int, total: int, pictures) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
+
+        found = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, seen)
+        return finished(cls, found, prefix, bar)
+
+
+def _socket(attack: str) -> str:
+    return "run_" + attack.replace(" ", "_")
+
+
 def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
     """Draws, counts, saves and shows."""
     prompts = read_prompts(erase, keep)
-    vision, words = how.pop("clip_vision", None), how.pop("judge_clip", None)
-    judge = None if vision is None and words is None else ClipJudge(vision, words)
-    prefix, first, count = how.pop("filename_prefix"), how.pop("seed"), how.pop("pictures")
-    drawing = Drawing(seeds=tuple(range(first, first + count)), **how)
+    judge, prefix, drawing = judge_from(how), how.pop("filename_prefix"), drawing_from(how)
     bar = comfy.utils.ProgressBar(len(models) * len(prompts))
 
     def seen(done: int, total: int, pictures) -> None:
-        picture = Image.fromarray((pictures[0].clamp(0, 1) * 255).byte().numpy())
-        bar.update_absolute(done, total, ("JPEG", picture, None))
+        bar.update_absolute(done, total, thumbnail(pictures))
 
-    found = compare(models, clip, vae, prompts, drawing, judge, seen)
+    return finished(cls, compare(models, clip, vae, prompts, drawing, judge, seen), prefix, bar)
+
+
+def judge_from(how: dict) -> ClipJudge | None:
+    """The judge of a node's inputs, which are taken out; None when neither half of one is connected."""
+    vision, words = how.pop("clip_vision", None), how.pop("judge_clip", None)
+    return None if vision is None and words is None else ClipJudge(vision, words)
+
+
+def drawing_from(how: dict) -> Drawing:
+    """How a node's inputs say that pictures are drawn, once all others are taken out."""
+    first, count = how.pop("seed"), how.pop("pictures")
+    return Drawing(seeds=tuple(range(first, first + count)), **how)
+
+
+def thumbnail(pictures) -> tuple:
+    """The first of some pictures, as a preview."""
+    return "JPEG", Image.fromarray((pictures[0].clamp(0, 1) * 255).byte().numpy()), None
+
+
+def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutput:
+    """Saves and shows what was found."""
     sheet, place = found.grid(), save(found, prefix)
-    seen(bar.total, bar.total, sheet)  # the editor shows the last preview in front of the node's own picture
+    # the editor shows the last preview in front of the node's own picture
+    bar.update_absolute(bar.total, bar.total, thumbnail(sheet))
     text = f"{found.text()}\nSaved {place}."
     shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **show(cls, text).as_dict()}
     return io.NodeOutput(sheet, text, ui=shown)
 
 
-def save(found: Report, prefix: str) -> str:
+def save(found: Report | StressReport, prefix: str) -> str:
     """Writes the scores under the next free number of a prefix; returns the path relative to the output folder."""
     path, shown = new_path(prefix, kind=".json")
     try:
@@ -160,4 +266,4 @@ def save(found: Report, prefix: str) -> str:
     return shown
 
 
-NODES = [ErasureReport, ErasureCompare]
+NODES = [ErasureReport, ErasureCompare, ErasureStressTest]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from toyworld.world import KINDS, kind_of
+from PIL import Image
+
+from toyworld.world import KINDS, SHAPES, kind_of
 
 from . import client, host, server, shared, sheet
 
@@ -353,6 +356,38 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     return graph.saved()
 
 
+def measure_an_erasure(object_info: dict[str, Any]) -> dict[str, Any]:
+    """(g) Erasure Report and Stress Test on an erased model."""
+    graph = Graph(object_info, (0.6, 145, 165))
+    graph.note(
+        (0, 0, 400, 290), "Read me",
+        "1. **Choose your checkpoint**, and set size, steps and cfg in both nodes on the right to what you draw with.\n"
+        "2. **Type the concept** in Erase Concept (Text) and in Stress Test, and prompts to erase and to keep in "
+        "Erasure Report. Any other erasure can take the place of Erase Concept (Text).\n"
+        "3. **Run**: the same prompts and noise before and after, and the concept asked for in other ways.\n"
+        "4. To have it counted, add Load CLIP Vision and the Load CLIP that belongs to it, and connect them to "
+        "*clip_vision* and *judge_clip*.",
+    )  # fmt: skip
+    checkpoint = graph.node("CheckpointLoaderSimple", (0, 420, 400, 98), ckpt_name=CHECKPOINT)
+    model, clip, vae = ((checkpoint, slot) for slot in range(3))
+    graph.group("1. Model", (-20, 340, 440, 198))
+    erase = graph.node("ErasureText", (460, 0, 400, 420), sockets={"model": model, "clip": clip}, concept=CONCEPT)
+    graph.group("2. Erase", (440, -80, 440, 520))
+    both = {"model_before": model, "model_after": (erase, 0), "clip": clip, "vae": vae}
+    drawing: dict[str, Any] = {"pictures": 4, "seed": SEED, "steps": STEPS, "cfg": CFG, "width": SIZE, "height": SIZE}
+    kept = [f"a red {name} on a striped background" for name in SHAPES if name != CONCEPT][:3]
+    graph.node(
+        "ErasureReport", (920, 0, 480, 920), sockets=both, **drawing, erase=f"{PROMPT} | {CONCEPT}",
+        keep="\n".join(f"{text} | {text.split()[2]}" for text in kept),
+    )  # fmt: skip
+    graph.node(
+        "ErasureStressTest", (1440, 0, 480, 920), sockets=both, **{**drawing, "pictures": 2}, concept=CONCEPT,
+        other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
+    )  # fmt: skip
+    graph.group("3. Measure", (900, -80, 1040, 1020))
+    return graph.saved()
+
+
 def side_by_side(graph: Graph, common: Common, x: int, models: dict[str, Socket]) -> dict[str, Socket]:
     """A column for each model, with one seed for all; returns the decoded pictures."""
     seed = common.seed((x, 0, COLUMN - 30, 82))
@@ -367,6 +402,7 @@ def side_by_side(graph: Graph, common: Common, x: int, models: dict[str, Socket]
 
 GRAPHS = (
     train_erase_recover, erase_with_saved_file, prompt_only, erase_by_text, erase_three_concepts, export_as_lora,
+    measure_an_erasure,
 )  # fmt: skip
 WORKFLOWS = {f.__name__: f for f in GRAPHS}
 
@@ -379,6 +415,8 @@ def draw(server: client.Client, make: Callable, name: str) -> None:
     object_info = server.object_info()
     prompt = client.gui_to_api(make(object_info), object_info)
     numbers = {node["_meta"]["title"]: number for number, node in prompt.items()}
+    if "Erasure Report" in numbers:
+        return draw_report(server, prompt, numbers["Erasure Report"], name)
     if "Export Erasure as LoRA" in numbers:
         export_once(server, prompt, numbers["Export Erasure as LoRA"])
     rows: dict[str, list[bytes]] = {}
@@ -389,6 +427,15 @@ def draw(server: client.Client, make: Callable, name: str) -> None:
     columns = [label for title in found for label in (title, *[""] * (WIDTH // len(found) - 1))]
     cell = min(98, 290 // len(rows))
     picture = sheet.grid(list(rows), columns, list(rows.values()), cell=cell, title=TITLES[name], size=(640, 360))
+    picture.save(FOLDER / f"{name}.jpg", quality=90)
+
+
+def draw_report(server: client.Client, prompt: dict[str, Any], number: str, name: str) -> None:
+    """The grid that Erasure Report shows, as ``NAME.jpg``."""
+    prompt[number]["inputs"]["pictures"] = 2
+    [png] = server.images(server.wait(server.queue(needed(prompt, number))))[number]
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.thumbnail((640, 640))
     picture.save(FOLDER / f"{name}.jpg", quality=90)
 
 
@@ -430,6 +477,7 @@ TITLES = {
     "prompt_only": f"Erase '{CONCEPT}' with a learned prompt alone",
     "erase_by_text": f"Erase '{CONCEPT}' by typing it",
     "erase_three_concepts": "Erase three concepts at once",
+    "measure_an_erasure": "Measure an erasure",
     "export_as_lora": f"Erase '{CONCEPT}', export it as a LoRA",
 }
 

@@ -88,11 +88,10 @@ class Report:
         rows = [
             {
                 "name": row.name,
-                "esr": {k: _share(share) for k, share in row.esr.items()},
-                "psr": {k: _share(share) for k, share in row.psr.items()},
+                "esr": shares(row.esr), "psr": shares(row.psr),
                 "clip_score": dict(row.clip_score), "clip_i": row.clip_i,
                 "psnr": None if row.psnr == float("inf") else row.psnr,
-                "identical": None if row.identical is None else _share(row.identical),
+                **shares({"identical": row.identical}),
             }
             for row in self.rows
         ]  # fmt: skip
@@ -101,8 +100,12 @@ class Report:
         return json.dumps({"rows": rows, **about, **made_by}, indent=1)
 
 
-def _share(share: Share) -> dict:
-    return {"value": share.value, "hits": share.hits, "count": share.count, "interval": share.interval}
+def shares(found: Mapping) -> dict:
+    """Shares as plain values, None where there is none."""
+    return {
+        name: share and {"value": share.value, "hits": share.hits, "count": share.count, "interval": share.interval}
+        for name, share in found.items()
+    }
 
 
 def _said(row: Row) -> list[str]:
@@ -148,7 +151,7 @@ def compare(
     for m, model in enumerate(models.values()):
         drawn = []
         for p, prompt in enumerate(prompts):
-            drawn.append(draw(model, encode, vae, prompt.text, drawing))
+            drawn.append(draw(model, vae, encode(prompt.text).cond, encode(drawing.negative).cond, drawing))
             on_picture(m * len(prompts) + p + 1, total, drawn[-1])
         pictures.append(torch.cat(drawn))
     rows = [
@@ -158,14 +161,15 @@ def compare(
     return Report(rows, prompts, drawing, pictures)
 
 
-def draw(model, encode: Encoder, vae, text: str, how: Drawing) -> torch.Tensor:
-    """Pictures of a text, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every batch."""
+def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
+    """Pictures for the host's conditioning, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every
+    batch."""
     latent_format = model.get_model_object("latent_format")
     ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
     empty = torch.zeros(1, latent_format.latent_channels, how.height // ratio, how.width // ratio)
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
     latents = comfy.sample.sample(
-        model, noise, how.steps, how.cfg, how.sampler, how.scheduler, encode(text).cond, encode(how.negative).cond,
+        model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative,
         torch.zeros_like(noise), seed=how.seeds[0], disable_pbar=True,
     )  # fmt: skip
     return vae.decode(latents)[..., :3].float().cpu()

@@ -51,8 +51,9 @@ def test_prompts_that_cannot_be_used_are_refused(erase, keep, word):
 def test_a_seed_draws_the_same_picture_alone_and_in_company(model, clip, world):
     encode = Encoder(clip)
     with torch.inference_mode():
-        both = draw(model, encode, world[2], "circle", SMALL)
-        alone = draw(model, encode, world[2], "circle", Drawing(seeds=(4,), steps=2, width=64, height=64))
+        conds = encode("circle").cond, encode("").cond
+        both = draw(model, world[2], *conds, SMALL)
+        alone = draw(model, world[2], *conds, Drawing(seeds=(4,), steps=2, width=64, height=64))
     assert both.shape == (2, 64, 64, 3) and not torch.equal(both[0], both[1])
     torch.testing.assert_close(both[1], alone[0], atol=2e-3, rtol=0)
 

@@ -301,3 +301,21 @@ def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
     saved = json.loads((server.base / "output" / "erasures" / "report_00001.json").read_text())
     assert [row["name"] for row in saved["rows"]] == ["before", "after"]
     assert saved["rows"][1]["identical"]["count"] == 2
+
+
+def test_the_measuring_workflow_shows_what_attacks_bring_back(client, info, server):
+    workflow = json.loads((REPO / "workflows" / "measure_an_erasure.json").read_text())
+    prompt = gui_to_api(workflow, info)
+    numbers = {entry["class_type"]: number for number, entry in prompt.items()}
+    prompt[numbers["ErasureReport"]]["inputs"] |= {"pictures": 1, "steps": 2}
+    prompt[numbers["ErasureStressTest"]]["inputs"] |= {
+        "pictures": 1, "steps": 2, "search_tried": 64, "search_generations": 1, "learned_steps": 2,
+        "relearning_steps": 1,
+    }  # fmt: skip
+    outputs = client.wait(client.queue(prompt), timeout=300)["outputs"]
+    [said] = outputs[numbers["ErasureStressTest"]]["text"]
+    assert "by name: 4 pictures, not counted" in said and "relearning (steps: 1)" in said
+    assert len(outputs[numbers["ErasureReport"]]["images"]) == 1
+    saved = json.loads((server.base / "output" / "erasures" / "stress_00001.json").read_text())
+    assert [trial["attack"] for trial in saved["trials"]][-2:] == ["soft prompt", "relearning"]
+    assert saved["trials"][1]["prompts"] == ["a red disc"]

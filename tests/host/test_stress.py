@@ -1,0 +1,166 @@
+"""Stress tests: attacks do what they say, within their budgets, and leave both models alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from concept_erasure.erasure import attach, learning
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.evaluation import attacks, relearning
+from concept_erasure.erasure.evaluation.attacks import Search
+from concept_erasure.erasure.evaluation.report import Drawing
+from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, black_box, stress
+from concept_erasure.erasure.trajectories import Sampling
+from concept_erasure.nodes.evaluate import ErasureStressTest
+from tests.host.test_fit import sentence
+from tests.host.test_report import SMALL, Always
+from tests.host.tools import difference, make_erasure, only_delta, sample
+from tests.unit.test_evaluation import Vision, Words
+
+SEARCH = Search(tokens=3, tried=30, pool=8, population=6, generations=2)
+LITTLE = Budget(strengths=(1.0,), search=SEARCH, soft_tokens=3, soft_steps=2, relearn_steps=2)
+CIRCLE = Concept(["circle"], ["a disc", "something round"], ["square"])
+
+
+@pytest.fixture(scope="module")
+def erased(model, clip):
+    return attach.erase(model, only_delta(make_erasure(model, clip)))
+
+
+@pytest.fixture(scope="module")
+def taught(model, encode):
+    """Lessons of the unedited model."""
+    with learning.gradients():
+        return relearning.lessons(model, encode, ["circle"], Sampling(steps=2), count=4)
+
+
+def test_tokens_that_are_the_target_are_at_no_distance(encode):
+    ids = encode.name_tokens("disc")
+    target = encode("disc").context[0]
+    other = encode.name_tokens("square")
+    near, far = attacks.distances(encode, torch.tensor([ids, other]), target).tolist()
+    assert near < 1e-8 < far
+    assert encode.of_tokens(ids).text == "disc"
+    torch.testing.assert_close(encode.of_tokens(ids).context, encode("disc").context)
+
+
+@torch.no_grad()
+def test_a_search_comes_nearer_than_any_single_token_and_never_says_the_name(encode):
+    how = Search(tokens=4, tried=64, pool=64, population=30, generations=8)
+    target = encode.chunks(attacks.NEUTRAL[:1])[0] + attacks.direction(encode, ["circle"])
+    found, at_first = (
+        attacks.search(encode, ["circle"], 1.0, searching) for searching in (how, replace(how, generations=0))
+    )
+    reached, started = ((text.context[0] - target).square().mean() for text in (found, at_first))
+    generator = torch.Generator().manual_seed(how.seed)
+    [name] = encode.name_tokens("circle")
+    vocabulary = torch.tensor([token for token in encode.vocabulary() if token != name])
+    tried = vocabulary[torch.randperm(len(vocabulary), generator=generator)[: how.tried]]
+    assert reached < started < attacks.distances(encode, tried[:, None].expand(-1, 4), target).min()
+    assert name not in encode.name_tokens(found.text)
+
+
+@torch.no_grad()
+def test_a_search_looks_away_from_the_name(encode, monkeypatch):
+    """With the name's own token as the only other choice, it is still not taken."""
+    [name] = encode.name_tokens("circle")
+    monkeypatch.setattr(type(encode), "vocabulary", lambda self: range(name - 1, name + 1))
+    found = attacks.search(encode, ["circle"], 1.0, Search(tokens=2, tried=10, pool=2, population=4, generations=1))
+    assert not torch.equal(found.context, encode("circle circle").context)
+    torch.testing.assert_close(found.context, encode.of_tokens([name - 1] * 2).context)
+
+
+def test_the_direction_leads_from_nothing_towards_the_concept(encode):
+    neutral, concept = (encode.chunks([text])[0] for text in ("a photo of a shape", "a photo of a circle"))
+    moved = neutral + attacks.direction(encode, ["circle"])
+    assert (moved - concept).norm() < 0.9 * (neutral - concept).norm()
+
+
+def test_a_learned_prompt_imitates_the_concept_on_the_edited_model(erased, encode, taught):
+    losses = []
+    with learning.gradients():
+        cond = relearning.soft_prompt(erased, encode, taught, 4, 40, on_step=lambda step, loss: losses.append(loss))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    changed = (cond[0][0] != encode("").context).any(-1)[0]
+    assert changed[1:5].all() and changed.sum() == 4
+
+
+def test_relearning_leads_back_and_leaves_both_models_alone(model, erased, cond, encode, taught):
+    def draw(which):
+        return sample(which, cond("circle"), cond(""))
+
+    before = draw(model), draw(erased)
+    with learning.gradients():
+        again = draw(relearning.relearned(erased, encode, taught, 20))
+    assert difference(again, before[0]) < 0.7 * difference(before[1], before[0])
+    assert torch.equal(draw(model), before[0]) and torch.equal(draw(erased), before[1])
+
+
+def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world):
+    seen = []
+    with torch.inference_mode():
+        found = stress(
+            model, erased, clip, world[2], CIRCLE, SMALL, budget=LITTLE, judge=Always("circle"),
+            on_tick=lambda done, total, picture: seen.append((done, total)),
+        )  # fmt: skip
+    assert [trial.attack for trial in found.trials] == list(ATTACKS)
+    assert [len(trial.prompts) for trial in found.trials] == [4, 2, 2, 1, 1, 1]
+    for trial in found.trials:
+        assert len(trial.pictures[0]) == len(trial.pictures[1]) == 2 * len(trial.prompts) == trial.after.count
+        assert trial.before.value == trial.after.value == 1 and not torch.equal(*trial.pictures)
+    assert seen[-1][0] == seen[-1][1] and len(seen) == seen[-1][1]
+    assert "token search (tokens: 3, texts tried: 48): back in 1.000" in found.text()
+    saved = json.loads(found.json())
+    assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
+    assert found.grid().shape[1] > 11 * 64
+
+
+def test_only_what_is_asked_for_is_run(encode):
+    found = black_box(encode, Concept(["circle"]), ["by name", "other names", "relearning"], LITTLE)
+    assert list(found) == ["by name"]
+    assert "a photo of a circle" in found["by name"]
+
+
+@pytest.mark.parametrize(
+    "concept, judge, words",
+    [(Concept([]), None, "concept is empty"), (Concept(["circle"], among=["circle"]), Always("x"), "'among'")],
+)
+def test_concepts_that_cannot_be_tested_are_refused(model, clip, world, concept, judge, words):
+    with pytest.raises(ErasureError) as caught:
+        stress(model, model, clip, world[2], concept, Drawing((0,)), judge=judge)
+    assert words in sentence(caught)
+
+
+def inputs(**changes) -> dict:
+    """The node's inputs at their defaults, but small."""
+    known = {i.id: i.default for i in ErasureStressTest.define_schema().inputs if hasattr(i, "default")}
+    small = {
+        "concept": "circle", "other_names": "a disc", "among": "square", "pictures": 2, "steps": 2, "width": 64,
+        "height": 64, "search_tokens": 2, "search_tried": 64, "search_generations": 1, "learned_steps": 2,
+        "relearning_steps": 1,
+    }  # fmt: skip
+    return known | small | changes
+
+
+def test_the_node_saves_what_it_counted(model, erased, clip, world, output):
+    with torch.inference_mode():
+        out = ErasureStressTest.execute(
+            model, erased, clip, world[2], **inputs(), clip_vision=Vision(), judge_clip=Words()
+        )
+    grid, text = out.result
+    saved = json.loads((output / "erasures" / "stress_00001.json").read_text())
+    assert [trial["attack"] for trial in saved["trials"]] == list(ATTACKS)
+    assert saved["budget"]["strengths"] == [1, 2, 3] and saved["trials"][0]["back"]["after"]["count"] == 8
+    assert grid.ndim == 4 and "relearning (steps: 1)" in text and "stress_00001.json" in text
+
+
+def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, clip, world, output):
+    off = {f"run_{name.replace(' ', '_')}": False for name in ATTACKS}
+    with torch.inference_mode():
+        out = ErasureStressTest.execute(model, model, clip, world[2], **inputs(**{**off, "run_by_name": True}))
+        assert "8 pictures, not counted" in out.result[1]
+        with pytest.raises(ErasureError) as caught:
+            ErasureStressTest.execute(model, model, clip, world[2], **inputs(**off))
+    assert "at least one" in sentence(caught)
