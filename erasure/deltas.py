@@ -101,6 +101,19 @@ class Delta(nn.Module):
             for k, v in tensors.items():
                 part[k].data.copy_(v)
 
+    def begin_with(self, delta: Mapping[str, Change]) -> None:
+        """Starts some weights' changes from these, or where this delta has a low rank from the nearest ones."""
+        for name, part in self._named():
+            if name in delta and "full" in part:
+                part["full"].data.copy_(delta[name].dense())
+            elif name in delta:
+                u, s, v = torch.linalg.svd(delta[name].dense(), full_matrices=False)
+                r = len(part["down"])
+                # read at the scale that the learned rows would have, so that one learning rate suits both starts
+                scale = part["down"].norm(dim=1)
+                part["up"].data.copy_(u[:, :r] * s[:r] / scale)
+                part["down"].data.copy_(v[:r] * scale[:, None])
+
     def changes(self) -> dict[str, torch.Tensor]:
         """The changes as tensors that carry gradients, by weight name."""
         return {

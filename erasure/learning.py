@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -12,10 +12,11 @@ import comfy.model_management
 import torch
 
 from . import attach, deltas, training
-from .artifact import Erasure, ErasureError, Metadata, PromptTensors
+from .artifact import Change, Erasure, ErasureError, Metadata, PromptTensors
 from .choice import Choice
 from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, read_texts
 from .fingerprint import context_dim, fingerprint
+from .instant import Instant, choose_texts, solve_texts
 from .methods import LEARNED
 from .methods.preservation import adversary
 from .neighbours import neighbours
@@ -41,6 +42,7 @@ class Learning:
     progress: Progress
     steps_before: int
     gate_gap: float | None
+    target: str
 
     def erasure(self) -> Erasure:
         """What has been learned so far."""
@@ -55,7 +57,7 @@ class Learning:
                 method=s.method,
                 role=LEARNED[s.method].role,
                 concept="\n".join(self.names),
-                target=s.anchor if s.target == "anchor" else s.target,
+                target=self.target,
                 preserve="\n".join(self.preserve),
                 family=fingerprint(run.model).family,
                 context_dim=str(context_dim(run.model)),
@@ -106,15 +108,20 @@ def prepare(
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
+    near = neighbours(encode, names, kept or [word for word in WORDS if word not in names])
     delta = None
     if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, kept, settings)
         delta = _delta(model, method.changes, settings, generator, directions, resume)
-    phrases, kept_texts = _phrases(encode, names, kept, settings), _kept_texts(encode, kept)
-    choices = _choices(encode, names, kept, method.targets, settings)
+        if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
+            delta.begin_with(_closed_form(model, encode, names, kept, settings))
+    anchors = {name: _anchor(row, settings) for name, row in zip(names, near, strict=True)}
+    phrases, kept_texts = _phrases(encode, anchors, kept, settings), _kept_texts(encode, kept)
+    choices = _choices(encode, near, method.targets, settings)
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     before = int(resume.metadata.steps or 0) if resume else 0
-    return Learning(run, names, kept, Progress(), before, gap)
+    target = "\n".join(text or settings.target for text in anchors.values())
+    return Learning(run, names, kept, Progress(), before, gap, target)
 
 
 def learn(
@@ -140,11 +147,29 @@ def plain_patcher(model):
         ) from error
 
 
-def _phrases(encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings) -> list[Phrase]:
+def _anchor(near: Sequence[str], settings: Settings) -> str | None:
+    """The text that takes a name's place, if any: the user's, or the nearest of all."""
+    return {"anchor": settings.anchor, "nearest neighbour": near[0]}.get(settings.target)
+
+
+def _closed_form(
+    model, encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings
+) -> Mapping[str, Change]:
+    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
+    weights = "values" if settings.weights == "values" else "keys+values"
+    rank = -(-settings.rank // len(names))
+    how = Instant(target=settings.target, anchor=settings.anchor, weights=weights, rank=rank)
+    return solve_texts(model, encode, choose_texts(encode, names, kept, how), how).delta
+
+
+def _phrases(
+    encode: Encoder, anchors: Mapping[str, str | None], kept: Sequence[str], settings: Settings
+) -> list[Phrase]:
     """The texts that losses speak of: bare names as in the paper, or also in phrasings and beside kept texts."""
-    anchor = settings.anchor if settings.target == "anchor" else None
+    names = list(anchors)
 
     def phrase(text: str, neutral: str, name: str) -> Phrase:
+        anchor = anchors[name]
         replaced = None if anchor is None else encode(text.replace(name, anchor))
         return Phrase(encode(text), encode(neutral), replaced, name)
 
@@ -193,13 +218,12 @@ def _directions(
 
 
 def _choices(
-    encode: Encoder, names: Sequence[str], kept: Sequence[str], targets: bool, settings: Settings
+    encode: Encoder, near: Sequence[Sequence[str]], targets: bool, settings: Settings
 ) -> dict[str, Choice]:
     """Choices that learn beside the weights: among the preserve set, or without one among the nearest common words."""
     adversarial = settings.preserve_by == "adversarial"
     if not targets and not adversarial:
         return {}
-    near = neighbours(encode, names, list(kept or (word for word in WORDS if word not in names)))
     texts = list(dict.fromkeys(word for row in near for word in row[:CANDIDATES]))
     choices = {}
     if adversarial:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from .artifact import ErasureError
 from .trajectories import Sampling
 
-TARGETS = ("empty prompt", "anchor")
+TARGETS = ("empty prompt", "anchor", "nearest neighbour")
+WEIGHTS_START = ("unchanged", "closed form")
 PRESERVE_BY = ("all", "adversarial")
 
 
@@ -16,7 +17,9 @@ class Settings:
     """Everything that a learned method can be told. Learning rates are Adam's, and fall linearly to zero over the last
     ``lr_decay`` share of the steps; weights multiply loss terms.
 
-    ``target``: ``empty prompt`` (negative guidance, strength ``eta``) or ``anchor`` (the text in ``anchor``).
+    ``target``: ``empty prompt`` (negative guidance, strength ``eta``), ``anchor`` (the text in ``anchor``) or
+    ``nearest neighbour`` (the text of the preserve set that the text encoder takes for the nearest).
+    ``weights_start``: ``unchanged``, or the ``closed form`` of Instant Erasure for the same target.
     ``down_start``: what the rows of a low-rank change's down matrix start from: the directions of the ``concept``, or
     ``random`` ones as in LoRA.
     ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
@@ -40,6 +43,7 @@ class Settings:
     weights: str = "keys+values"
     rank: int = 8
     down_start: str = "concept"
+    weights_start: str = "unchanged"
     batch: int = 4
     target: str = "empty prompt"
     anchor: str = ""

@@ -176,9 +176,9 @@ class Run:
         return self._predict(batch, batch.texts, prompt)
 
     def original_and_target(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the frozen model predicts for the concept, and where that is moved: away from the concept, or onto the
-        anchor. No gradients."""
-        if self.settings.target == "anchor":
+        """What the frozen model predicts for the concept, and where that is moved: away from the concept, or onto
+        what takes its place. No gradients."""
+        if self.settings.target != "empty prompt":
             original, target = self._originals(batch, batch.texts, [p.anchor for p in batch.phrases])
             return original, target
         original, neutral = self._originals(batch, batch.texts, [p.neutral for p in batch.phrases])

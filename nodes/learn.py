@@ -13,11 +13,12 @@ from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS
+from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import save_new
 from .types import CATEGORY, ErasureSocket, show
 
 PRESET = "from preset"
+CHOICES = ("target", "blocks", "start", "weights", "preserve_by", "weights_start")
 PRESET_NUMBER = "0 takes the preset's value."
 
 
@@ -58,11 +59,8 @@ class ErasureTrain(io.ComfyNode):
                 ),
                 _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the "
                         "prompt itself erases. The others change weights and leave no key; the help page says how."),
-                io.Combo.Input(
-                    "target", options=list(TARGETS), default=TARGETS[0],
-                    tooltip="What the concept becomes. empty prompt: whatever the model draws without it. anchor: the "
-                    "text below.",
-                ),
+                _choice("target", TARGETS, "What the concept becomes. empty prompt: whatever the model draws without "
+                        "it. anchor: the text below. nearest neighbour: what the text encoder takes for most alike."),
                 io.String.Input(
                     "anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."
                 ),
@@ -111,8 +109,10 @@ class ErasureTrain(io.ComfyNode):
                 io.Int.Input("height", default=512, min=16, max=4096, step=8, advanced=True, tooltip="Their height."),
                 io.Boolean.Input("checkpointing", default=False, advanced=True,
                                  tooltip="Less memory, a third more time; the result is the same."),
-                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: all of it in turn, or what "
-                        "a learned choice finds hurt most (adversarial preservation).", advanced=True),
+                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: all of it in turn, or "
+                        "what a learned choice finds hurt most (adversarial preservation).", advanced=True),
+                _choice("weights_start", WEIGHTS_START, "What the weights' change starts from: nothing, or what "
+                        "Instant Erasure works out for the same texts.", advanced=True),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -146,12 +146,12 @@ def settings_from(model, chosen: dict):
         if chosen[name] > 0
     }
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
-    given |= {name: chosen[name] for name in ("blocks", "start", "weights", "preserve_by") if chosen[name] != PRESET}
+    given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
     if chosen["loss_space"] != PRESET:
         given["space"] = chosen["loss_space"]
     if chosen["gate"] != PRESET:
         given["gate"] = chosen["gate"] == "on"
-    given |= {name: chosen[name] for name in ("target", "anchor", "seed", "checkpointing")}
+    given |= {name: chosen[name] for name in ("anchor", "seed", "checkpointing")}
     latent = model.get_model_object("latent_format")
     ratio = getattr(latent, "spacial_downscale_ratio", 8)
     shape = (latent.latent_channels, chosen["height"] // ratio, chosen["width"] // ratio)

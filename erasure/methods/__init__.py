@@ -44,7 +44,6 @@ CLOSED_FORM: dict[str, Callable[[Problem, Scales], TextMap]] = {
 def preset_for(name: str, method: str | None = None) -> Settings:
     """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each."""
     settings = PRESETS[name]
-    if method is None:
-        return settings
+    method = method or settings.method
     own = LEARNED[method].settings if name == "recommended" else {}
     return replace(settings, method=method, **own)

@@ -8,11 +8,13 @@ import torch
 
 from concept_erasure.erasure import attach, learning
 from concept_erasure.erasure.artifact import ErasureError, load_erasure, save_erasure
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.settings import PRESETS
 from concept_erasure.erasure.training import Batch, Phrase
 from concept_erasure.nodes import learn as learn_node
 from tests import worlds
+from tests.host import tools
 from tests.host.test_fit import sentence
 from tests.host.tools import assert_close, difference, execute, inputs, only_delta, only_prompt, sample
 
@@ -38,10 +40,43 @@ def test_every_method_and_preset_learns_something_that_a_file_can_hold(train, mo
 
 
 @pytest.mark.parametrize(
-    "target", [{"target": "anchor", "anchor": "square"}, {"space": "x0"}, {"gate": False}, {"rank": 0}]
+    "settings",
+    [
+        {"target": "anchor", "anchor": "square"}, {"target": "nearest neighbour"}, {"space": "x0"}, {"gate": False},
+        {"rank": 0},
+    ],
 )
-def test_other_settings_learn_too(train, target):
-    assert all(loss > 0 for loss in train(**target)[1].progress.losses)
+def test_other_settings_learn_too(train, settings):
+    assert all(loss > 0 for loss in train(**settings)[1].progress.losses)
+
+
+def test_the_nearest_neighbour_takes_the_place_of_each_name(prepare):
+    run = prepare(concept="circle\nred", preserve="square\ngreen", target="nearest neighbour").run
+    replaced = {(phrase.text.text, phrase.anchor.text) for phrase in run.phrases}
+    assert {("a circle", "a square"), ("a red", "a green")} <= replaced or {
+        ("a circle", "a green"), ("a red", "a square")
+    } <= replaced
+    assert all(phrase.name not in phrase.anchor.text.split() for phrase in run.phrases)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_weights_start_from_the_closed_form(prepare, model, clip, encode, rank):
+    start = {"weights_start": "closed form", "target": "nearest neighbour", "rank": rank}
+    learned = prepare(**start)
+    how = Instant(rank=rank)
+    expected = erase_instantly(model, clip, "circle", tools.KEPT, how).delta
+    changes = learned.run.delta.changes()
+    assert set(changes) == set(expected)
+    for name, change in expected.items():
+        torch.testing.assert_close(changes[name].detach(), change.dense(), atol=1e-4, rtol=1e-3)
+    assert learned.target in tools.KEPT.splitlines()
+
+
+def test_going_on_from_an_erasure_does_not_start_from_the_closed_form_again(train, prepare):
+    start = {"weights_start": "closed form", "target": "nearest neighbour"}
+    erasure = train(**start)[0]
+    now = prepare(resume=erasure, **start).run.delta.at_rest()
+    assert all(torch.equal(now[name].dense(), change.dense()) for name, change in erasure.delta.items())
 
 
 def test_weights_made_in_inference_mode_can_be_trained_on(checkpoint, clip, cond):
@@ -67,7 +102,7 @@ def test_a_dynamic_model_that_cannot_be_made_plain_is_refused_in_one_sentence(mo
             raise RuntimeError("cached_patcher_init is not initialized.")
 
     with pytest.raises(ErasureError) as caught:
-        learning._plain_patcher(Dynamic())
+        learning.plain_patcher(Dynamic())
     assert "--disable-dynamic-vram" in sentence(caught)
 
 
