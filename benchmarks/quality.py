@@ -281,7 +281,8 @@ def markdown(found: dict) -> str:
         "",
     ]
     for title, part in (("All concepts", "rows"), (f"Held out: {', '.join(HELD_OUT)}", "held_out")):
-        out += [f"## {title}", "", *_table(found[part], found["base_stress"]), ""]
+        if found[part]:
+            out += [f"## {title}", "", *_table(found[part], found["base_stress"]), ""]
     return "\n".join(out)
 
 

@@ -381,10 +381,10 @@ def measure_an_erasure(object_info: dict[str, Any]) -> dict[str, Any]:
         keep="\n".join(f"{text} | {text.split()[2]}" for text in kept),
     )  # fmt: skip
     graph.node(
-        "ErasureStressTest", (1440, 0, 480, 920), sockets=both, **{**drawing, "pictures": 2}, concept=CONCEPT,
+        "ErasureStressTest", (1440, 0, 480, 1420), sockets=both, **{**drawing, "pictures": 2}, concept=CONCEPT,
         other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
     )  # fmt: skip
-    graph.group("3. Measure", (900, -80, 1040, 1020))
+    graph.group("3. Measure", (900, -80, 1040, 1520))
     return graph.saved()
 
 
