@@ -21,6 +21,15 @@ from .types import CATEGORY, ErasureSocket, show
 MOST = 16
 
 
+def _before_and_after() -> list:
+    return [
+        io.Model.Input("model_before", tooltip="The unedited model."),
+        io.Model.Input("model_after", tooltip="The model with the erasure on it."),
+        io.Clip.Input("clip", tooltip="The CLIP that belongs to the models."),
+        io.Vae.Input("vae", tooltip="The VAE that belongs to the models."),
+    ]
+
+
 def _prompts() -> list:
     return [
         io.String.Input(
@@ -79,10 +88,7 @@ class ErasureReport(io.ComfyNode):
             search_aliases=["evaluate erasure", "before after", "ESR", "PSR", "CLIP score", "benchmark"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model_before", tooltip="The unedited model."),
-                io.Model.Input("model_after", tooltip="The model with the erasure on it."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the models."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the models."),
+                *_before_and_after(),
                 *_prompts(), *_drawing(),
             ],
             outputs=OUTPUTS,
@@ -147,10 +153,7 @@ class ErasureStressTest(io.ComfyNode):
             search_aliases=["attack", "red team", "robustness", "Ring-A-Bell", "UnlearnDiffAtk", "adversarial prompt"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model_before", tooltip="The unedited model."),
-                io.Model.Input("model_after", tooltip="The model with the erasure on it."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the models."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the models."),
+                *_before_and_after(),
                 io.String.Input(
                     "concept", default="", multiline=True,
                     tooltip="The names that were erased, one a line; the judge looks for the first.",
