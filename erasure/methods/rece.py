@@ -5,6 +5,7 @@ Each round asks which encodings c' the edited projections W' map nearest to what
     c' = argmin sum_l |W'_l c' - W_l c|^2 + lambda |c'|^2 = (lambda I + sum W'^T W')^-1 (sum W'^T W) c
 
 and edits W' once more, to send c' to the target. With W' = W (I + G) both sums are products of A = sum W^T W and G.
+Ours: the later edits leave c alone, which has arrived already; otherwise it moves twice, past the target.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def edit(problem: Problem, scales: Scales) -> TextMap:
     found = uce.edit(problem, scales)
     for _ in range(scales.rounds):
         reviving = Moves(revive(problem.moves.source, found, problem.gram()), problem.moves.target)
-        found = solve(reviving, problem.preserved(scales), scales.erase).after(found)
+        held = problem.preserved(scales) + scales.erase * problem.moves.moment
+        found = solve(reviving, held, scales.erase).after(found)
     return found
 
 

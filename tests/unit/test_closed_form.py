@@ -39,7 +39,7 @@ def pair(p: Problem, concept: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def way_made(edit, source, target) -> float:
-    """How far encodings went towards the target; 1 is all of the way, and RECE goes on beyond."""
+    """How far encodings went towards the target; 1 is all of the way."""
     way = (target - source).double()
     return float(((edit(source.double()) - source) * way).sum() / way.square().sum())
 
@@ -84,6 +84,12 @@ def test_rece_finds_what_revives_the_concept_and_erases_it():
     both = rece.edit(p, Scales(preserve=1.0, ridge=1e-4, rounds=1))
     assert distance(both, reviving) > 1.2 * distance(first, reviving)
     assert rece.edit(p, Scales(preserve=1.0, ridge=1e-4, rounds=0)).matrix().equal(first.matrix())
+
+
+def test_rece_moves_the_concept_no_further_than_it_has_come():
+    p = problem()
+    once, again = (way_made(rece.edit(p, replace(SMALL, rounds=rounds)), *pair(p)) for rounds in (0, 2))
+    assert once - 0.05 < again < once + 0.05
 
 
 def test_speed_moves_only_where_the_preserved_have_nothing():
