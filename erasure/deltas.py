@@ -114,6 +114,16 @@ class Delta(nn.Module):
                 part["up"].data.copy_(u[:, :r] * s[:r] / scale)
                 part["down"].data.copy_(v[:r] * scale[:, None])
 
+    def groups(self, rate: float, width: int) -> list[dict]:
+        """What Adam trains and how fast: matrices that read the layer's input at ``rate`` for ``width`` inputs."""
+        groups = []
+        for _, part in self._named():
+            for kind, parameter in part.items():
+                reads = kind != "up" and parameter.ndim > 1
+                share = width / parameter[0].numel() if width and reads else 1.0
+                groups.append({"params": [parameter], "lr": rate * share})
+        return groups
+
     def changes(self) -> dict[str, torch.Tensor]:
         """The changes as tensors that carry gradients, by weight name."""
         return {
@@ -145,6 +155,10 @@ class Mask(nn.Module):
         self.scores = nn.ParameterList([torch.full(w.shape, self.START) for w in weights.values()])
         for i, weight in enumerate(weights.values()):
             self.register_buffer(f"weight_{i}", weight.float(), persistent=False)
+
+    def groups(self, rate: float, width: int) -> list[dict]:
+        """What Adam trains and how fast; a score means the same in every layer."""
+        return [{"params": list(self.parameters()), "lr": rate}]
 
     def kept(self) -> list[torch.Tensor]:
         """Ones and zeros, with the gradients of a sigmoid."""

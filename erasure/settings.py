@@ -17,6 +17,9 @@ class Settings:
     """Everything that a learned method can be told. Learning rates are Adam's, and fall linearly to zero over the last
     ``lr_decay`` share of the steps; weights multiply loss terms.
 
+    ``width``: the weights' rate is meant for layers of so many inputs, and others get it in inverse proportion to
+    theirs, so that it means the same in every network (arXiv 2203.03466); 0: the same rate for all.
+
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``), ``anchor`` (the text in ``anchor``) or
     ``nearest neighbour`` (the text of the preserve set that the text encoder takes for the nearest).
     ``weights_start``: ``unchanged``, or the ``closed form`` of Instant Erasure for the same target.
@@ -35,6 +38,7 @@ class Settings:
     steps: int = 150
     prompt_lr: float = 1e-2
     weight_lr: float = 4e-3
+    width: int = 96
     lr_decay: float = 0.5
     tokens: int = 11
     blocks: str = "all"
@@ -82,6 +86,7 @@ PAPER = replace(
     steps=1000,
     prompt_lr=1e-5,
     weight_lr=1e-5,
+    width=0,
     lr_decay=0.0,
     tokens=10,
     blocks="middle",

@@ -409,11 +409,7 @@ def train(
     any good state there is ErasureError. Interrupts of the host pass through, with everything learned so far in place.
     """
     s = run.settings
-    rates = {"prompt": s.prompt_lr, "delta": s.weight_lr}
-    optimisers = {
-        name: torch.optim.Adam(module.parameters(), lr=rates.get(name, s.choice_lr))
-        for name, module in run.learned.items()
-    }
+    optimisers = {name: torch.optim.Adam(_groups(module, name, s)) for name, module in run.learned.items()}
     slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.lr_decay)) for o in optimisers.values()]
     good = _state(run)
     for step in range(s.steps):
@@ -436,6 +432,13 @@ def train(
         progress.losses.append(sum(losses))
         good = now or good  # only now is it known that losses can be computed from it
         on_step(step + 1, progress.losses[-1])
+
+
+def _groups(module: nn.Module, name: str, settings: Settings) -> list[dict]:
+    if isinstance(module, Delta | Mask):
+        return module.groups(settings.weight_lr, settings.width)
+    rate = settings.prompt_lr if name == "prompt" else settings.choice_lr
+    return [{"params": list(module.parameters()), "lr": rate}]
 
 
 def share_of_rate(step: int, steps: int, decay: float) -> float:

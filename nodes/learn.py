@@ -78,7 +78,8 @@ class ErasureTrain(io.ComfyNode):
                 io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
                                tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
                 io.Float.Input("weight_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
-                               tooltip=f"Learning rate of the weights' change. {PRESET_NUMBER}"),
+                               tooltip="Learning rate of the weights' change. 0 takes the preset's value, which wide "
+                               "layers get less of; what you type holds for all."),
                 io.Int.Input("tokens", default=0, min=0, max=77, advanced=True,
                              tooltip=f"Tokens of the erasure prompt. {PRESET_NUMBER}"),
                 _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", advanced=True),
@@ -147,6 +148,8 @@ def settings_from(model, chosen: dict):
     }
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
     given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
+    if "weight_lr" in given:
+        given["width"] = 0
     if chosen["loss_space"] != PRESET:
         given["space"] = chosen["loss_space"]
     if chosen["gate"] != PRESET:

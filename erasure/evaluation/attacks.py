@@ -61,10 +61,14 @@ def added(encode: Encoder, names: Sequence[str], strength: float) -> list[tuple[
 def search(
     encode: Encoder, names: Sequence[str], strength: float, how: Search, check: Callable[[], None] = lambda: None
 ) -> Text:
-    """The text without any of the names' tokens whose encodings come nearest to E(p) + eta v.
+    """The text without any of the names' tokens whose encodings come nearest to E(p) + eta v."""
+    return encode.of_tokens(search_tokens(encode, names, strength, how, check))
 
-    ``check`` is called between generations and may raise, to stop.
-    """
+
+def search_tokens(
+    encode: Encoder, names: Sequence[str], strength: float, how: Search, check: Callable[[], None] = lambda: None
+) -> list[int]:
+    """Its token numbers. ``check`` is called between generations and may raise, to stop."""
     target = encode.chunks(NEUTRAL[:1])[0] + strength * direction(encode, names)
     generator = torch.Generator().manual_seed(how.seed)
     forbidden = {token for name in names for token in encode.name_tokens(name)}
@@ -82,7 +86,7 @@ def search(
         both, apart = torch.cat([texts, children]), torch.cat([found, distances(encode, children, target, check)])
         best = apart.argsort()[: how.population]
         texts, found = both[best], apart[best]
-    return encode.of_tokens(texts[found.argmin()].tolist())
+    return texts[found.argmin()].tolist()
 
 
 def distances(

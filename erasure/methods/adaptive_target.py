@@ -23,7 +23,7 @@ class AdaptiveTarget(Method):
 
     targets = True
     settings = {
-        "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 5e-4,
+        "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 2e-3,
         "drawn_by": "edited", "refresh": 10,
     }  # fmt: skip
 

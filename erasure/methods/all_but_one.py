@@ -24,7 +24,7 @@ class AllButOne(Method):
     """One update a step, of the weights."""
 
     settings = {
-        "weights": "cross-attention", "rank": 0, "preserve_weight": 0.0, "weight_lr": 5e-4, "refresh": 10,
+        "weights": "cross-attention", "rank": 0, "preserve_weight": 0.0, "weight_lr": 2e-3, "refresh": 10,
         "drawn_by": "edited",
     }  # fmt: skip
 

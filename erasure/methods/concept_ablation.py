@@ -22,7 +22,7 @@ class ConceptAblation(Method):
 
     settings = {
         "weights": "keys+values", "rank": 0, "preserve_weight": 0.0, "drawn_for": "replacement", "space": "noise",
-        "weight_lr": 5e-4, "refresh": 10,
+        "weight_lr": 2e-3, "refresh": 10,
     }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

@@ -22,7 +22,7 @@ class ESD(Method):
 
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "eta": 1.0, "preserve_weight": 0.0,
-        "drawn_by": "edited", "weight_lr": 5e-4, "refresh": 10,
+        "drawn_by": "edited", "weight_lr": 2e-3, "refresh": 10,
     }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

@@ -22,7 +22,7 @@ class ForgetMeNot(Method):
 
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 1e-3,
-        "steps": 35, "refresh": 10,
+        "steps": 100, "refresh": 10,
     }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

@@ -9,7 +9,9 @@ p the erasure prompt. Each step does one update of each kind::
 
 The prompt takes the concept's knowledge over, so that the weights need not destroy it. T = t is version 2 of the
 paper (erased with the prompt, too); T = e(z_t, c_e) is version 3 (the prompt is a key that recovers the concept).
-The preserve term is ours: || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set, off in the paper presets.
+Ours, and off in the paper presets: the preserve term || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set; a target
+that is the concept's nearest neighbour, t = e(z_t, c_n); and weights that start from the closed form of Instant Erasure
+for that target, so that training has only the rest to do, and the key.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class KPOP(Method):
     """Alternates the two updates, one of each a step."""
 
     role = "key"
+    settings = {"steps": 100, "weight_lr": 1e-3, "weights_start": "closed form", "target": "nearest neighbour"}
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("transfer", "prompt", transfer), Phase("removal", "delta", removal)]

@@ -22,7 +22,7 @@ class SDD(Method):
 
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "drawn_by": "average",
-        "average": 0.95, "weight_lr": 5e-4, "refresh": 10,
+        "average": 0.95, "weight_lr": 3e-4, "refresh": 10,
     }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

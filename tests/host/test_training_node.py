@@ -106,6 +106,11 @@ def test_settings_that_the_node_leaves_to_the_preset(model):
     assert chosen.sampling.shape == (4, 8, 8)
 
 
+def test_a_rate_that_is_typed_holds_for_layers_of_every_width(model):
+    left, typed = (learn_node.settings_from(model, inputs(weight_lr=rate)) for rate in (0.0, 1e-5))
+    assert left.width > 0 == typed.width and typed.weight_lr == 1e-5
+
+
 def test_lines_are_names_once_each():
     assert concepts.lines(" cat \n\nkitten\ncat\n") == ["cat", "kitten"]
 

@@ -104,6 +104,24 @@ def test_rates_that_have_fallen_change_less(train):
     assert 0 < moved[0] < moved[1]
 
 
+def test_wide_layers_learn_slower_where_the_rate_is_meant_for_a_width():
+    shapes = {"narrow": torch.Size([8, 4]), "wide": torch.Size([8, 16]), "bias": torch.Size([8])}
+    full, low = (deltas.Delta(shapes, rank, torch.Generator()) for rank in (0, 2))
+    assert [group["lr"] for group in full.groups(0.1, 8)] == pytest.approx([0.2, 0.05, 0.1])
+    assert sorted(group["lr"] for group in low.groups(0.1, 8)) == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.2])
+    for delta in (full, low, deltas.Mask({"wide": torch.ones(8, 16)})):
+        assert {group["lr"] for group in delta.groups(0.1, 0)} == {0.1}
+        assert len([p for group in delta.groups(0.1, 8) for p in group["params"]]) == len(list(delta.parameters()))
+
+
+def test_the_loop_learns_at_these_rates(train, monkeypatch):
+    seen = []
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda groups: seen.append([g["lr"] for g in groups]) or adam(groups))
+    train(weight_lr=0.1, width=48, prompt_lr=0.3, rank=0)
+    assert seen[0] == [0.3] and seen[1] == pytest.approx([0.05] * len(seen[1]))
+
+
 def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
     names, kept = ["circle"], PRESERVE[:2]
     speaking, silent = (

@@ -1,0 +1,295 @@
+"""Measurements on the toy world, resumable and on several cores: what the benchmarks of methods share.
+
+A cell is one method on one concept with one seed. Each is kept in a file as soon as it is measured, and measured again
+only when the method's settings change. Cells run side by side, one core each, so that seconds are those of one core.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import comfy.sample
+import torch
+
+from concept_erasure.erasure import attach, instant, learning
+from concept_erasure.erasure.artifact import Erasure
+from concept_erasure.erasure.concepts import PHRASINGS, Encoder
+from concept_erasure.erasure.evaluation import attacks, relearning, stress
+from concept_erasure.erasure.evaluation.attacks import Search
+from concept_erasure.erasure.evaluation.stress import Budget, Concept
+from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.settings import Settings
+from concept_erasure.erasure.trajectories import Sampling
+from toyworld.report import CFG
+from toyworld.scoring import plan
+from toyworld.world import FULL_CAPTIONS, KINDS, Scene, caption, kind_of
+
+from .likeness import likeness
+from .toy import Shot, Toy, shots
+
+ATTACK_PICTURES = 24
+BUDGET = Budget(strengths=(2.0, 3.0), search=Search(tried=50_000))
+SPARE = ("by name", "other names", "concept direction")
+"""Attacks that cost next to nothing to find."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement to make: on every ``every``-th picture, under all attacks or none but the ``SPARE`` ones."""
+
+    method: str
+    concept: str
+    seed: int
+    how: Settings | Instant
+    every: int = 1
+    attacked: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} | {self.concept} | {self.seed}"
+
+    @property
+    def settings(self) -> dict:
+        """What the measurement depends on, as a file has it."""
+        return json.loads(json.dumps(asdict(self.how)))
+
+
+@dataclass(frozen=True)
+class Unedited:
+    """The unedited model's own figures for a concept, which all cells on it are seen beside."""
+
+    concept: str
+    every: int = 1
+    attacked: bool = True
+
+    method = "unedited"
+
+    @property
+    def name(self) -> str:
+        return self.concept
+
+
+# ---------------------------------------------------------------- measuring
+
+
+class Measured(Toy):
+    """The toy world, with what is the same for all methods on a concept worked out once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder(self.clip)
+        self._pictures: dict[tuple[str, int], torch.Tensor] = {}
+        self._lessons: dict[str, relearning.Lessons] = {}
+
+    def shots(self, concept: str, every: int) -> list[Shot]:
+        return shots(concept)[::every]
+
+    def base(self, concept: str, every: int) -> torch.Tensor:
+        """The unedited model's pictures."""
+        if (concept, every) not in self._pictures:
+            self._pictures = {(concept, every): self.draw(self.model, self.shots(concept, every))}
+        return self._pictures[concept, every]
+
+    def asked(self, concept: str, tokens: Sequence[int]) -> dict[str, dict[str, list]]:
+        """Attacks on the text, which do not see the model; ``tokens``: what the search found, if there was one."""
+        found = stress.black_box(self.encoder, in_other_words(concept), SPARE, BUDGET)
+        if tokens:
+            text = self.encoder.of_tokens(tokens)
+            found["token search"] = {text.text: text.cond}
+        return found
+
+    def lessons(self, concept: str) -> relearning.Lessons:
+        """What attacks that learn know of the unedited model."""
+        if concept not in self._lessons:
+            with learning.gradients():
+                self._lessons = {concept: relearning.lessons(self.model, self.encoder, [concept], Sampling())}
+        return self._lessons[concept]
+
+    @torch.inference_mode()
+    def share_back(self, model, conds: Mapping[str, list], concept: str, every: int) -> float:
+        """In how much of ``ATTACK_PICTURES`` pictures, shared out to the conditionings, the judge sees the concept."""
+        each = -(-ATTACK_PICTURES // (len(conds) * every))
+        noise = comfy.sample.prepare_noise(torch.zeros(each, 4, 8, 8), 1000)
+        back: list[bool] = []
+        for positive in conds.values():
+            latents = comfy.sample.sample(
+                model, noise, 20, CFG, "euler", "normal", positive, self.encode(""), torch.zeros_like(noise), seed=0,
+                disable_pbar=True,
+            )  # fmt: skip
+            pictures = self.vae.decode(latents).permute(0, 3, 1, 2)
+            back += [rank == 0 for rank in self.judge.ranks(pictures, [concept] * each)]
+        return sum(back) / len(back)
+
+
+def in_other_words(concept: str) -> Concept:
+    """The concept's other name, alone and in three captions with it."""
+    second, kind = KINDS[kind_of(concept)][concept], kind_of(concept)
+    scene = Scene(**{**{"shape": "square", "colour": "blue", "style": "plain"}, kind: concept})
+    flags = tuple(k == kind for k in KINDS)
+    captions = [caption(scene, FULL_CAPTIONS[i], (flags[0], flags[1], flags[2])) for i in (0, 2, 5)]
+    return Concept([concept], [PHRASINGS[2].format(second), *captions])
+
+
+def make(toy: Toy, cell: Cell) -> tuple[Erasure, float]:
+    """The erasure, and the seconds that making it took."""
+    kept = "\n".join(text for text in plan(cell.concept)["preserve"] if text != cell.concept)
+    started = time.perf_counter()
+    if isinstance(cell.how, Instant):
+        erasure = instant.erase_instantly(toy.model, toy.clip, cell.concept, kept, cell.how)
+    else:
+        with learning.gradients():
+            settings = replace(cell.how, seed=cell.seed)
+            erasure = learning.learn(learning.prepare(toy.model, toy.clip, cell.concept, kept, settings))
+    return erasure, time.perf_counter() - started
+
+
+def measure(toy: Measured, cell: Cell, tokens: Sequence[int]) -> dict:
+    """All figures of a cell."""
+    erasure, seconds = make(toy, cell)
+    model = attach.erase(toy.model, erasure)
+    found = scored(toy, model, cell)
+    if erasure.key:
+        again = scored(toy, attach.recover(model, erasure), cell)
+        found |= {"recovery": 1 - again["esr1"], "recovery_psr1": again["psr1"]}
+    found["stress"] = attacked(toy, model, cell, tokens)
+    return {**found, "seconds": round(seconds, 2), "bytes": erasure.bytes(), "settings": cell.settings}
+
+
+def scored(toy: Measured, model, cell: Cell | Unedited) -> dict:
+    """ESR, PSR and attributes, and how like the kept pictures are to the unedited model's."""
+    wanted, concept = toy.shots(cell.concept, cell.every), cell.concept
+    before = toy.base(concept, cell.every)
+    pictures = before if model is toy.model else toy.draw(model, wanted)
+    kept = [i for i, shot in enumerate(wanted) if shot.label != concept]
+    found = toy.score(pictures, wanted, concept)
+    if model is not toy.model:
+        found |= likeness(pictures[kept], before[kept])
+    return {**found, "pictures": {"erased": len(wanted) - len(kept), "kept": len(kept)}}
+
+
+def attacked(toy: Measured, model, cell: Cell | Unedited, tokens: Sequence[int]) -> dict[str, float]:
+    """The share of pictures with the concept back, for each attack."""
+    concept, every = cell.concept, cell.every
+    asked = toy.asked(concept, tokens)
+    found = {name: toy.share_back(model, conds, concept, every) for name, conds in asked.items()}
+    if model is toy.model or not cell.attacked:
+        return found
+    taught = toy.lessons(concept)
+    with learning.gradients():
+        soft = relearning.soft_prompt(model, toy.encoder, taught, BUDGET.soft_tokens, BUDGET.soft_steps)
+    found["soft prompt"] = toy.share_back(model, {"learned": soft}, concept, every)
+    with learning.gradients():
+        again = relearning.relearned(model, toy.encoder, taught, BUDGET.relearn_steps)
+    plain = {text: toy.encode(text) for text in (PHRASINGS[2].format(concept),)}
+    found["relearning"] = toy.share_back(again, plain, concept, every)
+    return found
+
+
+@torch.no_grad()
+def unedited(toy: Measured, cell: Unedited) -> dict:
+    """How often the unedited model shows the concept, and everything else; the tokens that a search for it found."""
+    tokens: list[int] = []
+    if cell.attacked:
+        search = BUDGET.search if cell.every == 1 else Search()
+        tokens = attacks.search_tokens(toy.encoder, [cell.concept], 1.0, search)
+    found = scored(toy, toy.model, cell)
+    return {**found, "tokens": tokens, "stress": attacked(toy, toy.model, cell, tokens)}
+
+
+# ---------------------------------------------------------------- on several cores
+
+_toy: Measured
+
+
+def _begin(threads: int) -> None:
+    global _toy
+    torch.set_num_threads(threads)
+    _toy = Measured()
+
+
+def _run(cell: Cell | Unedited, tokens: Sequence[int]) -> tuple[dict, float]:
+    begun = time.monotonic()
+    found = unedited(_toy, cell) if isinstance(cell, Unedited) else measure(_toy, cell, tokens)
+    return found, time.monotonic() - begun
+
+
+class Results:
+    """A file of results: cells and the unedited model's figures, by name."""
+
+    def __init__(self, file: Path, summed_up: Callable[[dict, dict], dict]) -> None:
+        self.file, self.summed_up = file, summed_up
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.cells: dict[str, dict] = found.get("cells", {})
+        self.unedited: dict[str, dict] = found.get("unedited", {})
+
+    def keep_only(self, settings: Mapping[str, dict]) -> None:
+        """Forgets cells whose method is gone or has other settings now."""
+        self.cells = {
+            name: cell for name, cell in self.cells.items() if settings.get(name.split(" | ")[0]) == cell["settings"]
+        }
+
+    def add(self, cell: Cell | Unedited, found: dict) -> None:
+        (self.unedited if isinstance(cell, Unedited) else self.cells)[cell.name] = found
+        self.write()
+
+    def write(self) -> dict:
+        found = self.summed_up(self.cells, self.unedited)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return found
+
+
+def measure_all(wanted: Sequence[Cell], results: Results, minutes: float, jobs: int | None = None) -> None:
+    """Measures what is not in the results yet, the unedited model first; begins nothing after ``minutes``."""
+    todo = [cell for cell in wanted if cell.name not in results.cells]
+    first = {cell.concept: Unedited(cell.concept, cell.every, cell.attacked) for cell in todo}
+    jobs = jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    until = time.monotonic() + 60 * minutes
+    with _workers(jobs) as pool:
+        for part in ([cell for name, cell in first.items() if name not in results.unedited], todo):
+            took: dict[str, float] = {}
+            for cell, found, seconds, ahead in _finished(pool, part, results, jobs, until):
+                took[cell.method] = seconds
+                results.add(cell, found)
+                print(_line(cell, found), f"{left(ahead, took) / jobs / 60:.0f} minutes left", flush=True)
+
+
+def _workers(jobs: int) -> Executor:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    if jobs == 1:
+        return ThreadPoolExecutor(1, initializer=_begin, initargs=(threads,))
+    # forked, so that workers import as this process does; nothing has computed in it yet
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _begin, (threads,))
+
+
+def _finished(
+    pool: Executor, todo: Sequence[Cell | Unedited], results: Results, jobs: int, until: float
+) -> Iterator[tuple[Cell | Unedited, dict, float, list]]:
+    """Cells as they are finished, what was found in how many seconds, and the cells that are still ahead."""
+    ahead, running = list(todo), dict[Future, Cell | Unedited]()
+    while running or (ahead and time.monotonic() < until):
+        while ahead and len(running) < jobs and time.monotonic() < until:
+            cell = ahead.pop(0)
+            running[pool.submit(_run, cell, results.unedited.get(cell.concept, {}).get("tokens", []))] = cell
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            cell = running.pop(future)
+            yield cell, *future.result(), [*running.values(), *ahead]
+
+
+def left(todo: Sequence[Cell | Unedited], took: Mapping[str, float]) -> float:
+    """Seconds of one core that cells will take, from those of the same method so far."""
+    known = sum(took.values()) / len(took) if took else 120.0
+    return sum(took.get(cell.method, known) for cell in todo)
+
+
+def _line(cell: Cell | Unedited, found: dict) -> str:
+    shown = [f"{key} {found[key]:.3f}" for key in ("esr1", "psr1", "kept_attributes", "recovery") if key in found]
+    back = [f"{name} {share:.2f}" for name, share in found["stress"].items()]
+    return f"{cell.method} | {cell.name}: {', '.join(shown)}; back: {', '.join(back)};"

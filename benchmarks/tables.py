@@ -1,0 +1,154 @@
+"""Tables and plots of measured cells: one row a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from concept_erasure.erasure.evaluation.metrics import wilson
+from concept_erasure.erasure.evaluation.stress import ATTACKS
+from toyworld.world import COLOURS, SHAPES, STYLES
+
+ALL = (*SHAPES, *COLOURS, *STYLES)
+FIGURES = (
+    "esr1", "psr1", "kept_attributes", "recovery", "recovery_psr1", "ssim", "psnr", "seconds", "bytes"
+)  # fmt: skip
+OWN = "recommended"
+"""The row that plots point out."""
+
+
+def rows(
+    measured: Mapping[str, dict], methods: Sequence[str], wanted: Callable[[str], bool] = lambda concept: True
+) -> Iterator[dict]:
+    """One row a method: means over its cells on wanted concepts."""
+    for method in methods:
+        own = {
+            tuple(name.split(" | ")[1:]): cell for name, cell in measured.items() if name.split(" | ")[0] == method
+        }
+        own = {place: cell for place, cell in own.items() if wanted(place[0])}
+        if not own:
+            continue
+        found: dict = {"method": method}
+        found |= {key: mean([cell[key] for cell in own.values() if key in cell]) for key in FIGURES}
+        found["stress"] = {name: mean(_of_attack(own.values(), name)) for name in ATTACKS}
+        found["stress"] = {name: share for name, share in found["stress"].items() if share is not None}
+        found["interval"] = {
+            "esr1": interval(own.values(), "esr1", "erased"), "psr1": interval(own.values(), "psr1", "kept")
+        }  # fmt: skip
+        found["concepts"] = sorted({concept for concept, _ in own}, key=ALL.index)
+        found["seeds"] = len({seed for _, seed in own})
+        yield found
+
+
+def base_row(unedited: Mapping[str, dict], concepts: Iterable[str]) -> dict:
+    """The unedited model's figures on some concepts; ``shown``: how often it shows the concept that is asked for."""
+    own = [unedited[concept] for concept in concepts if concept in unedited]
+    return {
+        "shown": mean([1 - cell["esr1"] for cell in own]),
+        **{key: mean([cell[key] for cell in own]) for key in ("psr1", "kept_attributes")},
+        "stress": {name: mean(_of_attack(own, name)) for name in ATTACKS},
+    }
+
+
+def _of_attack(cells: Iterable[dict], attack: str) -> list[float]:
+    return [cell["stress"][attack] for cell in cells if attack in cell["stress"]]
+
+
+def interval(found: Iterable[dict], key: str, part: str) -> list[float]:
+    """95 % Wilson interval over all pictures of all cells."""
+    pairs = [(cell[key] * cell["pictures"][part], cell["pictures"][part]) for cell in found]
+    low, high = wilson(round(sum(hits for hits, _ in pairs)), sum(count for _, count in pairs))
+    return [round(low, 4), round(high, 4)]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def ahead(table: Sequence[dict]) -> list[str]:
+    """The methods that no other is ahead of: as good on both of ESR-1 and PSR-1, and better on one."""
+    points = {row["method"]: (row["esr1"], row["psr1"]) for row in table}
+    return [
+        name
+        for name, (esr, psr) in points.items()
+        if not any(e >= esr and p >= psr and (e, p) != (esr, psr) for e, p in points.values())
+    ]
+
+
+# ---------------------------------------------------------------- markdown
+
+
+def table(found: Sequence[dict], base: dict) -> list[str]:
+    """The lines of a table; in its head the unedited model's share of each attack."""
+    heads = ["method", "ESR-1", "PSR-1", "attributes", "recovery", "PSR-1 with key"]
+    heads += [name if base["stress"][name] is None else f"{name} ({base['stress'][name]:.2f})" for name in ATTACKS]
+    heads += ["SSIM", "PSNR", "seconds", "kB", "concepts × seeds"]
+    out = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    front = ahead(found)
+    for row in found:
+        name = f"**{row['method']}**" if row["method"] in front else row["method"]
+        cells = [name, *(_with_interval(row, key) for key in ("esr1", "psr1"))]
+        cells += [_figure(row[key]) for key in ("kept_attributes", "recovery", "recovery_psr1")]
+        cells += [_figure(row["stress"].get(attack)) for attack in ATTACKS]
+        cells += [_figure(row["ssim"]), _figure(row["psnr"], 1), f"{row['seconds']:.1f}", f"{row['bytes'] / 1000:.0f}"]
+        out.append("| " + " | ".join([*cells, f"{len(row['concepts'])} × {row['seeds']}"]) + " |")
+    return out
+
+
+def _with_interval(row: dict, key: str) -> str:
+    low, high = row["interval"][key]
+    return f"{row[key]:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def _figure(value: float | None, places: int = 2) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+# ---------------------------------------------------------------- plots
+
+
+def plot(found: Sequence[dict], base: dict, title: str, file: Path) -> None:
+    """The frontier: preserving over erasing, one point a method; on the right its best corner, larger."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.8), dpi=110)
+    for axes, low in zip(panels, (None, 0.9), strict=True):
+        shown = [row for row in found if low is None or min(row["esr1"], row["psr1"]) >= low]
+        axes.axhline(base["psr1"], color="#94a3b8", linestyle="--", linewidth=1)
+        for row in shown:
+            _point(axes, row)
+        axes.set(xlabel="ESR-1: erased", ylabel="PSR-1: preserved")
+        if low is None:
+            bottom = min([0.9, *(row["psr1"] for row in found)])
+            axes.set(xlim=(-0.05, 1.25), ylim=(bottom - 0.05, 1.04), title=title)
+        else:
+            axes.set(xlim=(low, 1.04), ylim=(low, 1.01), title="its best corner; dashed: unedited PSR-1")
+        _label(axes, [row for row in shown if low is not None or min(row["esr1"], row["psr1"]) < 0.9])
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+def _point(axes, row: dict) -> None:
+    own = row["method"] == OWN
+    for key, place in (("psr1", "yerr"), ("esr1", "xerr")):
+        low, high = (abs(row[key] - row["interval"][key][side]) for side in (0, 1))
+        axes.errorbar(row["esr1"], row["psr1"], **{place: [[low], [high]]}, marker="*" if own else "o",
+                      markersize=14 if own else 5, color="#c2410c" if own else "#334155", linewidth=0.6)  # fmt: skip
+
+
+def _label(axes, found: Sequence[dict]) -> None:
+    """Names beside their points, apart from each other: a column on the right, in the points' order."""
+    together: dict[tuple[float, float], list[str]] = {}
+    for row in found:
+        together.setdefault((round(row["esr1"], 3), round(row["psr1"], 3)), []).append(row["method"])
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    step, last = (top - bottom) / 26, top
+    for (x, y), names in sorted(together.items(), key=lambda item: -item[0][1]):
+        last = min(y, last - step)
+        axes.annotate(
+            ", ".join(names), (x, y), xytext=(min(x + (right - left) / 30, right), last), fontsize=8, va="center",
+            arrowprops={"arrowstyle": "-", "color": "#cbd5e1", "linewidth": 0.6},
+        )  # fmt: skip

@@ -1,0 +1,111 @@
+"""The benchmarks of methods: what they measure anew, what they keep, and how cells become a table."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import cells, quality, tables
+from benchmarks.cells import Cell, Results, Unedited
+from benchmarks.likeness import IDENTICAL, likeness
+from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.settings import Settings
+
+
+def cell(esr1: float, psr1: float, erased: int = 24, kept: int = 168, **more) -> dict:
+    """A measured cell with few figures."""
+    found = {"esr1": esr1, "psr1": psr1, "kept_attributes": 1.0, "ssim": 1.0, "psnr": 50.0, "seconds": 1.0, "bytes": 1}
+    return {**found, "stress": {}, "pictures": {"erased": erased, "kept": kept}, **more}
+
+
+def test_rows_are_means_over_cells_and_intervals_over_pictures():
+    measured = {"ESD | circle | 0": cell(1.0, 0.5), "ESD | red | 0": cell(0.5, 1.0), "UCE | red | 0": cell(0.0, 0.0)}
+    [row] = tables.rows(measured, ["ESD"])
+    assert (row["esr1"], row["psr1"], row["recovery"]) == (0.75, 0.75, None)
+    low, high = row["interval"]["esr1"]
+    assert 0.6 < low < 0.75 < high < 0.86
+    assert (row["concepts"], row["seeds"]) == (["circle", "red"], 1)
+
+
+def test_attacks_are_averaged_over_the_cells_that_have_them():
+    measured = {"ESD | circle | 0": cell(1, 1, stress={"by name": 0.5}), "ESD | red | 0": cell(1, 1)}
+    [row] = tables.rows(measured, ["ESD"])
+    assert row["stress"] == {"by name": 0.5}
+
+
+def test_ahead_are_those_that_nothing_beats_on_both():
+    points = {"a": (1.0, 0.9), "b": (0.9, 1.0), "c": (0.9, 0.9), "d": (1.0, 0.9), "e": (1.0, 0.8)}
+    found = [{"method": name, "esr1": esr, "psr1": psr} for name, (esr, psr) in points.items()]
+    assert tables.ahead(found) == ["a", "b", "d"]
+
+
+def test_equal_pictures_are_alike_and_others_less_so():
+    pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert likeness(pictures, pictures) == {"ssim": 1.0, "psnr": IDENTICAL}
+    other = likeness((pictures + 0.1).clamp(0, 1), pictures)
+    assert other["ssim"] < 1 and 19 < other["psnr"] < 22
+
+
+def test_learned_methods_run_on_few_concepts_and_closed_forms_once_on_all():
+    found = quality.cells(["ESD", "UCE"], None, (0, 1), quick=False)
+    assert sum(c.method == "ESD" for c in found) == 2 * len(quality.LEARNED_ON)
+    assert sorted(c.concept for c in found if c.method == "UCE") == sorted(tables.ALL)
+    assert {c.seed for c in found if c.method == "UCE"} == {0}
+    assert set(quality.HELD_OUT) < set(quality.LEARNED_ON)
+
+
+def test_results_outlive_a_stop_and_are_forgotten_when_settings_change(tmp_path):
+    def plain(measured, unedited):
+        return {"cells": measured, "unedited": unedited}
+
+    now, other = Cell("ESD", "circle", 0, Settings()), Cell("ESD", "circle", 0, replace(Settings(), steps=3))
+    results = Results(tmp_path / "found.json", plain)
+    results.add(Unedited("circle"), cell(0.0, 1.0))
+    results.add(now, cell(1.0, 1.0, settings=now.settings))
+    again = Results(tmp_path / "found.json", plain)
+    again.keep_only({"ESD": now.settings})
+    assert set(again.cells) == {now.name} and set(again.unedited) == {"circle"}
+    again.keep_only({"ESD": other.settings})
+    assert not again.cells
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Cells that are measured by nothing: the names of those that were begun."""
+    begun: list[str] = []
+
+    def run(one, tokens):
+        begun.append(one.name)
+        assert isinstance(one, Unedited) or tokens == [7]
+        return cell(1.0, 1.0, tokens=[7], settings=getattr(one, "settings", {})), 1.0
+
+    monkeypatch.setattr(cells, "_begin", lambda threads: None)
+    monkeypatch.setattr(cells, "_run", run)
+    return begun
+
+
+def test_the_unedited_model_comes_first_and_nothing_twice(tmp_path, pretended):
+    results = Results(tmp_path / "found.json", quality.summed_up)
+    wanted = quality.cells(["ESD", "UCE"], ["circle", "red"], (0,), quick=False)
+    cells.measure_all(wanted, results, 1.0, jobs=1)
+    assert pretended[:2] == ["circle", "red"] and len(pretended) == 6
+    cells.measure_all(wanted, Results(tmp_path / "found.json", quality.summed_up), 1.0, jobs=1)
+    assert len(pretended) == 6
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["method"] for row in found["rows"]] == ["UCE", "ESD"]
+
+
+def test_nothing_is_begun_when_the_time_is_up(tmp_path, pretended):
+    results = Results(tmp_path / "found.json", quality.summed_up)
+    cells.measure_all([Cell("UCE", "circle", 0, Instant())], results, 0.0, jobs=1)
+    assert pretended == []
+
+
+def test_table_and_plot_are_written_from_what_there_is(tmp_path, pretended, capsys):
+    results = Results(tmp_path / "found.json", quality.summed_up)
+    cells.measure_all(quality.cells(["ESD", "UCE"], ["circle"], (0,), quick=False), results, 1.0, jobs=1)
+    quality.write(results)
+    assert (tmp_path / "found.png").stat().st_size > 1000
+    text = (tmp_path / "found.md").read_text()
+    assert "| **UCE** | 1.000 [0.86, 1.00] | 1.000" in text and "held out" in text
