@@ -6,7 +6,7 @@
     python3 scripts/run.py benchmarks.quality --minutes 0   # only writes table and plot anew
 
 Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``. Pictures, noise and judge are the demo's: 192 pictures
-or more a cell, three seeds. Attacks draw 24 pictures each, in ways that the erasure was not made by. The learned methods
+or more a cell, three seeds. Attacks draw 24 pictures each, in ways that the erasure was not made by. Learned methods
 are measured on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen.
 """
 
