@@ -15,8 +15,9 @@ from . import attach
 from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
 from .concepts import Encoder, lines, read_texts
 from .fingerprint import parse_fingerprint
-from .instant import TARGETS, Instant, Texts, neighbours, siblings_for, solve_texts
+from .instant import TARGETS, Instant, Texts, siblings_for, solve_texts
 from .methods import CLOSED_FORM, Scales
+from .neighbours import neighbours
 from .vocabulary import EVERYDAY
 
 

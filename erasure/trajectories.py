@@ -27,13 +27,6 @@ class Trajectory:
     latents: torch.Tensor
     sigmas: torch.Tensor
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``count`` latents from random steps and runs: z [count, c, h, w], sigma [count], run index [count]."""
-        steps, runs = self.latents.shape[:2]
-        step = torch.randint(steps, (count,), generator=generator)
-        run = torch.randint(runs, (count,), generator=generator)
-        return self.latents[step, run], self.sigmas[step], run
-
 
 @torch.no_grad()
 def sample_trajectory(
@@ -47,9 +40,8 @@ def sample_trajectory(
 ) -> Trajectory:
     """Runs the host's sampler on ``runs`` fresh noises and keeps every step's latents.
 
-    ``positive`` and ``negative`` are the host's conditioning lists; with several positive texts give a list whose
-    entries carry their own place in the batch through repetition by the host. ``preview`` is the host's sampler
-    callback (step, x0, x, total).
+    ``positive`` and ``negative`` are the host's conditioning lists; one entry of as many rows as runs gives each run a
+    text of its own. ``preview`` is the host's sampler callback (step, x0, x, total).
     """
     noise = torch.randn(runs, *how.shape, generator=generator)
     seed = int(torch.randint(2**31, (1,), generator=generator))

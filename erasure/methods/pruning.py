@@ -18,7 +18,7 @@ from ..settings import Settings
 from ..training import Method, Phase, Run
 from . import esd
 
-SPARSITY = 1.0
+SPARSITY = 0.02
 """Weight of the share of pruned weights."""
 
 
@@ -27,7 +27,7 @@ class Pruning(Method):
 
     changes = "pruned"
     settings = {
-        "weights": "cross-attention", "in_context": False, "eta": 1.0, "preserve_weight": 0.0, "weight_lr": 0.005,
+        "weights": "cross-attention", "in_context": False, "eta": 1.0, "preserve_weight": 0.0, "weight_lr": 0.02,
         "drawn_by": "edited", "refresh": 10,
     }  # fmt: skip
 
