@@ -22,7 +22,7 @@ from .methods.preservation import adversary
 from .neighbours import neighbours
 from .prompt import ErasurePrompt
 from .settings import Settings
-from .training import Phrase, Progress, Run
+from .training import Phrase, Preview, Progress, Run
 from .version import host_version, pack_version
 from .vocabulary import WORDS
 
@@ -125,7 +125,7 @@ def prepare(
 
 
 def learn(
-    learning: Learning, on_step: Callable[[int, float], None] = lambda step, loss: None, preview: Callable | None = None
+    learning: Learning, on_step: Callable[[int, float], None] = lambda step, loss: None, preview: Preview | None = None
 ) -> Erasure:
     """Trains to the end and returns the erasure; call inside ``gradients()``."""
     settings = learning.run.settings

@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
@@ -254,16 +254,16 @@ class Run:
                 for slow, fast in zip(self.average.parameters(), self.delta.parameters(), strict=True):
                     slow.lerp_(fast, 1 - self.settings.average)
 
-    def show(self, preview: Callable) -> None:
-        """Draws the concept with the edited model, always from the same noise; learning sees nothing of it."""
+    def show(self, preview: Callable, edited: bool) -> None:
+        """Draws the concept, always from the same noise; learning sees nothing of it."""
         model = self.model
-        if self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
+        if edited and self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
             model = attach.with_prompt(model, self.prompt.at_rest_like(self.attached))
         generator = torch.Generator().manual_seed(self.settings.seed)
         positive, negative = self.phrases[0].text.cond, self.encode("").cond
         with torch.no_grad():
             self._with_weights(
-                self._weights(self.result),
+                self._weights(self.result if edited else None),
                 lambda: sample_trajectory(model, positive, negative, self.settings.sampling, 1, generator, preview),
             )
 
@@ -396,12 +396,20 @@ class Progress:
     stopped: str = ""
 
 
+class Preview(Protocol):
+    """Who wants to see the concept: the host's sampler callbacks (step, x0, x, total) of runs that draw it."""
+
+    def before(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None: ...
+
+    def after(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None: ...
+
+
 def train(
     run: Run,
     phases: Sequence[Phase],
     progress: Progress,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-    preview: Callable | None = None,
+    preview: Preview | None = None,
 ) -> None:
     """Trains the run's prompt and delta in place for ``run.settings.steps`` steps, one of every phase a step.
 
@@ -412,12 +420,14 @@ def train(
     optimisers = {name: torch.optim.Adam(_groups(module, name, s)) for name, module in run.learned.items()}
     slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.lr_decay)) for o in optimisers.values()]
     good = _state(run)
+    if preview is not None:
+        run.show(preview.before, edited=False)
     for step in range(s.steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step % s.refresh == 0:
             run.sample()
             if preview is not None:
-                run.show(preview)
+                run.show(preview.after, edited=True)
         losses: list[float] = []
         now = _state(run) if step % 20 == 0 else None
         for phase in phases:

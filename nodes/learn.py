@@ -1,11 +1,14 @@
 """The node that learns an erasure."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import comfy.samplers
 import comfy.utils
 import latent_preview
 from comfy_api.latest import io
+from PIL import Image
 
 from ..erasure import learning
 from ..erasure.artifact import ErasureError
@@ -18,6 +21,8 @@ from .files import save_new
 from .types import CATEGORY, ErasureSocket, show
 
 PRESET = "from preset"
+SECONDS = 1.0
+"""Between two texts that say how far training is."""
 CHOICES = ("target", "blocks", "start", "weights", "preserve_by", "weights_start")
 PRESET_NUMBER = "0 takes the preset's value."
 
@@ -128,10 +133,9 @@ class ErasureTrain(io.ComfyNode):
         settings = settings_from(model, chosen)
         with learning.gradients():
             run = learning.prepare(model, clip, concept, preserve, settings, resume)
-            bar = comfy.utils.ProgressBar(settings.steps)
-            preview = Preview(model, bar)
+            watch = Watch(cls, model, settings.steps)
             try:
-                erasure = learning.learn(run, preview.step, preview.picture)
+                erasure = learning.learn(run, watch.step, watch)
             except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
                 keep_partial(run)
                 raise
@@ -164,25 +168,50 @@ def settings_from(model, chosen: dict):
     )  # fmt: skip
 
 
-class Preview:
-    """Shows progress, and a picture of what the edited model now draws for the concept."""
+class Watch:
+    """Shows how training goes: progress, loss, time left, and the concept as it was before and as it is now."""
 
-    def __init__(self, model, bar):
+    def __init__(self, node: type[io.ComfyNode], model, steps: int):
         latent = model.model.latent_format
-        self.bar, self.image = bar, None
+        self.node, self.bar, self.steps = node, comfy.utils.ProgressBar(steps), steps
+        self.began = self.said = time.monotonic()
+        self.first: Image.Image | None = None
+        self.preview: tuple | None = None
         self.previewer = latent_preview.get_previewer(model.load_device, latent)
         if self.previewer is None and latent.latent_rgb_factors is not None:
             self.previewer = latent_preview.Latent2RGBPreviewer(
                 latent.latent_rgb_factors, latent.latent_rgb_factors_bias, latent.latent_rgb_factors_reshape
             )
 
-    def picture(self, step, x0, x, total) -> None:
+    def before(self, step, x0, x, total) -> None:
+        """The host's sampler callback while the unedited model draws."""
         if self.previewer is not None and step + 1 == total:
-            self.image = self.previewer.decode_latent_to_preview_image("JPEG", x0)
+            _, self.first, _ = self.previewer.decode_latent_to_preview_image("JPEG", x0)
+
+    def after(self, step, x0, x, total) -> None:
+        """The host's sampler callback while the edited model draws."""
+        if self.previewer is not None and step + 1 == total:
+            kind, now, size = self.previewer.decode_latent_to_preview_image("JPEG", x0)
+            self.preview = kind, side_by_side([self.first or now, now]), size
 
     def step(self, done: int, loss: float) -> None:
-        self.bar.update_absolute(done, self.bar.total, self.image)
-        self.image = None
+        """A step is done."""
+        self.bar.update_absolute(done, self.steps, self.preview)
+        self.preview = None
+        now = time.monotonic()
+        if now - self.said > SECONDS and done < self.steps:
+            self.said = now
+            left = (now - self.began) / done * (self.steps - done)
+            show(self.node, f"Step {done} of {self.steps}, loss {loss:.4g}, about {left:.0f} s left. Before and now:")
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size in a row, with a line between."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + 1) - 1, height), "white")
+    for i, picture in enumerate(pictures):
+        row.paste(picture, (i * (width + 1), 0))
+    return row
 
 
 def keep_partial(run: learning.Learning) -> None:

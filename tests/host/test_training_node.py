@@ -43,7 +43,24 @@ def test_the_host_is_told_every_step_and_shown_pictures(model, clip, bar):
     execute(model, clip)
     assert [(v, t) for v, t, _ in bar.seen] == [(1, 3), (2, 3), (3, 3)]
     kind, picture, _ = bar.seen[0][2]
-    assert kind == "JPEG" and picture.size == (8, 8)
+    assert kind == "JPEG" and picture.size == (8 + 1 + 8, 8)
+
+
+@pytest.mark.parametrize(("weights_start", "same"), [("unchanged", True), ("closed form", False)])
+def test_what_the_concept_was_is_seen_beside_what_it_is_now(model, clip, bar, weights_start, same):
+    execute(model, clip, steps=1, weights_start=weights_start)
+    [(_, picture, _)] = [preview for _, _, preview in bar.seen if preview]
+    before, now = (picture.crop((left, 0, left + 8, 8)).tobytes() for left in (0, 9))
+    assert (before == now) is same
+
+
+def test_the_node_says_how_long_it_will_take(model, clip, monkeypatch):
+    said = []
+    monkeypatch.setattr(learn_node, "SECONDS", 0.0)
+    monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
+    execute(model, clip)
+    assert said[0].startswith("Step 1 of 3, loss ") and "s left" in said[0]
+    assert len(said) == 3 and said[2].startswith("3 steps, loss")
 
 
 def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar):
