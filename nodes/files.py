@@ -119,11 +119,13 @@ def describe(erasure: Erasure) -> str:
     holds += ["a key"] * bool(erasure.key)
     becomes = f", which becomes {', '.join(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
     steps = f", {m.steps} steps" if m.steps else ""
+    scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
     return "\n".join(
         [
             f"Erases: {', '.join(m.concept.splitlines())}{becomes}",
             f"Made for: {m.family}, text width {m.context_dim}",
             f"Method: {m.method}{steps}",
+            *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
         ]
     )

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 import folder_paths
 import pytest
@@ -36,6 +37,13 @@ def test_what_is_saved_can_be_loaded_at_once(output, erasure):
     result = ErasureLoad.execute(name)
     assert result.result[0].identity() == erasure.identity()
     assert all(word in text(result) for word in ("circle", "ToyWorld", "a key"))
+
+
+def test_the_card_says_how_well_it_was_learned_where_that_is_known(erasure):
+    known = replace(erasure, metadata=replace(erasure.metadata, loss="first 0.1, last 0.02", gate_gap="7.2"))
+    assert "Learned: loss first 0.1, last 0.02; gap of the text gate 7.2" in files.describe(known).splitlines()
+    unknown = replace(erasure, metadata=replace(erasure.metadata, loss="", gate_gap=""))
+    assert "Learned" not in files.describe(unknown)
 
 
 def test_nothing_is_overwritten(output, erasure):
