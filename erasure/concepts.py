@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
@@ -83,15 +83,18 @@ def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[lis
 
 
 class Encoder:
-    """Encodes texts with a CLIP of the host, each text once."""
+    """Encodes texts with a CLIP of the host, each text once.
 
-    def __init__(self, clip):
+    ``on_read(done, total)`` is told while many texts are read, and may raise, to stop.
+    """
+
+    def __init__(self, clip, on_read: Callable[[int, int], None] = lambda done, total: None):
         if clip is None:
             raise ErasureError(
                 "No CLIP is connected: connect the checkpoint loader's CLIP output (checkpoints without a text encoder "
                 "need a CLIP loader)."
             )
-        self.clip = clip
+        self.clip, self.on_read = clip, on_read
         self.known: dict[str, Text] = {}
         self._chunks: dict[str, torch.Tensor] = {}
 
@@ -129,10 +132,12 @@ class Encoder:
 
         The host runs the chunks of a long text as one batch; here each chunk is a text of its own.
         """
-        for part in batched(texts):
+        for number, part in enumerate(batched(texts)):
             tokens = [self.clip.tokenize(text) for text in part]
             merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
             rows = _plain(self.clip.encode_from_tokens(merged))[0].float()
+            if len(texts) > BATCH:
+                self.on_read(number * BATCH + len(part), len(texts))
             yield torch.stack(rows.chunk(len(part)))
 
     def with_tokens(self, rows: Sequence[Sequence[int]]) -> dict[str, list]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from json import dumps
@@ -68,10 +68,16 @@ class Texts:
     near: Sequence[Sequence[str]]
 
 
-def erase_instantly(model, clip, concepts: str, preserve: str, settings: Instant) -> Erasure:
-    """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError."""
+def erase_instantly(
+    model, clip, concepts: str, preserve: str, settings: Instant,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
+) -> Erasure:  # fmt: skip
+    """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError.
+
+    ``on_read(done, total)``: how far the text encoder is.
+    """
     attach.require_unet(model)
-    encode = Encoder(clip)
+    encode = Encoder(clip, on_read)
     with torch.inference_mode(False), torch.no_grad():
         names, kept = read_texts(model, encode, concepts, preserve)
         return solve_texts(model, encode, choose_texts(encode, names, kept, settings), settings)

@@ -90,15 +90,17 @@ def gradients() -> Iterator[None]:
 
 
 def prepare(
-    model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None
-) -> Learning:
+    model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
+    on_read: Callable[[int, int], None] = lambda done, total: None,
+) -> Learning:  # fmt: skip
     """Checks every input and sets a training run up; call inside ``gradients()``.
 
-    ``concept``: names of one concept, one a line; ``preserve``: texts to keep, one a line. Raises ErasureError.
+    ``concept``: names of one concept, one a line; ``preserve``: texts to keep, one a line; ``on_read(done, total)`` is
+    told how far the text encoder is. Raises ErasureError.
     """
     settings.check()
     attach.require_unet(model)
-    encode = Encoder(clip)
+    encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)

@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, Reading, show
 
 
 def _texts(concept_id: str) -> list:
@@ -90,7 +90,7 @@ class ErasureInstant(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
         settings = Instant(method, target, anchor, tokens, weights, rank, scales)
-        erasure = erase_instantly(model, clip, concepts, preserve, settings)
+        erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls))
         return io.NodeOutput(erasure, ui=show(cls, shown(erasure)))
 
 
@@ -127,7 +127,8 @@ class ErasureText(io.ComfyNode):
     def execute(cls, model, clip, concept, strength, target, anchor, preserve) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model)
-        erasure = erase_instantly(model, clip, concept, preserve, Instant(target=target, anchor=anchor))
+        settings = Instant(target=target, anchor=anchor)
+        erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls))
         return io.NodeOutput(attach.erase(model, erasure, strength), ui=show(cls, shown(erasure)))
 
 

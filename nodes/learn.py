@@ -18,7 +18,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import save_new
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, Reading, show
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -132,7 +132,7 @@ class ErasureTrain(io.ComfyNode):
     def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
         settings = settings_from(model, chosen)
         with learning.gradients():
-            run = learning.prepare(model, clip, concept, preserve, settings, resume)
+            run = learning.prepare(model, clip, concept, preserve, settings, resume, Reading(cls))
             watch = Watch(cls, model, settings.steps)
             try:
                 erasure = learning.learn(run, watch.step, watch)

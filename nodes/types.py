@@ -1,5 +1,9 @@
-"""Socket types and words that several nodes share, and how a node says what it did."""
+"""Socket types and words that several nodes share, and how a node says what it did and how far it is."""
 
+import time
+
+import comfy.model_management
+import comfy.utils
 from comfy_api.latest import io, ui
 from server import PromptServer
 
@@ -16,3 +20,25 @@ def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     if server is not None and hidden is not None and hidden.unique_id is not None:
         server.send_progress_text(text, hidden.unique_id)
     return ui.PreviewText(text)
+
+
+class Reading:
+    """Shows how far the text encoder is with a node's texts, which takes a while on a CPU; lets Cancel stop it."""
+
+    SECONDS = 1.0
+    """Between two texts that say so."""
+
+    def __init__(self, node: type[io.ComfyNode]):
+        self.node, self.bar = node, comfy.utils.ProgressBar(1)
+        self.total, self.first, self.began, self.said = 0, 0, 0.0, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(done, total)
+        now = time.monotonic()
+        if total != self.total or done <= self.first:  # other texts than before
+            self.total, self.first, self.began, self.said = total, done, now, now
+        elif now - self.said >= self.SECONDS:
+            self.said = now
+            left = (now - self.began) / (done - self.first) * (total - done)
+            show(self.node, f"Reading texts: {done} of {total}, about {left:.0f} s left.")

@@ -104,7 +104,7 @@ def encode(clip):
 def encoded_once(encode, clip, monkeypatch):
     """Training reads its texts with ``encode``."""
     real = concepts.Encoder
-    monkeypatch.setattr(learning, "Encoder", lambda c: encode if c is clip else real(c))
+    monkeypatch.setattr(learning, "Encoder", lambda c, *more: encode if c is clip else real(c, *more))
 
 
 @pytest.fixture

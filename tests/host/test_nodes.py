@@ -1,15 +1,19 @@
 """What nodes do around the library: they write on themselves what they did, and switch off cleanly."""
 
-import types
+from types import SimpleNamespace
 
+import comfy.model_management
+import comfy.utils
 import pytest
 from server import PromptServer
 
 from concept_erasure.erasure.artifact import Erasure, Metadata
-from concept_erasure.nodes import instant
+from concept_erasure.erasure.concepts import BATCH, Encoder
+from concept_erasure.nodes import instant, types
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
+from concept_erasure.nodes.learn import ErasureTrain
 from concept_erasure.nodes.types import show
-from tests.host import test_schema
+from tests.host import test_schema, tools
 
 TEXT = {"strength": 1.0, "target": "anchor", "anchor": "square", "preserve": "square\nred"}
 
@@ -18,20 +22,20 @@ TEXT = {"strength": 1.0, "target": "anchor", "anchor": "square", "preserve": "sq
 def sent(monkeypatch):
     """Texts that reach the editor, as (text, node id)."""
     found = []
-    server = types.SimpleNamespace(send_progress_text=lambda text, node: found.append((text, node)))
+    server = SimpleNamespace(send_progress_text=lambda text, node: found.append((text, node)))
     monkeypatch.setattr(PromptServer, "instance", server, raising=False)
     return found
 
 
 def test_what_a_node_did_is_written_on_it(sent, monkeypatch):
-    node = types.SimpleNamespace(hidden=types.SimpleNamespace(unique_id="7"))
+    node = SimpleNamespace(hidden=SimpleNamespace(unique_id="7"))
     assert show(node, "Done.").as_dict()["text"] == ("Done.",)
     assert sent == [("Done.", "7")]
 
 
 def test_outside_a_server_nothing_is_sent(sent):
-    show(types.SimpleNamespace(hidden=None), "Done.")
-    show(types.SimpleNamespace(hidden=types.SimpleNamespace(unique_id=None)), "Done.")
+    show(SimpleNamespace(hidden=None), "Done.")
+    show(SimpleNamespace(hidden=SimpleNamespace(unique_id=None)), "Done.")
     assert not sent
 
 
@@ -55,10 +59,38 @@ def test_strength_0_gives_the_model_back_without_reading_anything(model):
     assert ErasureText.execute(model, None, "", **{**TEXT, "strength": 0}).args[0] is model
 
 
+def test_reading_many_texts_is_shown_and_can_be_cancelled(model, clip, monkeypatch):
+    said, bars = [], []
+    monkeypatch.setattr(types.Reading, "SECONDS", 0.0)
+    monkeypatch.setattr(types, "show", lambda node, text: said.append(text))
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, *now: bars.append(now))
+    encode = Encoder(clip, types.Reading(ErasureText))
+    encode.read([f"a {i}" for i in range(150)])
+    encode.read(["few", "texts"])
+    assert bars == [(64, 150), (128, 150), (150, 150)]
+    assert [text.split(",")[0] for text in said] == ["Reading texts: 128 of 150", "Reading texts: 150 of 150"]
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        encode.read([f"the {i}" for i in range(150)])
+
+
+@pytest.mark.parametrize("node", [ErasureText, ErasureInstant, ErasureTrain])
+def test_nodes_that_read_many_texts_show_it(model, clip, node, monkeypatch):
+    told = []
+    monkeypatch.setattr(types.Reading, "__call__", lambda self, done, total: told.append(total))
+    if node is ErasureTrain:
+        tools.execute(model, clip, steps=1)
+    else:
+        values = {i.id: getattr(i, "default", None) for i in node.define_schema().inputs}
+        values |= {"model": model, "clip": clip, "preserve": tools.KEPT}
+        node.execute(**values | {name: "circle" for name in ("concept", "concepts") if name in values})
+    assert told and min(told) > BATCH
+
+
 def test_the_advanced_inputs_arrive(model, clip, monkeypatch):
     seen = []
 
-    def remember(model, clip, concepts, preserve, settings):
+    def remember(model, clip, concepts, preserve, settings, on_read):
         seen.append((concepts, preserve, settings))
         return Erasure(Metadata(concept="a", target="b", preserve="c"))
 
