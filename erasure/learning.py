@@ -28,6 +28,8 @@ from .vocabulary import WORDS
 
 CANDIDATES = 100
 """So many texts nearest to a concept can be found to be hurt most (arXiv 2410.15618)."""
+REVIVING = 1e-2
+"""Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
 TARGETS = 8
 """So many texts nearest to a concept can become its learned target."""
 
@@ -116,7 +118,10 @@ def prepare(
         directions = None if resume else _directions(encode, names, kept, settings)
         delta = _delta(model, method.changes, settings, generator, directions, resume)
         if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
-            delta.begin_with(_closed_form(model, encode, names, kept, settings))
+            found = _closed_form(model, encode, names, kept, settings)
+            delta.begin_with(found)
+            if prompt is not None and settings.start == "concept":
+                prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
     anchors = {name: _anchor(row, settings) for name, row in zip(names, near, strict=True)}
     phrases, kept_texts = _phrases(encode, anchors, kept, settings), _kept_texts(encode, kept)
     choices = _choices(encode, near, method.targets, settings)
@@ -162,6 +167,26 @@ def _closed_form(
     rank = -(-settings.rank // len(names))
     how = Instant(target=settings.target, anchor=settings.anchor, weights=weights, rank=rank)
     return solve_texts(model, encode, choose_texts(encode, names, kept, how), how).delta
+
+
+def _from_the_name_on(encode: Encoder, names: Sequence[str], count: int) -> torch.Tensor:
+    """The encodings [count, d] of the names and of what follows them, which carries the concept, too."""
+    each = -(-count // len(names))
+    rows = [encode(name).context[0, encode.place(name, name) :][:each] for name in names]
+    return torch.cat(rows)[:count]
+
+
+def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:
+    """The encodings [n, d] for which changed projections come nearest to what the original ones gave for ``tokens``:
+    what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
+    """
+    normal = cross = torch.tensor(0.0)
+    for name, weight in deltas.effective_weights(model, delta).items():
+        weight = weight.double().cpu()
+        changed = weight + delta[name].dense().double().cpu()
+        normal, cross = normal + changed.T @ changed, cross + changed.T @ weight
+    normal.diagonal().add_(REVIVING * normal.diagonal().mean())
+    return (tokens.double().cpu() @ torch.linalg.solve(normal, cross).T).float()
 
 
 def _phrases(

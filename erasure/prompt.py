@@ -9,6 +9,8 @@ Here a *text gate* may decide per row of the batch whether they are there at all
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,6 +50,12 @@ class ErasurePrompt(nn.Module):
             raise ErasureError(f"'{kind}' is no way to start a prompt: choose one of {', '.join(STARTS)}.")
         jitter = 0.01 * concept.float().std() * torch.randn(tokens, concept.shape[-1], generator=generator)
         return cls(first.float() + jitter, first.float() + jitter)
+
+    @torch.no_grad()
+    def begin_with(self, tokens: torch.Tensor) -> None:
+        """Starts from these keys and values, [k, d]."""
+        for parameter in (self.keys, self.values):
+            parameter.copy_(tokens[torch.arange(len(parameter)) % len(tokens)])
 
     def at_rest(self, blocks: str, role: str, chunk: int, gate: GateTensors | None) -> PromptTensors:
         """The prompt as it stands now, as plain tensors for an ``Erasure``."""
@@ -99,11 +107,20 @@ def soft_maximum(scores: torch.Tensor, sharpness: float = 4.0) -> torch.Tensor:
 def choose_threshold(speaking: list[float], silent: list[float]) -> tuple[float, float]:
     """Threshold and gap of a gate from the scores of texts that it was not fitted on.
 
-    The threshold lies in the middle between the lowest score of a text that speaks of the concept and the highest of
-    one that does not. A gap at or below zero means that the gate cannot tell all of them apart.
+    The gap is the lowest score of a text that speaks of the concept less the highest of one that does not; at or below
+    zero the gate cannot tell all of them apart. The threshold lies in its middle, or where they overlap, in the middle
+    of the place that gets the fewest wrong, each class counting as a half.
     """
     low, high = min(speaking), max(silent)
-    return (low + high) / 2, low - high
+    if low > high:
+        return (low + high) / 2, low - high
+    places = sorted({*speaking, *silent})
+    between = [(a + b) / 2 for a, b in pairwise(places)] or places
+    wrong = [
+        sum(s < t for s in speaking) / len(speaking) + sum(s >= t for s in silent) / len(silent) for t in between
+    ]
+    best = [t for t, share in zip(between, wrong, strict=True) if share == min(wrong)]
+    return (best[0] + best[-1]) / 2, low - high
 
 
 def is_open(context: torch.Tensor, gate: GateTensors | None) -> torch.Tensor:

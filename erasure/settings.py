@@ -64,6 +64,7 @@ class Settings:
     preserve_by: str = "all"
     choice_lr: float = 1e-2
     average: float = 0.0
+    prompt_first: float = 0.0
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()

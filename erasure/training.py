@@ -20,7 +20,6 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
 from . import attach
@@ -396,6 +395,13 @@ class Progress:
     stopped: str = ""
 
 
+def begun(phases: Sequence[Phase], step: int, settings: Settings) -> Sequence[Phase]:
+    """The phases that a step does: those of the prompt alone at first, where the settings ask for it."""
+    if step >= settings.prompt_first * settings.steps:
+        return phases
+    return [phase for phase in phases if phase.trains == "prompt"] or phases
+
+
 class Preview(Protocol):
     """Who wants to see the concept: the host's sampler callbacks (step, x0, x, total) of runs that draw it."""
 
@@ -418,7 +424,7 @@ def train(
     """
     s = run.settings
     optimisers = {name: torch.optim.Adam(_groups(module, name, s)) for name, module in run.learned.items()}
-    slopes = [LambdaLR(o, lambda step: share_of_rate(step, s.steps, s.lr_decay)) for o in optimisers.values()]
+    full = {name: [group["lr"] for group in o.param_groups] for name, o in optimisers.items()}
     good = _state(run)
     if preview is not None:
         run.show(preview.before, edited=False)
@@ -428,17 +434,18 @@ def train(
             run.sample()
             if preview is not None:
                 run.show(preview.after, edited=True)
+        for name, optimiser in optimisers.items():
+            for group, rate in zip(optimiser.param_groups, full[name], strict=True):
+                group["lr"] = rate * share_of_rate(step, s.steps, s.lr_decay)
         losses: list[float] = []
         now = _state(run) if step % 20 == 0 else None
-        for phase in phases:
+        for phase in begun(phases, step, s):
             optimisers[phase.trains].zero_grad()
             losses.append(run.learn(phase))
             if not _finite(losses[-1]):
                 return _stop(run, progress, good, step)
             optimisers[phase.trains].step()
         run.follow()
-        for slope in slopes:
-            slope.step()
         progress.losses.append(sum(losses))
         good = now or good  # only now is it known that losses can be computed from it
         on_step(step + 1, progress.losses[-1])

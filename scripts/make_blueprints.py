@@ -1,7 +1,7 @@
 """Write ``subgraphs/*.json``: whole pieces of a graph that the editor's node search offers as one node.
 
-``python3 scripts/run.py scripts.make_blueprints`` starts a server, asks it for the nodes' inputs, and writes the pieces as
-the editor would save them.
+``python3 scripts/run.py scripts.make_blueprints`` starts a server, asks it for the nodes' inputs, and writes what
+the editor would save.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ The prompt takes the concept's knowledge over, so that the weights need not dest
 paper (erased with the prompt, too); T = e(z_t, c_e) is version 3 (the prompt is a key that recovers the concept).
 Ours, and off in the paper presets: the preserve term || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set; a target
 that is the concept's nearest neighbour, t = e(z_t, c_n); and weights that start from the closed form of Instant Erasure
-for that target, so that training has only the rest to do, and the key.
+for it, so that training has only the rest to do, and the key. The prompt then starts where it revives the concept in
+these weights, and learns alone at first: a key that cannot recover yet would pull the concept back into them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class KPOP(Method):
     """Alternates the two updates, one of each a step."""
 
     role = "key"
-    settings = {"steps": 100, "weight_lr": 1e-3, "weights_start": "closed form", "target": "nearest neighbour"}
+    settings = {
+        "steps": 100, "weight_lr": 1e-3, "weights_start": "closed form", "target": "nearest neighbour",
+        "prompt_first": 0.4,
+    }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("transfer", "prompt", transfer), Phase("removal", "delta", removal)]

@@ -9,6 +9,7 @@ import torch
 from concept_erasure.erasure import concepts, deltas, learning, training
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.methods import LEARNED
+from concept_erasure.erasure.settings import Settings
 from concept_erasure.erasure.training import Phase, Phrase
 from concept_erasure.nodes import learn as learn_node
 from tests.host.test_fit import sentence
@@ -98,6 +99,21 @@ def test_rates_fall_over_the_last_share_of_the_steps():
     assert [training.share_of_rate(step, 10, 0.0) for step in (0, 5, 9)] == [1.0] * 3
 
 
+def test_the_prompt_may_learn_alone_at_first():
+    prompt, delta = (Phase(name, name, lambda run: torch.zeros(())) for name in ("prompt", "delta"))
+    settings = replace(Settings(), steps=10, prompt_first=0.3)
+    found = [training.begun([prompt, delta], step, settings) for step in (0, 2, 3, 9)]
+    assert found == [[prompt], [prompt], [prompt, delta], [prompt, delta]]
+    assert training.begun([delta], 0, settings) == [delta], "a method without a prompt has nothing to wait for"
+    assert training.begun([prompt, delta], 0, Settings()) == [prompt, delta]
+
+
+def test_weights_stay_until_the_prompt_has_learned(train):
+    waiting, _ = train(steps=2, prompt_first=1.0)
+    assert not any(change.dense().any() for change in waiting.delta.values())
+    assert any(change.dense().any() for change in train(steps=2)[0].delta.values())
+
+
 def test_rates_that_have_fallen_change_less(train):
     falling, steady = (train(lr_decay=d)[0] for d in (1.0, 0.0))
     moved = [sum(float(c.dense().norm()) for c in erasure.delta.values()) for erasure in (falling, steady)]
@@ -133,6 +149,22 @@ def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
     assert strong.tolist() == pytest.approx([typical] * 4, rel=1e-3)
     assert (strong / weak)[0] > 2 * float(speaking.square().mean().sqrt() / silent.square().mean().sqrt())
     assert bool(((strong / weak).diff() <= 1e-3).all())  # those that tell most come first
+
+
+@torch.no_grad()
+def test_a_key_starts_where_it_revives_the_concept_in_weights_that_have_changed(prepare, model, encode):
+    made = prepare(weights_start="closed form", target="nearest neighbour").run
+    delta = made.delta.at_rest()
+    weights = deltas.effective_weights(model, delta)
+    concept = encode("circle").context[0, 1 : 1 + made.settings.tokens]
+
+    def distance(tokens: torch.Tensor) -> float:
+        """Of what the changed projections give for tokens from what the original ones gave for the concept."""
+        moved = [tokens @ (w + delta[name].dense()).T - concept @ w.T for name, w in weights.items()]
+        return sum(float(part.square().sum()) for part in moved)
+
+    for tokens in (made.prompt.keys, made.prompt.values):
+        assert distance(tokens) < 0.8 * distance(concept)
 
 
 def test_only_projections_that_read_text_start_from_directions():

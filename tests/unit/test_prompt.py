@@ -168,3 +168,12 @@ def test_the_threshold_lies_in_the_middle_of_the_gap():
     threshold, gap = choose_threshold([0.9, 0.8], [0.1, 0.4])
     assert (threshold, gap) == (pytest.approx(0.6), pytest.approx(0.4))
     assert choose_threshold([0.3], [0.5])[1] < 0
+
+
+def test_one_text_on_the_wrong_side_does_not_move_the_threshold():
+    speaking, silent = [2.0, 3.0, 4.0, -9.0], [-1.0, -2.0, -3.0, 0.0]
+    threshold, gap = choose_threshold(speaking, silent)
+    assert 0.0 < threshold < 2.0 and gap == -9.0
+    threshold, _ = choose_threshold([1.0, 2.0, 3.0], [-3.0, -2.0, 9.0])
+    assert -2.0 < threshold < 1.0
+    assert choose_threshold([1.0], [1.0]) == (1.0, 0.0)
