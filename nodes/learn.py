@@ -199,9 +199,11 @@ class Watch:
         self.bar.update_absolute(done, self.steps, self.preview)
         self.preview = None
         now = time.monotonic()
-        if now - self.said > SECONDS and done < self.steps:
+        if done == 1:  # the first step draws several trajectories, and tells nothing of the others
+            self.began = now
+        elif now - self.said > SECONDS and done < self.steps:
             self.said = now
-            left = (now - self.began) / done * (self.steps - done)
+            left = (now - self.began) / (done - 1) * (self.steps - done)
             show(self.node, f"Step {done} of {self.steps}, loss {loss:.4g}, about {left:.0f} s left. Before and now:")
 
 

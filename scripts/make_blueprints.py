@@ -39,10 +39,11 @@ class Piece:
 def erase_and_compare(object_info: dict[str, Any]) -> Piece:
     """A concept erased by text, and the same prompt and noise drawn before and after."""
     graph = Graph(object_info, (1.0, 0, 0))
-    how = {"sampler_name": "euler", "scheduler": "normal"}
+    how: dict[str, Any] = {"sampler_name": "euler", "scheduler": "normal"}
     erase = graph.node("ErasureText", (0, 0, 300, 200))
     samplers, pictures = [], []
-    for row, (title, sockets) in enumerate({"Before": {}, "After": {"model": (erase, 0)}}.items()):
+    rows: dict[str, dict[str, Socket]] = {"Before": {}, "After": {"model": (erase, 0)}}
+    for row, (title, sockets) in enumerate(rows.items()):
         samplers.append(graph.node("KSampler", (COLUMN, 300 * row, 300, 262), title, sockets, **how))
         latent = {"samples": (samplers[-1], 0)}
         pictures.append(graph.node("VAEDecode", (2 * COLUMN, 300 * row, 200, 46), title, latent))

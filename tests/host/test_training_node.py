@@ -59,8 +59,8 @@ def test_the_node_says_how_long_it_will_take(model, clip, monkeypatch):
     monkeypatch.setattr(learn_node, "SECONDS", 0.0)
     monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
     execute(model, clip)
-    assert said[0].startswith("Step 1 of 3, loss ") and "s left" in said[0]
-    assert len(said) == 3 and said[2].startswith("3 steps, loss")
+    assert said[0].startswith("Step 2 of 3, loss ") and "s left" in said[0]
+    assert len(said) == 2 and said[1].startswith("3 steps, loss")
 
 
 def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar):
