@@ -43,6 +43,7 @@ DEVELOPMENT = (
     "ruff==0.17.6",
     "mypy>=1.18,<3",
     "websocket-client>=1.8,<2",
+    "playwright>=1.55,<2",
 )
 MARKER = "complete.json"
 

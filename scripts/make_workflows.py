@@ -1,7 +1,8 @@
-"""Write ``workflows/*.json``, and the picture that goes with each.
+"""Write ``workflows/*.json``, and what goes with each: its twin for the API, and its pictures.
 
 ``python3 scripts/run.py scripts.make_workflows`` starts a server, asks it for the order of every node's widgets, and
-writes the graphs as the editor would save them. ``--pictures`` also runs them on the toy checkpoint, for the ``.jpg``.
+writes the graphs as the editor would save them; ``workflows/api`` has the same as prompts, and ``docs/workflows`` the
+pictures with the graph in them. ``--pictures`` also runs the graphs on the toy checkpoint, for the ``.jpg``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from toyworld.world import KINDS, SHAPES, kind_of
 
@@ -22,6 +25,9 @@ from .graph import Graph, Socket, as_text
 
 PACK = shared.PACK
 FOLDER = PACK / "workflows"
+API = FOLDER / "api"
+"""Deeper than where the host looks for templates, for a prompt is none."""
+DRAGGED = PACK / "docs" / "workflows"
 CHECKPOINT = "toyworld.safetensors"
 SIZE, STEPS, CFG = 64, 20, 4.5
 CONCEPT = "circle"
@@ -287,6 +293,28 @@ GRAPHS = (
 WORKFLOWS = {f.__name__: f for f in GRAPHS}
 
 
+# ---------------------------------------------------------------- the files
+
+
+def write(name: str, workflow: dict[str, Any], object_info: dict[str, Any]) -> None:
+    """The graph as the editor saves it, and as a prompt for the API."""
+    (FOLDER / f"{name}.json").write_text(as_text(workflow), encoding="utf-8")
+    API.mkdir(exist_ok=True)
+    prompt = client.gui_to_api(workflow, object_info)
+    (API / f"{name}.json").write_text(as_text(prompt), encoding="utf-8")
+
+
+def write_draggable(name: str) -> None:
+    """``NAME.png``: the picture of ``NAME.jpg`` with the graph in it, which opens when it is dropped on the editor."""
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    text = PngInfo()
+    text.add_text("workflow", json.dumps(workflow, separators=(",", ":")))
+    DRAGGED.mkdir(exist_ok=True)
+    with Image.open(FOLDER / f"{name}.jpg") as picture:
+        # Few colours are enough for these pictures, and keep a file at about 100 kB.
+        picture.quantize(64).save(DRAGGED / f"{name}.png", pnginfo=text, optimize=True)
+
+
 # ---------------------------------------------------------------- the pictures
 
 
@@ -382,10 +410,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         connection = client.Client(options.address or stack.enter_context(own_server()).address)
         object_info = connection.object_info()
         for name, make in WORKFLOWS.items():
-            (FOLDER / f"{name}.json").write_text(as_text(make(object_info)), encoding="utf-8")
+            write(name, make(object_info), object_info)
         if options.pictures is not None:
             for name in options.pictures or WORKFLOWS:
                 draw(connection, WORKFLOWS[name], name)
+    for name in WORKFLOWS:
+        write_draggable(name)
 
 
 if __name__ == "__main__":

@@ -120,11 +120,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def get_json(address: str, timeout: float = 10.0) -> Any:
-    """GET a local address, past any proxy of the machine, and decode the JSON."""
+def get(address: str, timeout: float = 10.0) -> bytes:
+    """GET a local address, past any proxy of the machine."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(address, timeout=timeout) as answer:
-        return json.load(answer)
+        return bytes(answer.read())
+
+
+def get_json(address: str, timeout: float = 10.0) -> Any:
+    """GET a local address, past any proxy of the machine, and decode the JSON."""
+    return json.loads(get(address, timeout))
 
 
 class Server:

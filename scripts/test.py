@@ -1,7 +1,8 @@
 """Run every check: ``python3 scripts/test.py``, on any machine with Python 3.10 to 3.13.
 
 The host and its environment are found or made first (see ``host.py``). Then, in this order: lint (ruff, mypy), unit
-tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP).
+tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP). ``--only browser``
+runs those of its editor in a real browser.
 """
 
 from __future__ import annotations
@@ -63,22 +64,34 @@ def tests(part: str) -> Callable[[shared.Host, argparse.Namespace], int]:
     return run
 
 
-PARTS = {"lint": lint, "unit": tests("unit"), "host": tests("host"), "server": tests("server")}
+PARTS = {
+    "lint": lint,
+    "unit": tests("unit"),
+    "host": tests("host"),
+    "server": tests("server"),
+    "browser": tests("browser"),
+}
+ON_DEMAND = ("browser",)
+"""Parts that run only when they are named."""
+ALWAYS = [name for name in PARTS if name not in ON_DEMAND]
+TOOLS = {"lint": ("ruff", "mypy"), "browser": ("pytest", "playwright")}
+"""What a part needs in its interpreter; the others need pytest alone."""
 
 
-def check_tools(host: shared.Host) -> None:
-    """Raise ``HostError`` when the interpreter, which may be the user's own, lacks what the checks need."""
-    done = subprocess.run([str(host.python), "-c", "import mypy, pytest, ruff"], capture_output=True, text=True)
+def check_tools(host: shared.Host, parts: Sequence[str]) -> None:
+    """Raise ``HostError`` when the interpreter, which may be the user's own, lacks what the parts need."""
+    tools = dict.fromkeys(tool for part in parts for tool in TOOLS.get(part, ("pytest",)))
+    done = subprocess.run([str(host.python), "-c", f"import {', '.join(tools)}"], capture_output=True, text=True)
     if done.returncode:
         raise shared.HostError(
-            f"{host.python} lacks pytest, ruff or mypy: install them there, or unset COMFYUI_PATH to use our own."
+            f"{host.python} lacks one of {', '.join(tools)}: install them there, or unset COMFYUI_PATH to use our own."
         )
 
 
 def run_parts(host: shared.Host, options: argparse.Namespace) -> int:
     """Run the chosen parts, all of them even when one fails; print what became of each."""
     results: list[tuple[str, int, float]] = []
-    for name in options.only or PARTS:
+    for name in options.only or ALWAYS:
         print(f"\n==== {name}", flush=True)
         begun = time.monotonic()
         results.append((name, PARTS[name](host, options), time.monotonic() - begun))
@@ -97,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         host = hosts.obtain()
-        check_tools(host)
+        check_tools(host, options.only or ALWAYS)
         return 1 if run_parts(host, options) else 0
     except shared.HostError as error:
         print(error, file=sys.stderr)

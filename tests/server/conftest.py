@@ -21,9 +21,14 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def host():
+    """The ComfyUI that these tests run in."""
     root = Path(os.environ["CONCEPT_ERASURE_HOST_ROOT"])
-    host = shared.Host(root, Path(sys.executable), shared.version_of(root), 0.0)
+    return shared.Host(root, Path(sys.executable), shared.version_of(root), 0.0)
+
+
+@pytest.fixture(scope="session")
+def server(host, tmp_path_factory):
     packs = {"concept-erasure": REPO, "toyworld-family": REPO / "toyworld" / "node"}
     base = servers.prepare_base(tmp_path_factory.mktemp("base"), packs, [CHECKPOINT])
     with servers.Server(host, base) as running:

@@ -1,6 +1,7 @@
 """What a registry, a fresh machine and a newcomer rely on."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from concept_erasure.erasure.version import VERSION
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = os.environ.get("CONCEPT_ERASURE_HOST_ROOT")
-NOT_SHIPPED = ("tests", "benchmarks", "toyworld", "scripts", "docs", "output", ".ci")
+NOT_SHIPPED = ("tests", "benchmarks", "clients", "toyworld", "scripts", "docs", "output", ".ci")
 
 
 def project(key: str) -> str:
@@ -87,3 +88,23 @@ def test_the_pack_offers_the_host_one_way_in():
     defined = {n.id for s in tree.body if isinstance(s, ast.Assign) for n in s.targets}
     assert "NODE_CLASS_MAPPINGS" not in defined  # the host would then never look at comfy_entrypoint
     assert any(isinstance(s, ast.AsyncFunctionDef) and s.name == "comfy_entrypoint" for s in tree.body)
+
+
+def node_ids(tree: ast.Module) -> set[str]:
+    """What the Manager's scanner takes for a node: a literal id in the schema of a direct subclass of ComfyNode."""
+    bases = ("ComfyNode", "io.ComfyNode")
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {
+        keyword.value.value
+        for found in classes if any(ast.unparse(base) in bases for base in found.bases)
+        for call in ast.walk(found) if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("Schema")
+        for keyword in call.keywords if keyword.arg == "node_id" and isinstance(keyword.value, ast.Constant)
+    }  # fmt: skip
+
+
+def test_a_scanner_finds_every_node_without_running_anything():
+    # It reads every file of the repository, so that what only tests use must not look like a node.
+    folders = ("clients", "erasure", "nodes", "scripts", "tests", "toyworld")
+    files = [path for folder in folders for path in sorted((REPO / folder).rglob("*.py"))]
+    found = [name for path in files for name in sorted(node_ids(ast.parse(path.read_text(encoding="utf-8"))))]
+    assert sorted(found) == sorted(json.loads((REPO / "tests" / "host" / "schema.json").read_text()))

@@ -1,0 +1,93 @@
+"""A real server with the toy world, and a real browser, one of each for the session; a fresh page for every test."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from scripts import chromium, make_workflows, shared
+from scripts import client as clients
+from scripts import server as servers
+from tests.browser.editor import Editor
+
+REPO = Path(__file__).resolve().parents[2]
+PICTURES = REPO / "output" / "browser"
+SIZE = {"width": 1600, "height": 1000}
+
+
+def pytest_configure(config):
+    # A plain kill would leave the server running; leaving in the ordinary way ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What is to be seen when a test fails is a picture, too."""
+    report = yield
+    editor = getattr(item, "funcargs", {}).get("editor")
+    if report.when == "call" and report.failed and editor is not None:
+        editor.page.screenshot(path=PICTURES / f"FAILED-{item.name}.png")
+    return report
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    root = Path(os.environ["CONCEPT_ERASURE_HOST_ROOT"])
+    host = shared.Host(root, Path(sys.executable), shared.version_of(root), 0.0)
+    base = make_workflows.toy_base(tmp_path_factory.mktemp("base"), REPO / "toyworld" / make_workflows.CHECKPOINT)
+    with servers.Server(host, base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    return clients.Client(server.address)
+
+
+@pytest.fixture
+def info(client):
+    """What the server says of its nodes, now."""
+    return client.object_info()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    try:
+        program = chromium.obtain()
+    except shared.HostError as error:
+        pytest.exit(str(error), 1)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for old in PICTURES.glob("FAILED-*.png"):
+        old.unlink()
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=list(chromium.ARGUMENTS))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def settings(server):
+    """What the editor keeps on the server. Its first start, with the dialog of templates, is over."""
+    file = server.base / "user" / "default" / "comfy.settings.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"Comfy.TutorialCompleted": True}))
+    return file
+
+
+@pytest.fixture
+def language():
+    """What the user's browser speaks; tests in other languages bring their own."""
+    return "en"
+
+
+@pytest.fixture
+def editor(browser, server, settings, language):
+    """The editor as a user sees it who was never here before."""
+    with browser.new_context(viewport=SIZE, locale=language) as context:
+        editor = Editor(context.new_page(), server.address, PICTURES)
+        editor.open()
+        yield editor

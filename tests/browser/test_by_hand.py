@@ -1,0 +1,106 @@
+"""What a user does by hand: finds a node, wires it, runs it, reads its page, and is told what was wrong."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.graphs import drawing
+from toyworld.judge import load_judge
+from toyworld.world import SHAPES
+
+REPO = Path(__file__).resolve().parents[2]
+PAGES = sorted((REPO / "web" / "docs").glob("*.md"))
+
+
+def shape(png: bytes) -> str:
+    """What the judge sees in a picture that the editor shows."""
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((64, 64), Image.Resampling.BOX))
+    logits = load_judge()(torch.tensor(picture).permute(2, 0, 1)[None] / 255)["shape"]
+    return list(SHAPES)[int(logits.argmax())]
+
+
+def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(editor, info):
+    editor.load(drawing(info), "by hand")
+    editor.run()
+    [base] = editor.images("Picture")
+    editor.shot("by_hand_1_base")
+    found = editor.search("erase", at=(600, 200))
+    expect(found.first).to_contain_text("Erase Concept")
+    editor.shot("by_hand_2_search")
+    erase = editor.place(found, "Erase Concept (Text)", at=(600, 60))
+    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
+    editor.connect(loader, "MODEL", erase, "model")
+    editor.connect(erase, "model", sampler, "model")
+    editor.connect(loader, "CLIP", erase, "clip")
+    editor.page.get_by_placeholder("concept", exact=True).click()
+    editor.page.keyboard.type("circle")
+    editor.shot("by_hand_3_wired")
+    editor.run()
+    [erased] = editor.images("Picture")
+    assert editor.said("ErasureText").startswith("Erased: circle → ")
+    editor.shot("by_hand_4_erased")
+    assert shape(base) == "circle" and shape(erased) != "circle"
+
+
+def test_a_saved_erasure_is_loaded_and_applied_by_dragging_links(editor, info):
+    editor.load(drawing(info), "from a file")
+    load = editor.place(editor.search("load erasure", at=(600, 200)), "Load Erasure", at=(600, 60))
+    erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept", at=(600, 200))
+    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
+    editor.connect(loader, "MODEL", erase, "model")
+    editor.connect(erase, "model", sampler, "model")
+    editor.connect(load, "erasure", erase, "erasure")
+    editor.run()
+    [erased] = editor.images("Picture")
+    editor.shot("from_a_file")
+    assert shape(erased) != "circle"
+
+
+def test_an_empty_concept_is_answered_by_a_sentence_in_the_editor(editor, info):
+    editor.load(drawing(info), "empty")
+    erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept (Text)", at=(600, 60))
+    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
+    editor.connect(loader, "MODEL", erase, "model")
+    editor.connect(erase, "model", sampler, "model")
+    editor.connect(loader, "CLIP", erase, "clip")
+    assert editor.press_run()()["kind"] == "execution_error"
+    expect(editor.part("error-overlay")).to_contain_text("Erase Concept (Text) failed")
+    editor.shot("empty_concept_1_failed")
+    editor.part("error-overlay-see-errors").click()
+    sentence = "The concept is empty: type what is to be erased, one name a line."
+    log = editor.part("runtime-error-panel")
+    expect(log).to_contain_text(sentence)
+    log.hover()
+    editor.page.mouse.wheel(0, -10000)
+    editor.shot("empty_concept_2_details")
+
+
+# ---------------------------------------------------------------- help
+
+
+def plain(markdown: str) -> list[str]:
+    """The headings and paragraphs of a page, as text; tables, lists and code are laid out in ways of their own."""
+    parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", markdown)]
+    flowing = [part for part in parts if part[:1] not in "|-`123456789"]
+    return [re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|^#+ ", r"\1", part) for part in flowing if part]
+
+
+def test_the_help_panel_shows_every_page_of_ours(editor):
+    editor.begin()
+    for i, page in enumerate(PAGES):
+        # Two clicks at one place would be a double click.
+        node = editor.add(page.stem, at=(100 + 400 * (i % 2), 200))
+        editor.select(node)
+        if i == 0:
+            editor.part("info-button").click()
+        editor.part("panel-tab-info").click()
+        for text in plain(page.read_text(encoding="utf-8")):
+            expect(editor.part("properties-panel")).to_contain_text(text)
+        if page.stem in ("ErasureText", "ErasureTrain"):
+            editor.shot(f"help_{page.stem}")
+        editor.remove(node)

@@ -1,0 +1,29 @@
+"""What Train Erasure shows while it learns, and what is left when it is cancelled."""
+
+import re
+
+from playwright.sync_api import expect
+
+from concept_erasure.erasure.artifact import load_erasure
+from tests.browser.editor import RUN
+
+PREVIEW = "id => app.graph.getNodeById(id).imgs?.some(image => image.naturalWidth > 0)"
+
+
+def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, server, client):
+    erasures = server.base / "output" / "erasures"
+    before = set(erasures.glob("*"))
+    editor.open_template("train_erase_recover")
+    wait = editor.press_run()
+    train = editor.number("ErasureTrain")
+    editor.until(PREVIEW, train, RUN)
+    expect(editor.part("queue-progress-overlay")).to_contain_text(re.compile(r"Train Erasure\s*\d+%"))
+    editor.said("ErasureTrain", r"^Step \d+ of \d+, loss ", RUN)
+    editor.shot("training_1_learning")
+    editor.page.get_by_role("button", name="Cancel current run").click()
+    assert wait()["kind"] == "execution_interrupted"
+    editor.shot("training_2_cancelled")
+    [partial] = set(erasures.glob("*")) - before
+    assert "_interrupted" in partial.name
+    assert int(load_erasure(partial).metadata.steps) >= 1
+    assert partial.name in str(client.object_info()["ErasureLoad"]["input"]["required"]["file"])
