@@ -95,15 +95,15 @@ def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     common = Common(graph)
     train = graph.node(
-        "ErasureTrain", (460, 0, 400, 1250), sockets={"model": common.model, "clip": common.clip},
+        "ErasureTrain", (460, 0, 400, 1310), sockets={"model": common.model, "clip": common.clip},
         concept=CONCEPT, preserve=preserved(CONCEPT), width=SIZE, height=SIZE,
     )  # fmt: skip
     erasure = (train, 0)
     prefix = f"erasures/{CONCEPT}"
-    graph.node("ErasureSave", (920, 1010, 280, 110), sockets={"erasure": erasure}, filename_prefix=prefix)
-    graph.node("LossGraphNode", (1230, 1010, 590, 240), sockets={"loss": (train, 1)})
-    graph.group("2. Learn to erase", (440, -80, 440, 1350))
-    graph.group("4. Keep it", (900, 930, 940, 340))
+    graph.node("ErasureSave", (920, 1010, 280, 150), sockets={"erasure": erasure}, filename_prefix=prefix)
+    graph.node("LossGraphNode", (1230, 1010, 590, 300), sockets={"loss": (train, 1)})
+    graph.group("2. Learn to erase", (440, -80, 440, 1410))
+    graph.group("4. Keep it", (900, 930, 940, 400))
     x, y = 920, 170
     seed = common.seed((x, 0, COLUMN - 30, 82))
     using = {"model": common.model, "erasure": erasure}
@@ -128,10 +128,10 @@ def erase_with_saved_file(object_info: dict[str, Any]) -> dict[str, Any]:
         "4. Strength 0 switches it off.",
     )  # fmt: skip
     common = Common(graph)
-    load = graph.node("ErasureLoad", (460, 0, 300, 82), file=f"{CONCEPT}.safetensors")
+    load = graph.node("ErasureLoad", (460, 0, 300, 220), file=f"{CONCEPT}.safetensors")
     using = {"model": common.model, "erasure": (load, 0)}
-    erased = graph.node("ErasureApply", (460, 132, 300, 126), sockets=using), 0
-    graph.group("2. Erase", (440, -80, 340, 358))
+    erased = graph.node("ErasureApply", (460, 270, 300, 126), sockets=using), 0
+    graph.group("2. Erase", (440, -80, 340, 496))
     seed = common.seed((820, 0, COLUMN - 30, 82))
     common.pictures(820, 170, "Erased", erased, seed)
     graph.group("3. Draw", (800, -80, COLUMN + 10, 992))
@@ -151,12 +151,12 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     common = Common(graph)
     train = graph.node(
-        "ErasureTrain", (460, 0, 400, 1000), sockets={"model": common.model, "clip": common.clip},
+        "ErasureTrain", (460, 0, 400, 1250), sockets={"model": common.model, "clip": common.clip},
         concept=CONCEPT, preserve=preserved(CONCEPT), method="prompt only", width=SIZE, height=SIZE,
     )  # fmt: skip
     prefix = f"erasures/{CONCEPT}_prompt"
-    graph.node("ErasureSave", (460, 1050, 400, 110), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
-    graph.group("2. Learn a prompt that erases", (440, -80, 440, 1260))
+    graph.node("ErasureSave", (460, 1300, 400, 150), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
+    graph.group("2. Learn a prompt that erases", (440, -80, 440, 1550))
     using = {"model": common.model, "erasure": (train, 0)}
     erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
     side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
@@ -200,10 +200,10 @@ def erase_three_concepts(object_info: dict[str, Any]) -> dict[str, Any]:
         "ErasureInstant", (460, 0, 400, 560), sockets=using, concepts="\n".join(CONCEPTS), preserve=kept
     )
     prefix = "erasures/" + "_".join(CONCEPTS)
-    graph.node("ErasureSave", (460, 610, 400, 110), sockets={"erasure": (instant, 0)}, filename_prefix=prefix)
+    graph.node("ErasureSave", (460, 610, 400, 150), sockets={"erasure": (instant, 0)}, filename_prefix=prefix)
     using = {"model": common.model, "erasure": (instant, 0)}
-    erased = graph.node("ErasureApply", (460, 770, 400, 126), sockets=using), 0
-    graph.group("2. Erase all of them", (440, -80, 440, 996))
+    erased = graph.node("ErasureApply", (460, 810, 400, 126), sockets=using), 0
+    graph.group("2. Erase all of them", (440, -80, 440, 1036))
     side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
     return graph.saved()
 
@@ -234,7 +234,7 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         lora_name=f"{CONCEPT}_00001.safetensors", strength_model=1.0,
     )  # fmt: skip
     seen = side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased, "Erased by Load LoRA": (lora, 0)})
-    x = 920 + 3 * COLUMN
+    x = 950 + 3 * COLUMN
     both = {"image1": seen["Erased"], "image2": seen["Erased by Load LoRA"]}
     apart = graph.node("ImageBlend", (x, 432, COLUMN - 30, 120), "", both, blend_factor=1.0, blend_mode="difference"), 0
     graph.node("PreviewImage", (x, 602, COLUMN - 30, 290), "Difference", {"images": apart}, BLUE)

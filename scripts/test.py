@@ -1,8 +1,8 @@
 """Run every check: ``python3 scripts/test.py``, on any machine with Python 3.10 to 3.13.
 
 The host and its environment are found or made first (see ``host.py``). Then, in this order: lint (ruff, mypy), unit
-tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP). ``--only browser``
-runs those of its editor in a real browser.
+tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP).
+``--only browser`` runs those of its editor in a real browser.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tests.browser.editor import Editor
 
 REPO = Path(__file__).resolve().parents[2]
 PICTURES = REPO / "output" / "browser"
-SIZE = {"width": 1600, "height": 1000}
+SIZE = {"width": 1920, "height": 1200}
 
 
 def pytest_configure(config):
@@ -85,9 +85,10 @@ def language():
 
 
 @pytest.fixture
-def editor(browser, server, settings, language):
+def editor(browser, server, client, settings, language):
     """The editor as a user sees it who was never here before."""
     with browser.new_context(viewport=SIZE, locale=language) as context:
         editor = Editor(context.new_page(), server.address, PICTURES)
         editor.open()
         yield editor
+    client.interrupt()  # what a test that failed left running

@@ -186,7 +186,7 @@ class Editor:
     def place(self, found: Locator, title: str, at: tuple[float, float]) -> str:
         """Choose a node of ours, and put it down with the middle of its title at ``at``; returns its id."""
         before = self.ask("() => app.graph.nodes.map(node => node.id)")
-        found.and_(self.page.get_by_role("option", name=re.compile(f"^{re.escape(title)} {PACK}"))).click()
+        found.and_(self.page.get_by_role("option", name=re.compile(f"^{re.escape(title)} ({PACK}|Blueprint)"))).click()
         self.until(f"before => ({NEW})(before)", before)
         number = self.ask(f"before => ({NEW})(before).id", before)
         # It follows the mouse until a click.

@@ -10,7 +10,7 @@ from scripts.make_workflows import CFG, CHECKPOINT, PROMPT, SEED, SIZE, STEPS
 
 def drawing(info: dict[str, Any]) -> dict[str, Any]:
     """From the checkpoint to one picture of a red circle, without a node of ours."""
-    graph = Graph(info, (0.85, 90, 120))
+    graph = Graph(info, (1.0, 100, 130))
     loader = graph.node("CheckpointLoaderSimple", (0, 300, 320, 98), ckpt_name=CHECKPOINT)
     text = {"clip": (loader, 1)}
     positive = graph.node("CLIPTextEncode", (0, 450, 320, 110), "Prompt", text, text=PROMPT)

@@ -61,6 +61,28 @@ def test_a_saved_erasure_is_loaded_and_applied_by_dragging_links(editor, info):
     assert shape(erased) != "circle"
 
 
+def test_a_blueprint_is_found_and_compares(editor, info):
+    editor.load(drawing(info), "blueprint")
+    compare = editor.place(editor.search("erase and compare", at=(600, 200)), "Erase and Compare", at=(600, -40))
+    names = ("CheckpointLoaderSimple", "Prompt", "Negative prompt", "EmptyLatentImage", "ImageScaleBy")
+    loader, positive, negative, latent, large = map(editor.number, names)
+    editor.connect(loader, "MODEL", compare, "model")
+    editor.connect(positive, "CONDITIONING", compare, "positive")
+    editor.connect(loader, "CLIP", compare, "clip")
+    editor.connect(negative, "CONDITIONING", compare, "negative")
+    editor.connect(loader, "VAE", compare, "vae")
+    editor.connect(latent, "LATENT", compare, "latent_image")
+    editor.page.get_by_placeholder("concept", exact=True).click()
+    editor.page.keyboard.type("circle")
+    seen = {}
+    for output in ("before", "after"):
+        editor.connect(compare, output, large, "image")
+        editor.run()
+        seen[output] = shape(editor.images("Picture")[0])
+    editor.shot("blueprint")
+    assert seen["before"] == "circle" and seen["after"] != "circle"
+
+
 def test_an_empty_concept_is_answered_by_a_sentence_in_the_editor(editor, info):
     editor.load(drawing(info), "empty")
     erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept (Text)", at=(600, 60))

@@ -20,8 +20,10 @@ def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, serv
     expect(editor.part("queue-progress-overlay")).to_contain_text(re.compile(r"Train Erasure\s*\d+%"))
     editor.said("ErasureTrain", r"^Step \d+ of \d+, loss ", RUN)
     editor.shot("training_1_learning")
-    editor.page.get_by_role("button", name="Cancel current run").click()
+    cancel = editor.page.get_by_role("button", name="Cancel current run")
+    cancel.click()
     assert wait()["kind"] == "execution_interrupted"
+    expect(cancel).to_be_disabled()
     editor.shot("training_2_cancelled")
     [partial] = set(erasures.glob("*")) - before
     assert "_interrupted" in partial.name

@@ -1,5 +1,6 @@
 """The workflows that the pack brings along, in the editor itself."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -18,10 +19,6 @@ def values(workflow: dict) -> dict:
     return {str(node["id"]): node["widgets_values"] for node in workflow["nodes"] if node.get("widgets_values")}
 
 
-def without_titles(prompt: dict) -> dict:
-    return {key: (entry["class_type"], entry["inputs"]) for key, entry in prompt.items()}
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_the_editor_reads_a_workflow_as_it_was_written(editor, info, path):
     """No value has moved to another widget, and what would be sent is what our own conversion makes of the file."""
@@ -29,8 +26,9 @@ def test_the_editor_reads_a_workflow_as_it_was_written(editor, info, path):
     editor.load(workflow, path.stem)
     unknown = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
     assert editor.ask(unknown) == []
-    assert without_titles(editor.prompt()) == without_titles(gui_to_api(workflow, info))
     assert values(editor.ask("() => app.graph.serialize()")) == values(workflow)
+    by_name = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
+    assert editor.prompt() == gui_to_api(workflow, info) == by_name
 
 
 # ---------------------------------------------------------------- templates
@@ -50,6 +48,11 @@ SHORTEN = """values => app.graph.nodes.forEach(node => {
 })"""
 OUTPUTS = "() => app.graph.nodes.filter(node => node.constructor.nodeData?.output_node).map(node => node.id)"
 PICTURED = "() => Object.entries(app.nodeOutputs).filter(([id, output]) => output.images?.length).map(([id]) => id)"
+OVERLAPPING = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 1)
+    .filter(b => a.pos[0] < b.pos[0] + b.size[0] && b.pos[0] < a.pos[0] + a.size[0])
+    .filter(b => a.pos[1] - 30 < b.pos[1] + b.size[1] && b.pos[1] - 30 < a.pos[1] + a.size[1])
+    .map(b => [a.title, b.title]))"""
+"""Nodes that cover each other; a node grows when it shows something, and 30 is the height of a title."""
 THUMBNAIL = "image => image.naturalWidth && [image.naturalWidth, image.naturalHeight]"
 
 
@@ -65,12 +68,13 @@ def test_the_dialog_offers_every_template_with_its_picture(editor):
 
 
 def everything_shown(editor) -> None:
-    """Every node that gives something out has done so, and the pictures are to be seen."""
+    """Every node that gives something out has done so, the pictures are to be seen, and no node covers another."""
     assert set(editor.ask(OUTPUTS)) <= set(editor.ask("() => Object.keys(app.nodeOutputs)"))
     pictured = editor.ask(PICTURED)
     assert pictured
     for number in pictured:
         editor.shows(number)
+    assert editor.ask(OVERLAPPING) == []
 
 
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS if path.stem != "export_as_lora"])
@@ -94,3 +98,22 @@ def test_the_template_for_a_lora_runs_as_its_note_says(editor):
     editor.run()
     everything_shown(editor)
     editor.shot("template_export_as_lora_2_compared")
+
+
+# ---------------------------------------------------------------- pictures
+
+OPEN = "name => app.extensionManager.workflow.activeWorkflow?.filename == name && app.graph.nodes.length > 0"
+DROP = """([name, content]) => {
+    const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0)), dropped = new DataTransfer();
+    dropped.items.add(new File([bytes], name, {type: "image/png"}));
+    app.canvas.canvas.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_picture_that_is_dropped_on_the_editor_opens_its_graph(editor):
+    for path in WORKFLOWS:
+        picture = REPO / "docs" / "workflows" / f"{path.stem}.png"
+        wanted = values(json.loads(path.read_text(encoding="utf-8")))
+        editor.ask(DROP, [picture.name, base64.b64encode(picture.read_bytes()).decode()])
+        editor.until(OPEN, path.stem)
+        assert values(editor.ask("() => app.graph.serialize()")) == wanted
