@@ -1,5 +1,6 @@
 """A real server with the toy world, and a real browser, one of each for the session; a fresh page for every test."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,15 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 
 from scripts import chromium, make_workflows, shared
 from scripts import client as clients
 from scripts import server as servers
+from tests.browser.copies import PICTURES, REPO
 from tests.browser.editor import Editor
 
-REPO = Path(__file__).resolve().parents[2]
-PICTURES = REPO / "output" / "browser"
 SIZE = {"width": 1920, "height": 1200}
 
 
@@ -30,7 +30,8 @@ def pytest_runtest_makereport(item, call):
     report = yield
     editor = getattr(item, "funcargs", {}).get("editor")
     if report.when == "call" and report.failed and editor is not None:
-        editor.page.screenshot(path=PICTURES / f"FAILED-{item.name}.png")
+        with contextlib.suppress(Error):  # the page itself may be gone
+            editor.page.screenshot(path=PICTURES / f"FAILED-{item.name}.png")
     return report
 
 
@@ -88,6 +89,8 @@ def language():
 def editor(browser, server, client, settings, language):
     """The editor as a user sees it who was never here before."""
     with browser.new_context(viewport=SIZE, locale=language) as context:
+        # The server keeps results, and what a node said on another page is not said again.
+        context.request.post(f"{server.address}/free", data={"free_memory": True})
         editor = Editor(context.new_page(), server.address, PICTURES)
         editor.open()
         yield editor

@@ -54,9 +54,12 @@ STANDS_STILL = """() => {
     window.view = String([scale, ...offset]);
     return window.view == before;
 }"""
-DRAWN = """() => {
+DRAWN = """async () => {
+    const ends = animation => animation.effect?.getComputedTiming().endTime != Infinity;
+    const ended = document.getAnimations().filter(ends).map(animation => animation.finished.catch(() => null));
+    await Promise.race([Promise.all(ended), new Promise(done => setTimeout(done, 3000))]);
     app.canvas.setDirty(true, true);
-    return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
 }"""
 ADD = """([kind, place]) => {
     const node = LiteGraph.createNode(kind);
@@ -84,7 +87,7 @@ class Editor:
         self.settle()
 
     def shot(self, name: str) -> None:
-        """Save what is to be seen now as ``NAME.png``, once the canvas is drawn."""
+        """Save what is to be seen now as ``NAME.png``, once everything has faded in and the canvas is drawn."""
         self.ask(DRAWN)
         self.page.screenshot(path=self.pictures / f"{name}.png")
 

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.browser.editor import Editor
 from tests.browser.graphs import drawing
 from toyworld.judge import load_judge
 from toyworld.world import SHAPES
 
 REPO = Path(__file__).resolve().parents[2]
+LOADER = "CheckpointLoaderSimple"
 PAGES = sorted((REPO / "web" / "docs").glob("*.md"))
 
 
@@ -22,6 +24,12 @@ def shape(png: bytes) -> str:
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((64, 64), Image.Resampling.BOX))
     logits = load_judge()(torch.tensor(picture).permute(2, 0, 1)[None] / 255)["shape"]
     return list(SHAPES)[int(logits.argmax())]
+
+
+def put_between(editor: Editor, node: str) -> None:
+    """Drag the model's link through a node."""
+    editor.connect(editor.number(LOADER), "MODEL", node, "model")
+    editor.connect(node, "model", editor.number("KSampler"), "model")
 
 
 def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(editor, info):
@@ -33,10 +41,8 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
     expect(found.first).to_contain_text("Erase Concept")
     editor.shot("by_hand_2_search")
     erase = editor.place(found, "Erase Concept (Text)", at=(600, 60))
-    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
-    editor.connect(loader, "MODEL", erase, "model")
-    editor.connect(erase, "model", sampler, "model")
-    editor.connect(loader, "CLIP", erase, "clip")
+    put_between(editor, erase)
+    editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
     editor.page.get_by_placeholder("concept", exact=True).click()
     editor.page.keyboard.type("circle")
     editor.shot("by_hand_3_wired")
@@ -49,11 +55,9 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
 
 def test_a_saved_erasure_is_loaded_and_applied_by_dragging_links(editor, info):
     editor.load(drawing(info), "from a file")
-    load = editor.place(editor.search("load erasure", at=(600, 200)), "Load Erasure", at=(600, 60))
+    load = editor.place(editor.search("load erasure", at=(600, 200)), "Load Erasure", at=(600, -20))
     erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept", at=(600, 200))
-    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
-    editor.connect(loader, "MODEL", erase, "model")
-    editor.connect(erase, "model", sampler, "model")
+    put_between(editor, erase)
     editor.connect(load, "erasure", erase, "erasure")
     editor.run()
     [erased] = editor.images("Picture")
@@ -64,7 +68,7 @@ def test_a_saved_erasure_is_loaded_and_applied_by_dragging_links(editor, info):
 def test_a_blueprint_is_found_and_compares(editor, info):
     editor.load(drawing(info), "blueprint")
     compare = editor.place(editor.search("erase and compare", at=(600, 200)), "Erase and Compare", at=(600, -40))
-    names = ("CheckpointLoaderSimple", "Prompt", "Negative prompt", "EmptyLatentImage", "ImageScaleBy")
+    names = (LOADER, "Prompt", "Negative prompt", "EmptyLatentImage", "ImageScaleBy")
     loader, positive, negative, latent, large = map(editor.number, names)
     editor.connect(loader, "MODEL", compare, "model")
     editor.connect(positive, "CONDITIONING", compare, "positive")
@@ -86,10 +90,8 @@ def test_a_blueprint_is_found_and_compares(editor, info):
 def test_an_empty_concept_is_answered_by_a_sentence_in_the_editor(editor, info):
     editor.load(drawing(info), "empty")
     erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept (Text)", at=(600, 60))
-    loader, sampler = editor.number("CheckpointLoaderSimple"), editor.number("KSampler")
-    editor.connect(loader, "MODEL", erase, "model")
-    editor.connect(erase, "model", sampler, "model")
-    editor.connect(loader, "CLIP", erase, "clip")
+    put_between(editor, erase)
+    editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
     assert editor.press_run()()["kind"] == "execution_error"
     expect(editor.part("error-overlay")).to_contain_text("Erase Concept (Text) failed")
     editor.shot("empty_concept_1_failed")

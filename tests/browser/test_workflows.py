@@ -47,7 +47,7 @@ SHORTEN = """values => app.graph.nodes.forEach(node => {
         node.widgets.find(widget => widget.name == name).value = value;
 })"""
 OUTPUTS = "() => app.graph.nodes.filter(node => node.constructor.nodeData?.output_node).map(node => node.id)"
-PICTURED = "() => Object.entries(app.nodeOutputs).filter(([id, output]) => output.images?.length).map(([id]) => id)"
+GIVEN = "kind => Object.entries(app.nodeOutputs).filter(([id, output]) => output[kind]?.length).map(([id]) => id)"
 OVERLAPPING = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 1)
     .filter(b => a.pos[0] < b.pos[0] + b.size[0] && b.pos[0] < a.pos[0] + a.size[0])
     .filter(b => a.pos[1] - 30 < b.pos[1] + b.size[1] && b.pos[1] - 30 < a.pos[1] + a.size[1])
@@ -68,12 +68,14 @@ def test_the_dialog_offers_every_template_with_its_picture(editor):
 
 
 def everything_shown(editor) -> None:
-    """Every node that gives something out has done so, the pictures are to be seen, and no node covers another."""
+    """Every node that gives something out has done so, it is to be seen, and no node covers another."""
     assert set(editor.ask(OUTPUTS)) <= set(editor.ask("() => Object.keys(app.nodeOutputs)"))
-    pictured = editor.ask(PICTURED)
-    assert pictured
+    pictured, said = editor.ask(GIVEN, "images"), editor.ask(GIVEN, "text")
+    assert pictured and said
     for number in pictured:
         editor.shows(number)
+    for number in said:
+        editor.said(number)
     assert editor.ask(OVERLAPPING) == []
 
 
@@ -117,3 +119,4 @@ def test_a_picture_that_is_dropped_on_the_editor_opens_its_graph(editor):
         editor.ask(DROP, [picture.name, base64.b64encode(picture.read_bytes()).decode()])
         editor.until(OPEN, path.stem)
         assert values(editor.ask("() => app.graph.serialize()")) == wanted
+    editor.shot("picture_dropped")

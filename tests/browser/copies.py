@@ -1,0 +1,28 @@
+"""Small copies of the most telling pictures, for the documentation.
+
+``python3 scripts/test.py --only browser`` takes the pictures; ``python3 scripts/run.py tests.browser.copies`` writes
+``docs/screenshots/*.jpg`` from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[2]
+PICTURES, COPIES = REPO / "output" / "browser", REPO / "docs" / "screenshots"
+CHOSEN = ("by_hand_4_erased", "training_1_learning", "template_export_as_lora_2_compared", "help_ErasureTrain")
+WIDTH = 1280
+
+
+def main() -> None:
+    COPIES.mkdir(exist_ok=True)
+    for name in CHOSEN:
+        with Image.open(PICTURES / f"{name}.png") as picture:
+            small = picture.convert("RGB").resize((WIDTH, round(picture.height * WIDTH / picture.width)))
+        small.save(COPIES / f"{name}.jpg", quality=80, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
