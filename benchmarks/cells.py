@@ -1,7 +1,8 @@
 """Measurements on the toy world, resumable and on several cores: what the benchmarks of methods share.
 
 A cell is one method on one concept with one seed. Each is kept in a file as soon as it is measured, and measured again
-only when the method's settings change. Cells run side by side, one core each, so that seconds are those of one core.
+only when the method's settings change; that its code has changed is not noticed, and is to be said. Cells run side by
+side, one core each, so that seconds are those of one core.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from .toy import Shot, Toy, shots
 
 ATTACK_PICTURES = 24
 BUDGET = Budget(strengths=(2.0, 3.0), search=Search(tried=50_000))
-SPARE = ("by name", "other names", "concept direction")
+CHEAP = ("by name", "other names", "concept direction")
 """Attacks that cost next to nothing to find."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement to make: on every ``every``-th picture, under all attacks or none but the ``SPARE`` ones."""
+    """One measurement to make: on every ``every``-th picture, under all attacks or none but the ``CHEAP`` ones."""
 
     method: str
     concept: str
@@ -99,7 +100,7 @@ class Measured(Toy):
 
     def asked(self, concept: str, tokens: Sequence[int]) -> dict[str, dict[str, list]]:
         """Attacks on the text, which do not see the model; ``tokens``: what the search found, if there was one."""
-        found = stress.black_box(self.encoder, in_other_words(concept), SPARE, BUDGET)
+        found = stress.black_box(self.encoder, in_other_words(concept), CHEAP, BUDGET)
         if tokens:
             text = self.encoder.of_tokens(tokens)
             found["token search"] = {text.text: text.cond}
@@ -235,6 +236,10 @@ class Results:
         self.cells = {
             name: cell for name, cell in self.cells.items() if settings.get(name.split(" | ")[0]) == cell["settings"]
         }
+
+    def forget(self, methods: Sequence[str]) -> None:
+        """Forgets all cells of some methods."""
+        self.cells = {name: cell for name, cell in self.cells.items() if name.split(" | ")[0] not in methods}
 
     def add(self, cell: Cell | Unedited, found: dict) -> None:
         (self.unedited if isinstance(cell, Unedited) else self.cells)[cell.name] = found

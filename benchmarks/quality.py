@@ -3,6 +3,7 @@
     python3 scripts/run.py benchmarks.quality            # goes on where it stopped; about five hours on two cores
     python3 scripts/run.py benchmarks.quality --quick    # one concept, one seed, few pictures, into another file
     python3 scripts/run.py benchmarks.quality --methods ESD UCE --minutes 20
+    python3 scripts/run.py benchmarks.quality --methods RECE --again     # its code has changed
     python3 scripts/run.py benchmarks.quality --minutes 0   # only writes table and plot anew
 
 Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``. Pictures, noise and judge are the demo's: 192 pictures
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,41 +64,38 @@ METHODS: dict[str, Settings | Instant] = {
 
 def cells(methods: Sequence[str], concepts: Sequence[str] | None, seeds: Sequence[int], quick: bool) -> list[Cell]:
     """All cells of some methods, a concept after the other: closed forms once, for they have nothing random."""
+    names = concepts or (*LEARNED_ON, *(name for name in ALL if name not in LEARNED_ON))
     found = [
         Cell(method, concept, seed, METHODS[method], every=8 if quick else 1)
-        for seed in seeds
-        for concept in concepts or (*LEARNED_ON, *(name for name in ALL if name not in LEARNED_ON))
-        for method in methods
+        for seed, concept, method in product(seeds, names, methods)
     ]
-    closed = {cell for cell in found if isinstance(cell.how, Instant)}
-    once = [cell for cell in found if cell not in closed or cell.seed == seeds[0]]
-    return [cell for cell in once if concepts or cell in closed or cell.concept in LEARNED_ON]
+
+    def is_wanted(cell: Cell) -> bool:
+        if isinstance(cell.how, Instant):
+            return cell.seed == seeds[0]
+        return bool(concepts) or cell.concept in LEARNED_ON
+
+    return [cell for cell in found if is_wanted(cell)]
 
 
 def summed_up(measured: dict, unedited: dict) -> dict:
     """The file's contents."""
-    settings = {name: cell.settings for name, cell in _examples().items()}
-    current = {name: cell for name, cell in measured.items() if cell["settings"] == settings[name.split(" | ")[0]]}
-    table = list(rows(current, list(METHODS), LEARNED_ON.__contains__))
+    table = list(rows(measured, list(METHODS), LEARNED_ON.__contains__))
     closed = [name for name, how in METHODS.items() if isinstance(how, Instant)]
     return {
         "base": base_row(unedited, LEARNED_ON),
         "rows": table,
         "ahead": ahead(table),
-        "held_out": list(rows(current, list(METHODS), HELD_OUT.__contains__)),
+        "held_out": list(rows(measured, list(METHODS), HELD_OUT.__contains__)),
         "base_held_out": base_row(unedited, HELD_OUT),
-        "closed_forms": list(rows(current, closed)),
+        "closed_forms": list(rows(measured, closed)),
         "base_all": base_row(unedited, ALL),
         "concepts": list(LEARNED_ON),
         "seeds": list(SEEDS),
-        "pictures": sum(sum(cell["pictures"].values()) for cell in current.values()),
+        "pictures": sum(sum(cell["pictures"].values()) for cell in measured.values()),
         "unedited": unedited,
         "cells": measured,
     }
-
-
-def _examples() -> dict[str, Cell]:
-    return {name: Cell(name, "", 0, how) for name, how in METHODS.items()}
 
 
 def markdown(found: dict) -> str:
@@ -116,7 +115,8 @@ def markdown(found: dict) -> str:
         ("Closed forms, all 18 concepts", "closed_forms", found["base_all"]),
     ]
     for title, part, own in parts:
-        out += [f"## {title}", "", *table(found[part], own), ""]
+        if found[part]:
+            out += [f"## {title}", "", *table(found[part], own), ""]
     return "\n".join(out)
 
 
@@ -137,13 +137,16 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="+", choices=ALL)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after these")
+    parser.add_argument("--again", action="store_true", help="measure these methods anew: their code has changed")
     parser.add_argument("--jobs", type=int, help="cells side by side; as many as cores without it")
     options = parser.parse_args()
     file, concepts, seeds = FILE, options.concepts, options.seeds
     if options.quick:
         file, concepts, seeds = Path("output/benchmarks/quality_quick.json"), concepts or ["circle"], seeds[:1]
     results = Results(file, summed_up)
-    results.keep_only({name: cell.settings for name, cell in _examples().items()})
+    results.keep_only({name: Cell(name, "", 0, how).settings for name, how in METHODS.items()})
+    if options.again:
+        results.forget(options.methods)
     measure_all(cells(options.methods, concepts, seeds, options.quick), results, options.minutes, options.jobs)
     write(results)
 

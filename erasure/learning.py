@@ -101,6 +101,8 @@ def prepare(
     told how far the text encoder is. Raises ErasureError.
     """
     settings.check()
+    if resume is not None:  # its prompt has learned already
+        settings = replace(settings, prompt_first=0.0)
     attach.require_unet(model)
     encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)

@@ -132,7 +132,7 @@ class ErasureTrain(io.ComfyNode):
     def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
         settings = settings_from(model, chosen)
         with learning.gradients():
-            run = learning.prepare(model, clip, concept, preserve, settings, resume, Reading(cls))
+            run = learning.prepare(model, clip, concept, preserve, settings, resume, Reading(cls, bar=False))
             watch = Watch(cls, model, settings.steps)
             try:
                 erasure = learning.learn(run, watch.step, watch)

@@ -23,18 +23,22 @@ def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
 
 
 class Reading:
-    """Shows how far the text encoder is with a node's texts, which takes a while on a CPU; lets Cancel stop it."""
+    """Shows how far the text encoder is with a node's texts, which takes a while on a CPU; lets Cancel stop it.
+
+    ``bar``: on the node's progress bar, too, where that is not meant for something else.
+    """
 
     SECONDS = 1.0
     """Between two texts that say so."""
 
-    def __init__(self, node: type[io.ComfyNode]):
-        self.node, self.bar = node, comfy.utils.ProgressBar(1)
+    def __init__(self, node: type[io.ComfyNode], bar: bool = True):
+        self.node, self.bar = node, comfy.utils.ProgressBar(1) if bar else None
         self.total, self.first, self.began, self.said = 0, 0, 0.0, 0.0
 
     def __call__(self, done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self.bar.update_absolute(done, total)
+        if self.bar is not None:
+            self.bar.update_absolute(done, total)
         now = time.monotonic()
         if total != self.total or done <= self.first:  # other texts than before
             self.total, self.first, self.began, self.said = total, done, now, now

@@ -2,26 +2,16 @@
 
 import contextlib
 import json
-import os
-import signal
-import sys
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Error, sync_playwright
 
 from scripts import chromium, make_workflows, shared
-from scripts import client as clients
 from scripts import server as servers
 from tests.browser.copies import PICTURES, REPO
 from tests.browser.editor import Editor
 
 SIZE = {"width": 1920, "height": 1200}
-
-
-def pytest_configure(config):
-    # A plain kill would leave the server running; leaving in the ordinary way ends it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,23 +26,10 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    root = Path(os.environ["CONCEPT_ERASURE_HOST_ROOT"])
-    host = shared.Host(root, Path(sys.executable), shared.version_of(root), 0.0)
+def server(host, tmp_path_factory):
     base = make_workflows.toy_base(tmp_path_factory.mktemp("base"), REPO / "toyworld" / make_workflows.CHECKPOINT)
     with servers.Server(host, base) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def client(server):
-    return clients.Client(server.address)
-
-
-@pytest.fixture
-def info(client):
-    """What the server says of its nodes, now."""
-    return client.object_info()
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,13 @@ def test_results_outlive_a_stop_and_are_forgotten_when_settings_change(tmp_path)
     assert not again.cells
 
 
+def test_a_method_whose_code_has_changed_can_be_forgotten(tmp_path):
+    results = Results(tmp_path / "found.json", quality.summed_up)
+    results.cells = {"ESD | circle | 0": cell(1, 1), "UCE | circle | 0": cell(1, 1)}
+    results.forget(["UCE"])
+    assert set(results.cells) == {"ESD | circle | 0"}
+
+
 @pytest.fixture
 def pretended(monkeypatch):
     """Cells that are measured by nothing: the names of those that were begun."""
@@ -108,4 +115,4 @@ def test_table_and_plot_are_written_from_what_there_is(tmp_path, pretended, caps
     quality.write(results)
     assert (tmp_path / "found.png").stat().st_size > 1000
     text = (tmp_path / "found.md").read_text()
-    assert "| **UCE** | 1.000 [0.86, 1.00] | 1.000" in text and "held out" in text
+    assert "| **UCE** | 1.000 [0.86, 1.00] | 1.000" in text and "held out" not in text

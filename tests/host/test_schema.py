@@ -3,7 +3,6 @@
 After adding something at the end: ``python3 scripts/run.py tests.host.test_schema`` writes the snapshot anew.
 """
 
-import ast
 import asyncio
 import json
 from pathlib import Path
@@ -61,20 +60,6 @@ def test_ids_are_prefixed_and_named_like_their_class():
     for node in nodes():
         assert node.__name__ == node.define_schema().node_id
         assert node.__name__.startswith("Erasure")
-
-
-def test_scanners_can_find_every_node_without_running_it():
-    """ComfyUI-Manager looks for a literal node_id in a class that derives from io.ComfyNode directly."""
-    found = set()
-    for path in (REPO / "nodes").glob("*.py"):
-        for c in ast.walk(ast.parse(path.read_text())):
-            if isinstance(c, ast.ClassDef) and any(ast.unparse(b) in ("io.ComfyNode", "ComfyNode") for b in c.bases):
-                found |= {
-                    k.value.value
-                    for k in ast.walk(c)
-                    if isinstance(k, ast.keyword) and k.arg == "node_id" and isinstance(k.value, ast.Constant)
-                }
-    assert found == set(described())
 
 
 def test_every_node_has_a_help_page():

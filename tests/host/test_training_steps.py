@@ -112,6 +112,8 @@ def test_weights_stay_until_the_prompt_has_learned(train):
     waiting, _ = train(steps=2, prompt_first=1.0)
     assert not any(change.dense().any() for change in waiting.delta.values())
     assert any(change.dense().any() for change in train(steps=2)[0].delta.values())
+    resumed, _ = train(steps=2, prompt_first=1.0, resume=waiting)
+    assert any(change.dense().any() for change in resumed.delta.values()), "a prompt that has learned needs no wait"
 
 
 def test_rates_that_have_fallen_change_less(train):

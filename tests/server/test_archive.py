@@ -36,8 +36,6 @@ def git_files(*options: str) -> set[str]:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """What ``comfy node pack`` makes: the files that git knows, without those that .comfyignore names."""
-    if not (REPO / ".git").exists():
-        pytest.skip("needs a git checkout")
     path = tmp_path_factory.mktemp("archive") / "node.zip"
     shipped = git_files("--exclude-standard") - git_files("--ignored", "--exclude-from=.comfyignore")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
