@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -43,6 +43,7 @@ class ErasureCombine(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, erasures, how, model=None, clip=None, prompt="") -> io.NodeOutput:
         parts = [erasure for erasure in erasures.values() if erasure is not None]
         said = combine.conflicts(parts)

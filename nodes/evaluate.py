@@ -16,7 +16,7 @@ from ..erasure.evaluation.judges import ClipJudge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, show, telling
 
 MOST = 16
 
@@ -95,6 +95,7 @@ class ErasureReport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model_before, model_after, clip, vae, erase, keep, **how) -> io.NodeOutput:
         return report(cls, {"before": model_before, "after": model_after}, clip, vae, erase, keep, how)
 
@@ -128,6 +129,7 @@ class ErasureCompare(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, clip, vae, erase, keep, erasures, **how) -> io.NodeOutput:
         models = {"unedited": model}
         for erasure in erasures.values():
@@ -191,6 +193,7 @@ class ErasureStressTest(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
         tests = [name for name in ATTACKS if how.pop(_socket(name))]
         if not tests:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, show, telling
 
 
 class ErasureExportLora(io.ComfyNode):
@@ -41,6 +41,7 @@ class ErasureExportLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, erasure, filename_prefix, precision) -> io.NodeOutput:
         path, shown = new_path(filename_prefix)
         tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
@@ -98,6 +99,7 @@ class ErasureImport(io.ComfyNode):
         return f"{facts.st_mtime_ns}-{facts.st_size}"
 
     @classmethod
+    @telling
     def execute(cls, model, file, concept, content) -> io.NodeOutput:
         erasure = import_erasure(model, cls.path(file), concept, content)
         return io.NodeOutput(erasure, ui=show(cls, describe(erasure)))

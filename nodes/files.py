@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket, show
+from .types import CATEGORY, ErasureSocket, show, telling
 
 KIND = "erasures"
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
@@ -66,6 +66,7 @@ class ErasureLoad(io.ComfyNode):
         return f"{facts.st_mtime_ns}-{facts.st_size}"
 
     @classmethod
+    @telling
     def execute(cls, file) -> io.NodeOutput:
         erasure = load_erasure(folder_paths.get_full_path_or_raise(KIND, file))
         return io.NodeOutput(erasure, ui=show(cls, describe(erasure)))
@@ -99,6 +100,7 @@ class ErasureSave(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, erasure, filename_prefix, key) -> io.NodeOutput:
         if key == KEY_PLACES[0]:
             saved = [save_new(erasure, filename_prefix)]

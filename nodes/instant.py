@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, ErasureSocket, Reading, show
+from .types import CATEGORY, OFF, ErasureSocket, Reading, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -84,6 +84,7 @@ class ErasureInstant(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(
         cls, model, clip, concepts, target, anchor, preserve, method, tokens, weights, erase_scale, preserve_scale,
         ridge, rank, balance,
@@ -124,9 +125,10 @@ class ErasureText(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, clip, concept, strength, target, anchor, preserve) -> io.NodeOutput:
         if strength == 0:
-            return io.NodeOutput(model)
+            return io.NodeOutput(model, ui=show(cls, OFF))
         settings = Instant(target=target, anchor=anchor)
         erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls))
         return io.NodeOutput(attach.erase(model, erasure, strength), ui=show(cls, shown(erasure)))

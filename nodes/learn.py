@@ -18,7 +18,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import save_new
-from .types import CATEGORY, ErasureSocket, Reading, show
+from .types import CATEGORY, ErasureSocket, Reading, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -129,6 +129,7 @@ class ErasureTrain(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
         settings = settings_from(model, chosen)
         with learning.gradients():
@@ -137,7 +138,7 @@ class ErasureTrain(io.ComfyNode):
             try:
                 erasure = learning.learn(run, watch.step, watch)
             except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
-                keep_partial(run)
+                show(cls, keep_partial(run))
                 raise
         return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=show(cls, summary(run)))
 
@@ -216,22 +217,22 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     return row
 
 
-def keep_partial(run: learning.Learning) -> None:
-    """Saves what was learned before an interrupt or a failure, where Load Erasure finds it."""
-    if not run.progress.losses:
-        return
+def keep_partial(run: learning.Learning) -> str:
+    """Saves what was learned before an interrupt or a failure, where Load Erasure finds it; returns what to say."""
+    steps = len(run.progress.losses)
+    if not steps:
+        return "Ended before the first step: nothing was learned."
     name = "".join(c if c.isalnum() else "-" for c in run.names[0])[:40]
     try:
         file = save_new(run.erasure(), f"erasures/{name}_interrupted")
+        said = (
+            f"Ended early; the {steps} steps learned so far are in output/{file}. To go on from there, connect it to "
+            "'resume' with Load Erasure."
+        )
     except ErasureError as error:
-        learning.training.log.warning("%s", error)
-        return
-    learning.training.log.warning(
-        "Training ended early; the %d steps learned so far are in output/%s, and Train Erasure goes on from there "
-        "through its resume input.",
-        len(run.progress.losses),
-        file,
-    )
+        said = f"Ended early, and what was learned could not be kept: {error}"
+    learning.training.log.warning("%s", said)
+    return said
 
 
 def summary(run: learning.Learning) -> str:

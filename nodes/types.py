@@ -1,14 +1,21 @@
 """Socket types and words that several nodes share, and how a node says what it did and how far it is."""
 
 import time
+from collections.abc import Callable
+from functools import wraps
 
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 from server import PromptServer
 
+from ..erasure.artifact import ErasureError
+
 CATEGORY = "concept erasure"
 ErasureSocket = io.Custom("ERASURE")
+OFF = "Off: strength is 0."
+# The editor shows an error's class with its module in front, which for a custom node is the path of its folder.
+ErasureError.__module__ = "concept_erasure"
 
 
 def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
@@ -20,6 +27,20 @@ def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     if server is not None and hidden is not None and hidden.unique_id is not None:
         server.send_progress_text(text, hidden.unique_id)
     return ui.PreviewText(text)
+
+
+def telling(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """For ``execute``: what a user can put right is written on the node, for the editor shows it only when asked to."""
+
+    @wraps(execute)
+    def told(cls: type[io.ComfyNode], *args, **kwargs) -> io.NodeOutput:
+        try:
+            return execute(cls, *args, **kwargs)
+        except ErasureError as error:
+            show(cls, str(error))
+            raise
+
+    return told
 
 
 class Reading:

@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..erasure import attach
-from .types import CATEGORY, ErasureSocket
+from ..erasure.artifact import Erasure
+from .types import CATEGORY, OFF, ErasureSocket, show, telling
 
 
 class ErasureApply(io.ComfyNode):
@@ -17,6 +18,7 @@ class ErasureApply(io.ComfyNode):
             category=CATEGORY,
             description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; "
             "everything else you prompt stays as it was. Several of them stack.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
@@ -38,8 +40,10 @@ class ErasureApply(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
-        return io.NodeOutput(attach.erase(model, erasure, strength, start_percent, end_percent))
+        erased = attach.erase(model, erasure, strength, start_percent, end_percent)
+        return io.NodeOutput(erased, ui=show(cls, f"Erased: {names(erasure)}" if strength else OFF))
 
 
 class ErasureRecover(io.ComfyNode):
@@ -53,6 +57,7 @@ class ErasureRecover(io.ComfyNode):
             category=CATEGORY,
             description="Brings an erased concept back with the key that was learned together with the erasure. Put it "
             "after Erase Concept.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["undo erase", "restore concept", "key", "KPOP"],
             inputs=[
                 io.Model.Input("model", tooltip="The erased model, from Erase Concept."),
@@ -66,8 +71,15 @@ class ErasureRecover(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @telling
     def execute(cls, model, erasure, strength) -> io.NodeOutput:
-        return io.NodeOutput(attach.recover(model, erasure, strength))
+        recovered = attach.recover(model, erasure, strength)
+        return io.NodeOutput(recovered, ui=show(cls, f"Recovered: {names(erasure)}" if strength else OFF))
+
+
+def names(erasure: Erasure) -> str:
+    """The concepts of an erasure, in one line."""
+    return ", ".join(erasure.metadata.concept.splitlines())
 
 
 NODES = [ErasureApply, ErasureRecover]

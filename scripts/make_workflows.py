@@ -37,6 +37,8 @@ KEPT_PROMPTS = {"star": "a blue star on a dotted background", "heart": "a purple
 SEED = 7
 COLUMN = 310
 """Width that a column of samplers takes in the editor."""
+TOP = 250
+"""Where its sampler begins, below the nodes that make its model."""
 WIDTH = 6
 """Pictures in a row of a workflow's ``.jpg``."""
 GREEN = {"color": "#232", "bgcolor": "#353"}
@@ -100,20 +102,20 @@ def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     erasure = (train, 0)
     prefix = f"erasures/{CONCEPT}"
-    graph.node("ErasureSave", (920, 1010, 280, 150), sockets={"erasure": erasure}, filename_prefix=prefix)
-    graph.node("LossGraphNode", (1230, 1010, 590, 300), sockets={"loss": (train, 1)})
-    graph.group("2. Learn to erase", (440, -80, 440, 1410))
-    graph.group("4. Keep it", (900, 930, 940, 400))
-    x, y = 920, 170
+    graph.node("ErasureSave", (920, 1090, 280, 150), sockets={"erasure": erasure}, filename_prefix=prefix)
+    graph.node("LossGraphNode", (1230, 1090, 590, 300), sockets={"loss": (train, 1)})
+    graph.group("2. Learn to erase", (440, -80, 440, 1490))
+    graph.group("4. Keep it", (900, 1010, 940, 400))
+    x = 920
     seed = common.seed((x, 0, COLUMN - 30, 82))
     using = {"model": common.model, "erasure": erasure}
-    erased = graph.node("ErasureApply", (x + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    erased = graph.node("ErasureApply", (x + COLUMN, 0, COLUMN - 30, 186), sockets=using), 0
     using = {"model": erased, "erasure": erasure}
-    recovered = graph.node("ErasureRecover", (x + 2 * COLUMN, 0, COLUMN - 30, 82), sockets=using), 0
+    recovered = graph.node("ErasureRecover", (x + 2 * COLUMN, 0, COLUMN - 30, 142), sockets=using), 0
     models = {"Base": common.model, "Erased": erased, "Recovered with the key": recovered}
     for i, (title, model) in enumerate(models.items()):
-        common.pictures(x + i * COLUMN, y, title, model, seed)
-    graph.group("3. Erase, recover, compare", (900, -80, 3 * COLUMN + 10, 992))
+        common.pictures(x + i * COLUMN, TOP, title, model, seed)
+    graph.group("3. Erase, recover, compare", (900, -80, 3 * COLUMN + 10, 1072))
     return graph.saved()
 
 
@@ -130,11 +132,11 @@ def erase_with_saved_file(object_info: dict[str, Any]) -> dict[str, Any]:
     common = Common(graph)
     load = graph.node("ErasureLoad", (460, 0, 300, 220), file=f"{CONCEPT}.safetensors")
     using = {"model": common.model, "erasure": (load, 0)}
-    erased = graph.node("ErasureApply", (460, 270, 300, 126), sockets=using), 0
-    graph.group("2. Erase", (440, -80, 340, 496))
+    erased = graph.node("ErasureApply", (460, 270, 300, 186), sockets=using), 0
+    graph.group("2. Erase", (440, -80, 340, 556))
     seed = common.seed((820, 0, COLUMN - 30, 82))
-    common.pictures(820, 170, "Erased", erased, seed)
-    graph.group("3. Draw", (800, -80, COLUMN + 10, 992))
+    common.pictures(820, TOP, "Erased", erased, seed)
+    graph.group("3. Draw", (800, -80, COLUMN + 10, 1072))
     return graph.saved()
 
 
@@ -158,7 +160,7 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
     graph.node("ErasureSave", (460, 1300, 400, 150), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
     graph.group("2. Learn a prompt that erases", (440, -80, 440, 1550))
     using = {"model": common.model, "erasure": (train, 0)}
-    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 186), sockets=using), 0
     side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
     return graph.saved()
 
@@ -202,8 +204,8 @@ def erase_three_concepts(object_info: dict[str, Any]) -> dict[str, Any]:
     prefix = "erasures/" + "_".join(CONCEPTS)
     graph.node("ErasureSave", (460, 610, 400, 150), sockets={"erasure": (instant, 0)}, filename_prefix=prefix)
     using = {"model": common.model, "erasure": (instant, 0)}
-    erased = graph.node("ErasureApply", (460, 810, 400, 126), sockets=using), 0
-    graph.group("2. Erase all of them", (440, -80, 440, 1036))
+    erased = graph.node("ErasureApply", (460, 810, 400, 186), sockets=using), 0
+    graph.group("2. Erase all of them", (440, -80, 440, 1096))
     side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})
     return graph.saved()
 
@@ -228,7 +230,7 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
     using = {"model": common.model, "erasure": (instant, 0)}
     graph.node("ErasureExportLora", (460, 610, 400, 150), sockets=using, filename_prefix=f"loras/{CONCEPT}")
     graph.group("2. Erase and export", (440, -80, 440, 860))
-    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 126), sockets=using), 0
+    erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 186), sockets=using), 0
     lora = graph.node(
         "LoraLoaderModelOnly", (920 + 2 * COLUMN, 0, COLUMN - 30, 110), "Load LoRA", {"model": common.model},
         lora_name=f"{CONCEPT}_00001.safetensors", strength_model=1.0,
@@ -279,10 +281,10 @@ def side_by_side(graph: Graph, common: Common, x: int, models: dict[str, Socket]
     seed = common.seed((x, 0, COLUMN - 30, 82))
     places = range(x, x + len(models) * COLUMN, COLUMN)
     found = {
-        title: common.pictures(place, 170, title, model, seed)
+        title: common.pictures(place, TOP, title, model, seed)
         for place, (title, model) in zip(places, models.items(), strict=True)
     }
-    graph.group("3. Compare", (x - 20, -80, len(models) * COLUMN + 10, 992))
+    graph.group("3. Compare", (x - 20, -80, len(models) * COLUMN + 10, 1072))
     return found
 
 

@@ -1,8 +1,8 @@
 """Run every check: ``python3 scripts/test.py``, on any machine with Python 3.10 to 3.13.
 
 The host and its environment are found or made first (see ``host.py``). Then, in this order: lint (ruff, mypy), unit
-tests (torch only), host tests (the host in this process) and server tests (a real server, over HTTP).
-``--only browser`` runs those of its editor in a real browser.
+tests (torch only), host tests (the host in this process), server tests (a real server, over HTTP) and browser tests
+(its editor in a real Chromium or Chrome, which is installed first where the machine lets us, see ``chromium.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,14 +71,11 @@ PARTS = {
     "server": tests("server"),
     "browser": tests("browser"),
 }
-ON_DEMAND = ("browser",)
-"""Parts that run only when they are named."""
-ALWAYS = [name for name in PARTS if name not in ON_DEMAND]
 TOOLS = {"lint": ("ruff", "mypy"), "browser": ("pytest", "playwright")}
 """What a part needs in its interpreter; the others need pytest alone."""
 
 
-def check_tools(host: shared.Host, parts: Sequence[str]) -> None:
+def check_tools(host: shared.Host, parts: Iterable[str]) -> None:
     """Raise ``HostError`` when the interpreter, which may be the user's own, lacks what the parts need."""
     tools = dict.fromkeys(tool for part in parts for tool in TOOLS.get(part, ("pytest",)))
     done = subprocess.run([str(host.python), "-c", f"import {', '.join(tools)}"], capture_output=True, text=True)
@@ -91,7 +88,7 @@ def check_tools(host: shared.Host, parts: Sequence[str]) -> None:
 def run_parts(host: shared.Host, options: argparse.Namespace) -> int:
     """Run the chosen parts, all of them even when one fails; print what became of each."""
     results: list[tuple[str, int, float]] = []
-    for name in options.only or ALWAYS:
+    for name in options.only or PARTS:
         print(f"\n==== {name}", flush=True)
         begun = time.monotonic()
         results.append((name, PARTS[name](host, options), time.monotonic() - begun))
@@ -110,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         host = hosts.obtain()
-        check_tools(host, options.only or ALWAYS)
+        check_tools(host, options.only or PARTS)
         return 1 if run_parts(host, options) else 0
     except shared.HostError as error:
         print(error, file=sys.stderr)

@@ -87,18 +87,19 @@ def test_a_blueprint_is_found_and_compares(editor, info):
     assert seen["before"] == "circle" and seen["after"] != "circle"
 
 
-def test_an_empty_concept_is_answered_by_a_sentence_in_the_editor(editor, info):
+def test_an_empty_concept_is_answered_by_a_sentence_on_the_node(editor, info):
     editor.load(drawing(info), "empty")
     erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept (Text)", at=(600, 60))
     put_between(editor, erase)
     editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
     assert editor.press_run()()["kind"] == "execution_error"
     expect(editor.part("error-overlay")).to_contain_text("Erase Concept (Text) failed")
+    sentence = "The concept is empty: type what is to be erased, one name a line."
+    assert editor.said("ErasureText") == sentence
     editor.shot("empty_concept_1_failed")
     editor.part("error-overlay-see-errors").click()
-    sentence = "The concept is empty: type what is to be erased, one name a line."
     log = editor.part("runtime-error-panel")
-    expect(log).to_contain_text(sentence)
+    expect(log).to_contain_text(f"concept_erasure.ErasureError: {sentence}")
     log.hover()
     editor.page.mouse.wheel(0, -10000)
     editor.shot("empty_concept_2_details")

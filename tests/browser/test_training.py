@@ -24,8 +24,9 @@ def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, serv
     cancel.click()
     assert wait()["kind"] == "execution_interrupted"
     expect(cancel).to_be_disabled()
-    editor.shot("training_2_cancelled")
     [partial] = set(erasures.glob("*")) - before
+    editor.said("ErasureTrain", f"^Ended early; .* output/erasures/{partial.name}")
+    editor.shot("training_2_cancelled")
     assert "_interrupted" in partial.name
     assert int(load_erasure(partial).metadata.steps) >= 1
     assert partial.name in str(client.object_info()["ErasureLoad"]["input"]["required"]["file"])

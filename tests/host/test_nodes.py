@@ -5,14 +5,16 @@ from types import SimpleNamespace
 import comfy.model_management
 import comfy.utils
 import pytest
+from execution import full_type_name
 from server import PromptServer
 
-from concept_erasure.erasure.artifact import Erasure, Metadata
+from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
 from concept_erasure.erasure.concepts import BATCH, Encoder
 from concept_erasure.nodes import instant, types
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.learn import ErasureTrain
 from concept_erasure.nodes.types import show
+from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests.host import test_schema, tools
 
 TEXT = {"strength": 1.0, "target": "anchor", "anchor": "square", "preserve": "square\nred"}
@@ -39,13 +41,36 @@ def test_outside_a_server_nothing_is_sent(sent):
     assert not sent
 
 
-def test_every_node_that_shows_something_asks_for_its_number(output):
-    """Without it the text would go nowhere."""
-    import inspect
-
+def test_every_node_asks_for_its_number(output):
+    """Without it what it says would go nowhere."""
     for node in test_schema.nodes():
-        if "show(cls" in inspect.getsource(node.execute.__func__):
-            assert [h.value for h in node.define_schema().hidden] == ["UNIQUE_ID"], node
+        assert [h.value for h in node.define_schema().hidden] == ["UNIQUE_ID"], node
+
+
+def on_canvas(node):
+    """A node as the server calls it, which then knows its number."""
+    return type("Node", (node,), {"hidden": SimpleNamespace(unique_id="7")})
+
+
+def test_what_is_wrong_is_written_on_the_node_and_named_without_a_path(sent, model, clip):
+    with pytest.raises(ErasureError) as raised:
+        on_canvas(ErasureText).execute(model, clip, " ", **TEXT)
+    assert sent == [(str(raised.value), "7")] and str(raised.value).startswith("The concept is empty")
+    assert full_type_name(raised.type) == "concept_erasure.ErasureError"
+
+
+def test_every_node_says_on_itself_what_is_wrong(sent):
+    for node in test_schema.nodes():
+        assert node.execute.__func__.__code__ is ErasureText.execute.__func__.__code__, f"{node} is not @telling"
+
+
+def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
+    both = tools.make_erasure(model, concept="red\norange", gate=False)
+    key = tools.make_erasure(model, concept="red\norange", gate=False, role="key", delta=False)
+    [erased] = on_canvas(ErasureApply).execute(model, both, 1.0).args
+    on_canvas(ErasureRecover).execute(erased, key, 1.0)
+    on_canvas(ErasureApply).execute(model, both, 0.0)
+    assert [text for text, _ in sent] == ["Erased: red, orange", "Recovered: red, orange", "Off: strength is 0."]
 
 
 def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):
@@ -56,7 +81,8 @@ def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):
 
 
 def test_strength_0_gives_the_model_back_without_reading_anything(model):
-    assert ErasureText.execute(model, None, "", **{**TEXT, "strength": 0}).args[0] is model
+    out = ErasureText.execute(model, None, "", **{**TEXT, "strength": 0})
+    assert out.args[0] is model and out.ui.as_dict()["text"] == ("Off: strength is 0.",)
 
 
 def test_reading_many_texts_is_shown_and_can_be_cancelled(model, clip, monkeypatch):

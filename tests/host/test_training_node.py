@@ -63,8 +63,10 @@ def test_the_node_says_how_long_it_will_take(model, clip, monkeypatch):
     assert len(said) == 2 and said[1].startswith("3 steps, loss")
 
 
-def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar):
+def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar, monkeypatch):
     before = sample(model, cond("circle"), cond(""))
+    said = []
+    monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
     bar.cancel_at = 2
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         execute(model, clip, steps=50)
@@ -72,6 +74,7 @@ def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, co
     assert "circle" in file.name and "interrupted" in file.name
     kept = load_erasure(file)
     assert kept.metadata.steps == "2"
+    assert said[-1].startswith(f"Ended early; the 2 steps learned so far are in output/erasures/{file.name}")
     assert not comfy.model_management.in_training and not torch.is_inference_mode_enabled()
     assert torch.equal(sample(model, cond("circle"), cond("")), before)
     bar.cancel_at = None
