@@ -117,8 +117,8 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
     learned = [e for e in erasures if e.metadata.method not in CLOSED_FORM or not e.metadata.settings]
     if learned:
         raise ErasureError(
-            f"The erasure of '{_short(learned[0].metadata)}' was not made in closed form, so it cannot be solved for "
-            "again: combine by 'sum'."
+            f"The erasure of '{_short(learned[0].metadata)}' was not solved for in one go, so it cannot be solved for "
+            "again: combine by 'sum', or connect the instant erasures themselves."
         )
     if model is None or clip is None:
         raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")

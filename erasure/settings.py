@@ -75,6 +75,8 @@ class Settings:
             raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concept becomes.")
         if self.steps < 1 or self.tokens < 1 or self.batch < 1:
             raise ErasureError("Steps, tokens and batch must each be at least 1.")
+        if self.preserve_by == "adversarial" and self.preserve_weight <= 0:
+            raise ErasureError("Adversarial preservation needs a preserve_weight above 0: set it, for example to 1.")
 
     def as_strings(self) -> dict:
         """The settings as plain values, for a file's metadata."""

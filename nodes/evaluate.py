@@ -262,7 +262,7 @@ def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutp
 
 def save(found: Report | StressReport, prefix: str) -> str:
     """Writes the scores under the next free number of a prefix; returns the path relative to the output folder."""
-    path, shown = new_path(prefix, kind=".json")
+    path, shown = (place + ".json" for place in new_path(prefix, ".json"))
     try:
         Path(path).write_text(found.json() + "\n", encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
-from .files import KIND, describe, new_path
+from .files import FILE, KIND, describe, new_path
 from .types import CATEGORY, ErasureSocket, show, telling
 
 
@@ -43,7 +43,7 @@ class ErasureExportLora(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model, erasure, filename_prefix, precision) -> io.NodeOutput:
-        path, shown = new_path(filename_prefix)
+        path, shown = (place + FILE for place in new_path(filename_prefix, FILE))
         tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
         size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
         said = [f"Saved {shown}, {size:.2f} MB."]

@@ -9,6 +9,7 @@ from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
 from .types import CATEGORY, ErasureSocket, show, telling
 
 KIND = "erasures"
+FILE = ".safetensors"
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
 
 
@@ -17,25 +18,31 @@ def register_folders() -> None:
     places = [os.path.join(folder_paths.models_dir, KIND), os.path.join(folder_paths.get_output_directory(), KIND)]
     known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
     paths = [*known, *(p for p in places if p not in known)]
-    folder_paths.folder_names_and_paths[KIND] = (paths, {".safetensors"})
+    folder_paths.folder_names_and_paths[KIND] = (paths, {FILE})
     os.makedirs(places[0], exist_ok=True)
 
 
-def new_path(prefix: str, ending: str = "", kind: str = ".safetensors") -> tuple[str, str]:
-    """The next free number of a prefix in the output folder: the path, and the same relative to that folder."""
+def new_path(prefix: str, *endings: str) -> tuple[str, str]:
+    """A prefix of the output folder with its next number that is free for all of some endings.
+
+    As a path without an ending, and the same relative to that folder.
+    """
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    file = f"{name}_{counter:05}{ending}{kind}"
-    while os.path.exists(os.path.join(folder, file)):
+    while any(os.path.exists(os.path.join(folder, f"{name}_{counter:05}{ending}")) for ending in endings):
         counter += 1
-        file = f"{name}_{counter:05}{ending}{kind}"
+    file = f"{name}_{counter:05}"
     return os.path.join(folder, file), os.path.join(subfolder, file)
 
 
-def save_new(erasure: Erasure, prefix: str, ending: str = "") -> str:
-    """Saves under the next free number of a prefix in the output folder; returns the path relative to it."""
-    path, shown = new_path(prefix, ending)
-    save_erasure(erasure, path)
-    return shown
+def save_new(prefix: str, erasures: dict[str, Erasure]) -> list[str]:
+    """Saves erasures, each under its ending, with the next free number of a prefix in the output folder.
+
+    Returns their paths relative to that folder.
+    """
+    path, shown = new_path(prefix, *erasures)
+    for ending, erasure in erasures.items():
+        save_erasure(erasure, path + ending)
+    return [shown + ending for ending in erasures]
 
 
 class ErasureLoad(io.ComfyNode):
@@ -102,16 +109,14 @@ class ErasureSave(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, erasure, filename_prefix, key) -> io.NodeOutput:
-        if key == KEY_PLACES[0]:
-            saved = [save_new(erasure, filename_prefix)]
-        else:
-            public = erasure.without_key()
-            if not public.delta and not public.prompts:
+        parts = {FILE: erasure}
+        if key != KEY_PLACES[0]:
+            parts[FILE] = erasure.without_key()
+            if not parts[FILE].delta and not parts[FILE].prompts:
                 raise ErasureError("Without its key this erasure is empty: save the key in the same file.")
-            saved = [save_new(public, filename_prefix)]
-            if key == KEY_PLACES[1] and erasure.key:
-                saved.append(save_new(erasure.key_only(), filename_prefix, "_key"))
-        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(saved)))
+        if key == KEY_PLACES[1] and erasure.key:
+            parts["_key" + FILE] = erasure.key_only()
+        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(save_new(filename_prefix, parts))))
 
 
 def describe(erasure: Erasure) -> str:

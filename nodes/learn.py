@@ -17,7 +17,7 @@ from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
-from .files import save_new
+from .files import FILE, save_new
 from .types import CATEGORY, ErasureSocket, Reading, show, telling
 
 PRESET = "from preset"
@@ -77,21 +77,22 @@ class ErasureTrain(io.ComfyNode):
                 ),
                 ErasureSocket.Input(
                     "resume", optional=True,
-                    tooltip="An erasure to go on with, instead of starting anew. Its step count goes on; the "
-                    "optimiser's memory starts fresh.",
+                    tooltip="An erasure to go on with, instead of starting anew, for as many more steps as 'steps' "
+                    "says. The optimiser's memory starts fresh.",
                 ),
                 io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
                                tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
                 io.Float.Input("weight_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
-                               tooltip="Learning rate of the weights' change. 0 takes the preset's value, which wide "
-                               "layers get less of; what you type holds for all."),
+                               tooltip="Learning rate of the weights' change. 0 takes the preset's value, of which "
+                               "wide layers get less in 'recommended'; what you type holds for all."),
                 io.Int.Input("tokens", default=0, min=0, max=77, advanced=True,
                              tooltip=f"Tokens of the erasure prompt. {PRESET_NUMBER}"),
                 _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", advanced=True),
                 _choice("start", STARTS, "What the prompt starts from.", advanced=True),
                 _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on "
                         "every prompt, as in the paper.", advanced=True),
-                _choice("weights", WEIGHTS, "Projections of the cross-attention that change.", advanced=True),
+                _choice("weights", WEIGHTS, "What changes: projections of the cross-attention, or all but it.",
+                        advanced=True),
                 io.Int.Input("rank", default=-1, min=-1, max=256, advanced=True,
                              tooltip="Rank of the weights' change; 0 is a full matrix, -1 takes the preset's value."),
                 io.Int.Input("batch", default=0, min=0, max=64, advanced=True,
@@ -115,7 +116,7 @@ class ErasureTrain(io.ComfyNode):
                 io.Int.Input("height", default=512, min=16, max=4096, step=8, advanced=True, tooltip="Their height."),
                 io.Boolean.Input("checkpointing", default=False, advanced=True,
                                  tooltip="Less memory, a third more time; the result is the same."),
-                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: all of it in turn, or "
+                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: any of it, or "
                         "what a learned choice finds hurt most (adversarial preservation).", advanced=True),
                 _choice("weights_start", WEIGHTS_START, "What the weights' change starts from: nothing, or what "
                         "Instant Erasure works out for the same texts.", advanced=True),
@@ -224,7 +225,7 @@ def keep_partial(run: learning.Learning) -> str:
         return "Ended before the first step: nothing was learned."
     name = "".join(c if c.isalnum() else "-" for c in run.names[0])[:40]
     try:
-        file = save_new(run.erasure(), f"erasures/{name}_interrupted")
+        [file] = save_new(f"erasures/{name}_interrupted", {FILE: run.erasure()})
         said = (
             f"Ended early; the {steps} steps learned so far are in output/{file}. To go on from there, connect it to "
             "'resume' with Load Erasure."

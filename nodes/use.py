@@ -6,6 +6,8 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from .types import CATEGORY, OFF, ErasureSocket, show, telling
 
+NEVER = "Off: end_percent is not above start_percent."
+
 
 class ErasureApply(io.ComfyNode):
     """MODEL + ERASURE -> MODEL without the concept."""
@@ -22,7 +24,7 @@ class ErasureApply(io.ComfyNode):
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
-                ErasureSocket.Input("erasure", tooltip="What to erase: from Train Erasure or Load Erasure."),
+                ErasureSocket.Input("erasure", tooltip="What to erase: from Train Erasure, Load Erasure and others."),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,
                     tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 as learned.",
@@ -43,7 +45,8 @@ class ErasureApply(io.ComfyNode):
     @telling
     def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
         erased = attach.erase(model, erasure, strength, start_percent, end_percent)
-        return io.NodeOutput(erased, ui=show(cls, f"Erased: {names(erasure)}" if strength else OFF))
+        said = OFF if strength == 0 else NEVER if start_percent >= end_percent else f"Erased: {names(erasure)}"
+        return io.NodeOutput(erased, ui=show(cls, said))
 
 
 class ErasureRecover(io.ComfyNode):

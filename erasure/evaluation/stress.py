@@ -136,9 +136,10 @@ def stress(
 ) -> StressReport:
     """Runs attacks on an edited model. ``on_tick`` gets how far it is, and pictures as they are drawn.
 
-    Raises ErasureError for a concept without a name, or without anything that it could be mistaken for.
+    Raises ErasureError for a concept without a name, without anything that it could be mistaken for, or without
+    other names when nothing else is asked for.
     """
-    _check(concept, judge)
+    _check(concept, judge, tests)
     budget, encode = budget or Budget(), Encoder(clip)
     total, done = _work(concept, tests, budget), [0]
 
@@ -166,9 +167,11 @@ def stress(
     return StressReport(trials, concept, drawing, budget)
 
 
-def _check(concept: Concept, judge: Judge | None) -> None:
+def _check(concept: Concept, judge: Judge | None, tests: Sequence[str]) -> None:
     if not concept.names:
         raise ErasureError("The concept is empty: type what was erased, one name a line.")
+    if list(tests) == ["other names"] and not concept.others:
+        raise ErasureError("There are no other names to ask by: type them, one a line, or switch on another attack.")
     if judge is not None and not set(concept.among) - {concept.label}:
         raise ErasureError(
             "The judge has nothing to choose from but the concept: type into 'among' what else pictures can show, one "

@@ -28,6 +28,11 @@ LISTEN = """() => {
     });
 }"""
 """Keeps how every run ended: what the server tells the editor, which shows it in its own way."""
+LOOK_AT = """([x, y]) => {
+    Object.assign(app.canvas.ds, {scale: 1, offset: [150 - x, 100 - y]});
+    app.canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
+    app.canvas.setDirty(true, true);
+}"""
 ON_SCREEN = "place => app.canvasPosToClientPos(place)"
 SEARCHING = "() => document.activeElement?.matches('[role=search] [role=combobox]')"
 NEW = "before => app.graph.nodes.find(node => !before.includes(node.id))"
@@ -90,6 +95,15 @@ class Editor:
         """Save what is to be seen now as ``NAME.png``, once everything has faded in and the canvas is drawn."""
         self.ask(DRAWN)
         self.page.screenshot(path=self.pictures / f"{name}.png")
+
+    def close_up(self, name: str, left: float, top: float, width: float, height: float) -> None:
+        """Save a part of the graph as ``NAME.png``, at its own size and without its links."""
+        self.ask(LOOK_AT, [left, top])
+        self.settle()
+        self.ask(DRAWN)
+        x, y = self.ask(ON_SCREEN, [left, top])
+        clip = {"x": x, "y": y, "width": width, "height": height}
+        self.page.screenshot(path=self.pictures / f"{name}.png", clip=clip)
 
     # ---------------------------------------------------------------- reading
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from scripts.graph import Graph
-from scripts.make_workflows import CFG, CHECKPOINT, PROMPT, SEED, SIZE, STEPS
+from scripts.graph import Graph, Socket
+from scripts.make_workflows import (
+    CFG,
+    CHECKPOINT,
+    CONCEPT,
+    KEPT_PROMPTS,
+    PROMPT,
+    SEED,
+    SIZE,
+    STEPS,
+    preserved,
+)
+from toyworld.world import SHAPES
 
 
 def drawing(info: dict[str, Any]) -> dict[str, Any]:
@@ -24,4 +36,55 @@ def drawing(info: dict[str, Any]) -> dict[str, Any]:
     larger = {"image": (decode, 0)}
     large = graph.node("ImageScaleBy", (880, 708, 320, 82), sockets=larger, upscale_method="bicubic", scale_by=5.0)
     graph.node("PreviewImage", (1250, 300, 360, 400), "Picture", {"images": (large, 0)})
+    return graph.saved()
+
+
+def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
+    """All nodes of ours but Train Erasure, each in a place of its own; pictures below those that change a model."""
+    graph = Graph(info, (0.3, 100, 130))
+    loader = graph.node("CheckpointLoaderSimple", (-900, 0, 320, 98), ckpt_name=CHECKPOINT)
+    model, clip, vae = ((loader, slot) for slot in range(3))
+    positive = graph.node("CLIPTextEncode", (-900, 150, 320, 110), "Prompt", {"clip": clip}, text=PROMPT)
+    negative = graph.node("CLIPTextEncode", (-900, 310, 320, 88), "Negative prompt", {"clip": clip}, text="")
+    latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=SIZE, height=SIZE)
+    places = ((500 * i, 2000 * j) for j in range(2) for i in range(6))
+
+    def draw(title: str, x: int, y: int, chosen: Socket) -> None:
+        sockets = {"model": chosen, "positive": (positive, 0), "negative": (negative, 0), "latent_image": (latent, 0)}
+        sampling = {"seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal"}
+        sampler = graph.node("KSampler", (x, y + 1000, 300, 262), f"Sample: {title}", sockets, **sampling)
+        decode = graph.node("VAEDecode", (x, y + 1320, 300, 46), "", {"samples": (sampler, 0), "vae": vae})
+        larger = {"image": (decode, 0)}
+        large = graph.node("ImageScaleBy", (x, y + 1420, 300, 82), "", larger, upscale_method="bicubic", scale_by=4.0)
+        graph.node("PreviewImage", (x, y, 195, 230), title, {"images": (large, 0)})
+
+    def place(kind: str, tall: int, sockets: dict[str, Socket], titles: Sequence[str] = (), **values: Any) -> Socket:
+        x, y = next(places)
+        own = graph.node(kind, (x, y, 400, tall), sockets=sockets, **values), 0
+        for i, (title, chosen) in enumerate(zip(titles, (sockets.get("model"), own), strict=False)):
+            draw(title, x + 205 * i, y + tall + 50, chosen)
+        return own
+
+    both = {"model": model, "clip": clip}
+    place("ErasureText", 420, both, ("Before", "After"), concept=CONCEPT)
+    instant = place("ErasureInstant", 600, both, concepts="heart", preserve=preserved("heart"))
+    loaded = place("ErasureLoad", 220, {}, file=f"{CONCEPT}.safetensors")
+    using = {"model": model, "erasure": loaded}
+    erased = place("ErasureApply", 186, using, ("The model that came in", "Erased"))
+    place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("The erased model", "Recovered"))
+    combined = place("ErasureCombine", 320, {})
+    place("ErasureSave", 170, {"erasure": combined}, filename_prefix="erasures/circle_and_heart")
+    place("ErasureExportLora", 190, {"model": model, "erasure": instant}, filename_prefix="loras/heart")
+    place("ErasureImport", 260, {"model": model}, file=lora, concept=CONCEPT)
+    drawing: dict[str, Any] = {"pictures": 2, "seed": SEED, "steps": STEPS, "cfg": CFG, "width": SIZE, "height": SIZE}
+    prompts = {"erase": f"{PROMPT} | {CONCEPT}", "keep": "\n".join(f"{p} | {name}" for name, p in KEPT_PROMPTS.items())}
+    seen = {"clip": clip, "vae": vae}
+    two = {"model_before": model, "model_after": erased, **seen}
+    place("ErasureReport", 900, two, **drawing, **prompts)
+    place("ErasureCompare", 900, {"model": model, **seen}, **drawing, **prompts)
+    short = {"steps": 10, "search_tried": 256, "search_generations": 1, "learned_steps": 4, "relearning_steps": 2}
+    place(
+        "ErasureStressTest", 1400, two, **drawing, **short, concept=CONCEPT,
+        other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
+    )  # fmt: skip
     return graph.saved()

@@ -111,7 +111,7 @@ def test_an_empty_concept_is_answered_by_a_sentence_on_the_node(editor, info):
 def plain(markdown: str) -> list[str]:
     """The headings and paragraphs of a page, as text; tables, lists and code are laid out in ways of their own."""
     parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", markdown)]
-    flowing = [part for part in parts if part[:1] not in "|-`123456789"]
+    flowing = [part for part in parts if part[:1] not in "|-`!123456789"]
     return [re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|^#+ ", r"\1", part) for part in flowing if part]
 
 

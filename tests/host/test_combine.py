@@ -140,7 +140,7 @@ def test_the_node_says_what_it_lacks(parts, how, given, words):
 def test_a_learned_erasure_cannot_be_solved_for_again(model, clip, parts):
     with pytest.raises(ErasureError) as caught:
         combine.solve_jointly(model, clip, [parts[0], only_delta(make_erasure(model, clip, "ring"))])
-    assert "not made in closed form" in sentence(caught)
+    assert "not solved for in one go" in sentence(caught)
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -11,7 +11,7 @@ import torch
 from concept_erasure.erasure import artifact
 from concept_erasure.erasure.artifact import ErasureError, load_erasure
 from concept_erasure.nodes import files
-from concept_erasure.nodes.files import KEY_PLACES, ErasureLoad, ErasureSave
+from concept_erasure.nodes.files import KEY_PLACES, ErasureLoad, ErasureSave, new_path
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure
 
@@ -57,7 +57,16 @@ def test_the_key_in_a_file_of_its_own(output, erasure):
     public, key = saved(output).values()
     assert public.delta and not public.prompts
     assert key.key and not key.delta
-    assert list(saved(output))[1].endswith("_key.safetensors")
+    assert list(saved(output)) == ["circle_00001.safetensors", "circle_00001_key.safetensors"]
+    ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[1])
+    assert list(saved(output))[2:] == ["circle_00002.safetensors", "circle_00002_key.safetensors"]
+
+
+def test_a_number_is_taken_when_any_of_its_files_is(output, erasure):
+    folder = output / "erasures"
+    folder.mkdir(parents=True)
+    (folder / "circle_00001.safetensors").touch()
+    assert new_path("erasures/circle", "_key.safetensors", ".safetensors")[1].endswith("circle_00002")
 
 
 def test_the_key_left_out(output, erasure):

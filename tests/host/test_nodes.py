@@ -70,7 +70,11 @@ def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
     [erased] = on_canvas(ErasureApply).execute(model, both, 1.0).args
     on_canvas(ErasureRecover).execute(erased, key, 1.0)
     on_canvas(ErasureApply).execute(model, both, 0.0)
-    assert [text for text, _ in sent] == ["Erased: red, orange", "Recovered: red, orange", "Off: strength is 0."]
+    on_canvas(ErasureApply).execute(model, both, 1.0, 0.5, 0.5)
+    assert [text for text, _ in sent] == [
+        "Erased: red, orange", "Recovered: red, orange", "Off: strength is 0.",
+        "Off: end_percent is not above start_percent.",
+    ]  # fmt: skip
 
 
 def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):

@@ -163,4 +163,8 @@ def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, cli
         assert "8 pictures, not counted" in out.result[1]
         with pytest.raises(ErasureError) as caught:
             ErasureStressTest.execute(model, model, clip, world[2], **inputs(**off))
-    assert "at least one" in sentence(caught)
+        assert "at least one" in sentence(caught)
+        with pytest.raises(ErasureError) as caught:
+            only = {**off, "run_other_names": True}
+            ErasureStressTest.execute(model, model, clip, world[2], **inputs(**only, other_names=" "))
+    assert "no other names" in sentence(caught)

@@ -143,6 +143,7 @@ def test_lines_are_names_once_each():
         ({"concept": "word " * 100}, ["longer than the 77 tokens"]),
         ({"preserve": "square\ncircle"}, ["'circle'", "both"]),
         ({"target": "anchor"}, ["anchor is empty"]),
+        ({"preserve_by": "adversarial", "preserve_weight": 0.0}, ["preserve_weight above 0"]),
     ],
 )
 def test_texts_that_cannot_be_used_are_refused(model, clip, changes, words):
