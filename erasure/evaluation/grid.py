@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,19 +27,22 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Sequence[torch.Tens
     h, w = round(height * scale), round(width * scale)
     size = max(12, h // 14)
     font, line = ImageFont.load_default(size), int(size * 1.4)
-    labels = [_lines(row) for row in rows]
+    labels = [_lines(row, lambda text: len(text) < WIDEST) for row in rows]
     left = max(int(font.getlength(text)) for label in labels for text in label) + 4 * GAP
-    block = each * (w + GAP) + 3 * GAP
-    sheet = Image.new("RGB", (left + len(columns) * block, line + 2 * GAP + len(rows) * (h + GAP)), PAPER)
+    across = pictured = each * (w + GAP) - GAP
+    heads = [_lines(name, lambda text: font.getlength(text) <= across) for name in columns]
+    across = max(across, *(int(font.getlength(text)) for head in heads for text in head))
+    block, top = across + 4 * GAP, max(map(len, heads)) * line + 2 * GAP
+    sheet = Image.new("RGB", (left + len(columns) * block, top + len(rows) * (h + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for c, (name, pictures) in enumerate(zip(columns, cells, strict=True)):
+    for c, (head, pictures) in enumerate(zip(heads, cells, strict=True)):
         x = left + c * block
-        draw.text((x + (block - 4 * GAP) / 2, line / 2 + GAP), name, INK, font, anchor="mm")
+        draw.multiline_text((x + across / 2, top / 2), "\n".join(head), INK, font, anchor="mm", align="center")
         for i, picture in enumerate(pictures):
-            place = (x + i % each * (w + GAP), line + 2 * GAP + i // each * (h + GAP))
+            place = (x + (across - pictured) // 2 + i % each * (w + GAP), top + i // each * (h + GAP))
             sheet.paste(_image(picture).resize((w, h), Image.Resampling.LANCZOS), place)
     for r, label in enumerate(labels):
-        y = line + 2 * GAP + r * (h + GAP) + h / 2
+        y = top + r * (h + GAP) + h / 2
         draw.multiline_text((left - 2 * GAP, y), "\n".join(label), INK, font, anchor="rm", align="right")
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
 
@@ -48,11 +51,11 @@ def _image(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray((picture[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
-def _lines(text: str) -> list[str]:
-    """A text broken between words into lines of about ``WIDEST`` characters."""
+def _lines(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """A text broken between words into lines that fit; a word that is too long by itself stays whole."""
     lines = [""]
     for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= WIDEST:
+        if lines[-1] and not fits(f"{lines[-1]} {word}"):
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
@@ -29,9 +29,20 @@ LISTEN = """() => {
 }"""
 """Keeps how every run ended: what the server tells the editor, which shows it in its own way."""
 LOOK_AT = """([x, y]) => {
+    const {scale, offset} = app.canvas.ds, before = {scale, offset: [...offset], links: app.canvas.links_render_mode};
     Object.assign(app.canvas.ds, {scale: 1, offset: [150 - x, 100 - y]});
     app.canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
     app.canvas.setDirty(true, true);
+    return before;
+}"""
+LOOK_BACK = """({scale, offset, links}) => {
+    Object.assign(app.canvas.ds, {scale, offset});
+    app.canvas.links_render_mode = links;
+    app.canvas.setDirty(true, true);
+}"""
+BOX = """id => {
+    const {pos, size, widgets} = app.graph.getNodeById(id), shown = widgets?.find(({name}) => name.startsWith("$$"));
+    return [pos[0], pos[1], pos[0] + size[0], pos[1] + size[1], pos[1] + (shown?.y ?? 0)];
 }"""
 ON_SCREEN = "place => app.canvasPosToClientPos(place)"
 SEARCHING = "() => document.activeElement?.matches('[role=search] [role=combobox]')"
@@ -73,6 +84,16 @@ ADD = """([kind, place]) => {
 }"""
 
 
+class Box(NamedTuple):
+    """A node's place in the graph; ``shown``: where that begins which it says and shows, below its inputs."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    shown: float
+
+
 class Editor:
     """One open page; ``pictures`` is the folder for what ``shot`` takes."""
 
@@ -96,14 +117,16 @@ class Editor:
         self.ask(DRAWN)
         self.page.screenshot(path=self.pictures / f"{name}.png")
 
-    def close_up(self, name: str, left: float, top: float, width: float, height: float) -> None:
-        """Save a part of the graph as ``NAME.png``, at its own size and without its links."""
-        self.ask(LOOK_AT, [left, top])
+    def close_up(self, name: str, part: tuple[float, float, float, float]) -> None:
+        """Save a part of the graph (left, top, right, bottom) as ``NAME.png``, at its own size and without links."""
+        left, top, right, bottom = part
+        before = self.ask(LOOK_AT, [left, top])
         self.settle()
         self.ask(DRAWN)
         x, y = self.ask(ON_SCREEN, [left, top])
-        clip = {"x": x, "y": y, "width": width, "height": height}
+        clip = {"x": x, "y": y, "width": right - left, "height": bottom - top}
         self.page.screenshot(path=self.pictures / f"{name}.png", clip=clip)
+        self.ask(LOOK_BACK, before)
 
     # ---------------------------------------------------------------- reading
 
@@ -141,12 +164,23 @@ class Editor:
         self.until(f"([id, pattern]) => ({SAID})(id)?.match(pattern)", [number, pattern], timeout)
         return str(self.ask(SAID, number))
 
+    def box(self, name: str) -> Box:
+        """Where a node is."""
+        return Box(*self.ask(BOX, self.number(name)))
+
     def prompt(self) -> dict[str, Any]:
         """What the editor would send to the server now."""
         found: dict[str, Any] = self.ask("async () => (await app.graphToPrompt()).output")
         return found
 
     # ---------------------------------------------------------------- doing
+
+    def look_at(self, name: str) -> None:
+        """Bring what a node shows into view."""
+        box = self.box(name)
+        self.ask(LOOK_AT, [box.left, box.shown])
+        self.settle()
+        self.ask(DRAWN)
 
     def load(self, workflow: dict[str, Any], name: str = "workflow") -> None:
         """Show a workflow, as the editor does with a file that is dropped on it."""

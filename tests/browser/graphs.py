@@ -15,7 +15,6 @@ from scripts.make_workflows import (
     SEED,
     SIZE,
     STEPS,
-    preserved,
 )
 from toyworld.world import SHAPES
 
@@ -47,7 +46,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     positive = graph.node("CLIPTextEncode", (-900, 150, 320, 110), "Prompt", {"clip": clip}, text=PROMPT)
     negative = graph.node("CLIPTextEncode", (-900, 310, 320, 88), "Negative prompt", {"clip": clip}, text="")
     latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=SIZE, height=SIZE)
-    places = ((500 * i, 2000 * j) for j in range(2) for i in range(6))
+    places = ((500 * i, 3000 * j) for j in range(2) for i in range(6))
 
     def draw(title: str, x: int, y: int, chosen: Socket) -> None:
         sockets = {"model": chosen, "positive": (positive, 0), "negative": (negative, 0), "latent_image": (latent, 0)}
@@ -66,25 +65,25 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
         return own
 
     both = {"model": model, "clip": clip}
-    place("ErasureText", 420, both, ("Before", "After"), concept=CONCEPT)
-    instant = place("ErasureInstant", 600, both, concepts="heart", preserve=preserved("heart"))
+    place("ErasureText", 420, both, ("Before", "Erased"), concept=CONCEPT, preserve="heart\nstar\nsquare")
+    instant = place("ErasureInstant", 600, both, concepts="heart", preserve="star\ncross\nred\nstriped")
     loaded = place("ErasureLoad", 220, {}, file=f"{CONCEPT}.safetensors")
     using = {"model": model, "erasure": loaded}
-    erased = place("ErasureApply", 186, using, ("The model that came in", "Erased"))
-    place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("The erased model", "Recovered"))
-    combined = place("ErasureCombine", 320, {})
+    erased = place("ErasureApply", 186, using, ("Before", "Erased"))
+    place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("Erased", "Recovered"))
+    combined = place("ErasureCombine", 400, {})
     place("ErasureSave", 170, {"erasure": combined}, filename_prefix="erasures/circle_and_heart")
     place("ErasureExportLora", 190, {"model": model, "erasure": instant}, filename_prefix="loras/heart")
     place("ErasureImport", 260, {"model": model}, file=lora, concept=CONCEPT)
-    drawing: dict[str, Any] = {"pictures": 2, "seed": SEED, "steps": STEPS, "cfg": CFG, "width": SIZE, "height": SIZE}
+    drawing: dict[str, Any] = {"pictures": 1, "seed": SEED, "steps": STEPS, "cfg": CFG, "width": SIZE, "height": SIZE}
     prompts = {"erase": f"{PROMPT} | {CONCEPT}", "keep": "\n".join(f"{p} | {name}" for name, p in KEPT_PROMPTS.items())}
     seen = {"clip": clip, "vae": vae}
     two = {"model_before": model, "model_after": erased, **seen}
-    place("ErasureReport", 900, two, **drawing, **prompts)
-    place("ErasureCompare", 900, {"model": model, **seen}, **drawing, **prompts)
-    short = {"steps": 10, "search_tried": 256, "search_generations": 1, "learned_steps": 4, "relearning_steps": 2}
+    place("ErasureReport", 1000, two, **drawing, **prompts)
+    place("ErasureCompare", 1000, {"model": model, **seen}, **drawing, **prompts)
+    short = {"steps": 8, "search_tried": 64, "search_generations": 1, "learned_steps": 2, "relearning_steps": 1}
     place(
-        "ErasureStressTest", 1400, two, **drawing, **short, concept=CONCEPT,
+        "ErasureStressTest", 1900, two, **{**drawing, **short}, concept=CONCEPT,
         other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
     )  # fmt: skip
     return graph.saved()

@@ -115,6 +115,9 @@ def plain(markdown: str) -> list[str]:
     return [re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|^#+ ", r"\1", part) for part in flowing if part]
 
 
+LOADED = "([panel, name]) => [...panel.querySelectorAll('img')].some(i => i.src.endsWith(name) && i.naturalWidth > 0)"
+
+
 def test_the_help_panel_shows_every_page_of_ours(editor):
     editor.begin()
     for i, page in enumerate(PAGES):
@@ -126,6 +129,7 @@ def test_the_help_panel_shows_every_page_of_ours(editor):
         editor.part("panel-tab-info").click()
         for text in plain(page.read_text(encoding="utf-8")):
             expect(editor.part("properties-panel")).to_contain_text(text)
+        editor.until(LOADED, [editor.part("properties-panel").element_handle(), f"{page.stem}.jpg"])
         if page.stem in ("ErasureText", "ErasureTrain"):
             editor.shot(f"help_{page.stem}")
         editor.remove(node)

@@ -1,7 +1,5 @@
 """Every node of ours as it looks after a run, which is the picture on its help page."""
 
-from typing import Any
-
 import pytest
 
 from tests.browser.editor import Editor
@@ -13,7 +11,6 @@ CONNECT = """([source, target, name]) => {
     app.graph.getNodeById(source).connect(0, to, to.inputs.findIndex(input => input.name == name));
 }"""
 GROWN = "([target, name]) => app.graph.getNodeById(target).inputs.some(input => input.name == name)"
-TEXT = "id => app.graph.getNodeById(id).widgets.find(widget => widget.name == '$$node-text-preview').y"
 LONG = ("ErasureReport", "ErasureCompare", "ErasureStressTest")
 """Of these only what they say and show is pictured, for they have many inputs."""
 TITLE, MARGIN = 50, 8
@@ -39,15 +36,17 @@ def feed(editor: Editor, target: str, *sources: str) -> None:
         editor.ask(CONNECT, [editor.number(source), number, f"erasures.erasure{i}"])
 
 
-def close_up(editor: Editor, node: dict[str, Any], pictures: list[dict[str, Any]]) -> None:
-    """The node with the pictures below it."""
-    (x, y), (width, _) = node["pos"], node["size"]
-    below = [p for p in pictures if x <= p["pos"][0] < x + width and y < p["pos"][1] < y + 1000]
-    bottom = max(n["pos"][1] + n["size"][1] for n in (node, *below)) + MARGIN
-    top = y - TITLE
-    if node["type"] in LONG:
-        top = y + editor.ask(TEXT, editor.number(node["type"]))
-    editor.close_up(f"page_{node['type']}", x - MARGIN, top, width + 2 * MARGIN, bottom - top)
+def close_up(editor: Editor, kind: str, pictures: list[str]) -> None:
+    """A node with the pictures below it, or only what it says and shows."""
+    number = editor.number(kind)
+    if kind in LONG:  # it grows when the editor first has to draw its picture
+        editor.look_at(number)
+        editor.shows(number)
+    node, *others = (editor.box(each) for each in (number, *pictures))
+    below = [p for p in others if node.left <= p.left < node.right and node.top < p.top < node.top + 1000]
+    bottom = max(box.bottom for box in (node, *below)) + MARGIN
+    top = node.shown if kind in LONG else node.top - TITLE
+    editor.close_up(f"page_{kind}", (node.left - MARGIN, top, node.right + MARGIN, bottom))
 
 
 def test_every_node_says_what_it_did(lora, editor, info):
@@ -56,10 +55,9 @@ def test_every_node_says_what_it_did(lora, editor, info):
     feed(editor, "ErasureCombine", "ErasureLoad", "ErasureInstant")
     feed(editor, "ErasureCompare", "ErasureLoad", "ErasureImport")
     editor.run()
-    pictures = [node for node in workflow["nodes"] if node["type"] == "PreviewImage"]
-    for picture in pictures:
-        editor.shows(str(picture["id"]))
-    for node in workflow["nodes"]:
-        if node["type"].startswith("Erasure"):
-            editor.said(node["type"])
-            close_up(editor, node, pictures)
+    pictures = [str(node["id"]) for node in workflow["nodes"] if node["type"] == "PreviewImage"]
+    for number in pictures:
+        editor.shows(number)
+    for kind in (node["type"] for node in workflow["nodes"] if node["type"].startswith("Erasure")):
+        editor.said(kind)
+        close_up(editor, kind, pictures)

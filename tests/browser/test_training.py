@@ -20,6 +20,8 @@ def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, serv
     expect(editor.part("queue-progress-overlay")).to_contain_text(re.compile(r"Train Erasure\s*\d+%"))
     editor.said("ErasureTrain", r"^Step \d+ of \d+, loss ", RUN)
     editor.shot("training_1_learning")
+    box = editor.box(train)
+    editor.close_up("page_ErasureTrain", (box.left, box.shown, box.right, box.bottom))
     cancel = editor.page.get_by_role("button", name="Cancel current run")
     cancel.click()
     assert wait()["kind"] == "execution_interrupted"

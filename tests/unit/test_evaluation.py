@@ -1,11 +1,13 @@
 """Measures against values worked out by hand, and the zero-shot judge on a CLIP made of three colours."""
 
 import math
+from itertools import groupby
 
 import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.evaluation.grid import GAP, grid
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.metrics import Share, cosine, erasing, places, preserving, psnr, wilson
 
@@ -88,3 +90,11 @@ def test_halves_that_do_not_belong_together_are_refused():
             ClipJudge(Vision(), clip).ranks(picture(1, 0, 0), ["red"], ["red"])
     with pytest.raises(ErasureError, match="both halves"):
         ClipJudge(None, Words())
+
+
+def test_headings_never_run_into_each_other():
+    black = torch.zeros(1, 32, 32, 3)
+    sheet = grid(["row"], ["a_heading_wider_than_its_picture", "1. another in several words", "b"], [black] * 3)[0]
+    is_blank = (sheet == 1).all(2).all(0).tolist()
+    gaps = [blank for blank, run in groupby(is_blank) if blank and len(list(run)) >= 2 * GAP]
+    assert len(gaps) == 4  # behind the row's label, twice between columns, and behind the last
