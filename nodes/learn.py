@@ -206,7 +206,8 @@ class Watch:
         elif now - self.said > SECONDS and done < self.steps:
             self.said = now
             left = (now - self.began) / (done - 1) * (self.steps - done)
-            show(self.node, f"Step {done} of {self.steps}, loss {loss:.4g}, about {left:.0f} s left. Left: before, right: now.")
+            said = f"Step {done} of {self.steps}, loss {loss:.4g}, about {left:.0f} s left."
+            show(self.node, f"{said} Left: before, right: now.")
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

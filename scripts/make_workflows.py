@@ -29,7 +29,9 @@ API = FOLDER / "api"
 """Deeper than where the host looks for templates, for a prompt is none."""
 DRAGGED = PACK / "docs" / "workflows"
 CHECKPOINT = "toyworld.safetensors"
-SIZE, STEPS, CFG = 64, 20, 4.5
+SIZE, STEPS, CFG = 512, 20, 4.5
+"""What most users' first checkpoint draws; the toy world's pictures are ``TOY_SIZE`` wide."""
+TOY_SIZE = 64
 CONCEPT = "circle"
 CONCEPTS = ("circle", "star", "triangle")
 PROMPT = "a red circle on a striped background"
@@ -295,6 +297,13 @@ GRAPHS = (
 WORKFLOWS = {f.__name__: f for f in GRAPHS}
 
 
+def for_the_toy_world(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt with the picture size of the toy world's model."""
+    for node in prompt.values():
+        node["inputs"] |= {name: TOY_SIZE for name in ("width", "height") if name in node["inputs"]}
+    return prompt
+
+
 # ---------------------------------------------------------------- the files
 
 
@@ -323,7 +332,7 @@ def write_draggable(name: str) -> None:
 def draw(server: client.Client, make: Callable, name: str) -> None:
     """Runs a workflow for the concept and for kept things, and lays the results out as ``NAME.jpg``."""
     object_info = server.object_info()
-    prompt = client.gui_to_api(make(object_info), object_info)
+    prompt = for_the_toy_world(client.gui_to_api(make(object_info), object_info))
     numbers = {node["_meta"]["title"]: number for number, node in prompt.items()}
     if "Erasure Report" in numbers:
         return draw_report(server, prompt, numbers["Erasure Report"], name)

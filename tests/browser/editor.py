@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
+from scripts.make_workflows import TOY_SIZE
+
 PACK = "concept-erasure"
 SECONDS = 1000
 AT_ONCE, RUN = 60 * SECONDS, 600 * SECONDS
@@ -77,6 +79,12 @@ DRAWN = """async () => {
     app.canvas.setDirty(true, true);
     await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
 }"""
+FILL_IN = """([values, size]) => app.graph.nodes.forEach(node => {
+    for (const [name, value] of Object.entries({width: size, height: size, ...values[node.type]})) {
+        const widget = node.widgets?.find(widget => widget.name == name);
+        if (widget) widget.value = value;
+    }
+})"""
 ADD = """([kind, place]) => {
     const node = LiteGraph.createNode(kind);
     node.pos = place;
@@ -195,6 +203,10 @@ class Editor:
         """Put a node on the canvas without further ado; returns its id."""
         self.ask(ADD, [kind, at])
         return self.number(kind)
+
+    def fill_in(self, values: dict[str, dict[str, Any]]) -> None:
+        """Set widgets by node type and name, and every picture size to that of the toy world."""
+        self.ask(FILL_IN, [values, TOY_SIZE])
 
     def remove(self, number: str) -> None:
         """Take a node away."""

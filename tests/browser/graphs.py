@@ -13,8 +13,8 @@ from scripts.make_workflows import (
     KEPT_PROMPTS,
     PROMPT,
     SEED,
-    SIZE,
     STEPS,
+    TOY_SIZE,
 )
 from toyworld.world import SHAPES
 
@@ -26,7 +26,7 @@ def drawing(info: dict[str, Any]) -> dict[str, Any]:
     text = {"clip": (loader, 1)}
     positive = graph.node("CLIPTextEncode", (0, 450, 320, 110), "Prompt", text, text=PROMPT)
     negative = graph.node("CLIPTextEncode", (0, 610, 320, 88), "Negative prompt", text, text="")
-    latent = graph.node("EmptyLatentImage", (0, 750, 320, 106), width=SIZE, height=SIZE)
+    latent = graph.node("EmptyLatentImage", (0, 750, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
     sockets = {"model": (loader, 0), "positive": (positive, 0), "negative": (negative, 0), "latent_image": (latent, 0)}
     sampling = {"seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal"}
     sampler = graph.node("KSampler", (880, 300, 320, 262), sockets=sockets, **sampling)
@@ -45,7 +45,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     model, clip, vae = ((loader, slot) for slot in range(3))
     positive = graph.node("CLIPTextEncode", (-900, 150, 320, 110), "Prompt", {"clip": clip}, text=PROMPT)
     negative = graph.node("CLIPTextEncode", (-900, 310, 320, 88), "Negative prompt", {"clip": clip}, text="")
-    latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=SIZE, height=SIZE)
+    latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
     places = ((500 * i, 3000 * j) for j in range(2) for i in range(6))
 
     def draw(title: str, x: int, y: int, chosen: Socket) -> None:
@@ -75,7 +75,8 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     place("ErasureSave", 170, {"erasure": combined}, filename_prefix="erasures/circle_and_heart")
     place("ErasureExportLora", 190, {"model": model, "erasure": instant}, filename_prefix="loras/heart")
     place("ErasureImport", 260, {"model": model}, file=lora, concept=CONCEPT)
-    drawing: dict[str, Any] = {"pictures": 1, "seed": SEED, "steps": STEPS, "cfg": CFG, "width": SIZE, "height": SIZE}
+    size = {"width": TOY_SIZE, "height": TOY_SIZE}
+    drawing: dict[str, Any] = {"pictures": 1, "seed": SEED, "steps": STEPS, "cfg": CFG, **size}
     prompts = {"erase": f"{PROMPT} | {CONCEPT}", "keep": "\n".join(f"{p} | {name}" for name, p in KEPT_PROMPTS.items())}
     seen = {"clip": clip, "vae": vae}
     two = {"model_before": model, "model_after": erased, **seen}

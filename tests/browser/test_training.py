@@ -14,6 +14,7 @@ def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, serv
     erasures = server.base / "output" / "erasures"
     before = set(erasures.glob("*"))
     editor.open_template("train_erase_recover")
+    editor.fill_in({})
     wait = editor.press_run()
     train = editor.number("ErasureTrain")
     editor.until(PREVIEW, train, RUN)

@@ -41,11 +41,7 @@ SHORTER = {
         "relearning_steps": 1,
     },
 }  # fmt: skip
-"""What a run of a few seconds takes; everything else stays as the template has it."""
-SHORTEN = """values => app.graph.nodes.forEach(node => {
-    for (const [name, value] of Object.entries(values[node.type] ?? {}))
-        node.widgets.find(widget => widget.name == name).value = value;
-})"""
+"""What a run of a few seconds takes; everything else but the picture size stays as the template has it."""
 OUTPUTS = "() => app.graph.nodes.filter(node => node.constructor.nodeData?.output_node).map(node => node.id)"
 GIVEN = "kind => Object.entries(app.nodeOutputs).filter(([id, output]) => output[kind]?.length).map(([id]) => id)"
 OVERLAPPING = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 1)
@@ -82,7 +78,7 @@ def everything_shown(editor) -> None:
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS if path.stem != "export_as_lora"])
 def test_a_template_runs_as_it_opens(editor, name):
     editor.open_template(name)
-    editor.ask(SHORTEN, SHORTER)
+    editor.fill_in(SHORTER)
     editor.run()
     everything_shown(editor)
     editor.shot(f"template_{name}")
@@ -91,6 +87,7 @@ def test_a_template_runs_as_it_opens(editor, name):
 def test_the_template_for_a_lora_runs_as_its_note_says(editor):
     """Run, press R so that Load LoRA knows the file, and run again."""
     editor.open_template("export_as_lora")
+    editor.fill_in({})
     expect(editor.part("error-overlay")).to_contain_text("circle_00001.safetensors is missing")
     assert editor.press_run()()["kind"] == "execution_success"
     assert editor.said("ErasureExportLora").startswith("Saved loras/circle_00001.safetensors")

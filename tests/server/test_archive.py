@@ -14,6 +14,7 @@ from PIL import Image
 from scripts import client as clients
 from scripts import server as servers
 from scripts.client import gui_to_api
+from scripts.make_workflows import for_the_toy_world
 from scripts.server import get, get_json
 
 REPO = Path(__file__).resolve().parents[2]
@@ -121,7 +122,8 @@ def test_an_unzipped_archive_has_its_help_pages(installed):
 def test_an_unzipped_archive_erases(installed, pack, workflow):
     """The one-node graphs as they ship, against the picture that strength 0 gives."""
     client = clients.Client(installed.address)
-    prompt = gui_to_api(json.loads((pack / "workflows" / f"{workflow}.json").read_text()), client.object_info())
+    saved = json.loads((pack / "workflows" / f"{workflow}.json").read_text())
+    prompt = for_the_toy_world(gui_to_api(saved, client.object_info()))
     [eraser] = [key for key, entry in prompt.items() if entry["class_type"] in ("ErasureText", "ErasureApply")]
     [shown] = [key for key, entry in prompt.items() if entry["_meta"]["title"] == "Erased"]
     for entry in prompt.values():

@@ -247,13 +247,13 @@ def test_erasures_combine_in_a_graph(client, info):
 def test_the_stock_lora_loader_draws_our_picture(client, info):
     """Workflow (f) as it ships: export once, then the stock loader's pictures beside ours, and their difference."""
     workflow = json.loads((REPO / "workflows" / "export_as_lora.json").read_text())
-    prompt = gui_to_api(workflow, info)
+    prompt = make_workflows.for_the_toy_world(gui_to_api(workflow, info))
     numbers = {entry["_meta"]["title"]: key for key, entry in prompt.items()}
     make_workflows.export_once(client, prompt, numbers["Export Erasure as LoRA"])
     loader = prompt[numbers["Load LoRA"]]["inputs"]["lora_name"]
     fresh = client.object_info()
     assert loader in str(fresh["LoraLoaderModelOnly"]["input"]["required"]["lora_name"])
-    images = client.images(client.wait(client.queue(gui_to_api(workflow, fresh)), timeout=300))
+    images = client.images(client.wait(client.queue(prompt), timeout=300))
     base, ours, stock, apart = (
         np.stack([np.asarray(Image.open(io.BytesIO(png)), dtype=int)[..., :3] for png in images[numbers[title]]])
         for title in ("Base", "Erased", "Erased by Load LoRA", "Difference")
@@ -305,7 +305,7 @@ def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
 
 def test_the_measuring_workflow_shows_what_attacks_bring_back(client, info, server):
     workflow = json.loads((REPO / "workflows" / "measure_an_erasure.json").read_text())
-    prompt = gui_to_api(workflow, info)
+    prompt = make_workflows.for_the_toy_world(gui_to_api(workflow, info))
     numbers = {entry["class_type"]: number for number, entry in prompt.items()}
     prompt[numbers["ErasureReport"]]["inputs"] |= {"pictures": 1, "steps": 2}
     prompt[numbers["ErasureStressTest"]]["inputs"] |= {

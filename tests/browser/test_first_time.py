@@ -1,0 +1,61 @@
+"""A newcomer's first erased picture, from a fresh start: as few actions as the README says."""
+
+import pytest
+from playwright.sync_api import expect
+
+from scripts.make_workflows import CHECKPOINT
+from tests.browser.conftest import SIZE
+from tests.browser.copies import PICTURES
+from tests.browser.editor import LISTEN, PACK, Editor
+from tests.browser.test_by_hand import shape
+
+OWN = "mine.safetensors"
+WIDGET = """([type, name]) => {
+    const node = app.graph.nodes.find(node => node.type == type), widget = node.widgets.find(w => w.name == name);
+    return [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
+}"""
+"""The middle of a widget, on the graph."""
+
+
+@pytest.fixture
+def settings(server):
+    """The editor was never started, and the only checkpoint is the user's own."""
+    file = server.base / "user" / "default" / "comfy.settings.json"
+    file.unlink(missing_ok=True)
+    checkpoints = server.base / "models" / "checkpoints"
+    (checkpoints / CHECKPOINT).rename(checkpoints / OWN)
+    yield file
+    (checkpoints / OWN).rename(checkpoints / CHECKPOINT)
+
+
+@pytest.fixture
+def editor(browser, server, settings):
+    with browser.new_context(viewport=SIZE) as context:
+        editor = Editor(context.new_page(), server.address, PICTURES)
+        editor.page.goto(server.address)
+        editor.until("() => window.app?.vueAppReady")
+        editor.ask(LISTEN)
+        yield editor
+
+
+def test_five_actions_lead_to_an_erased_picture(editor):
+    dialog = editor.page.get_by_role("dialog")  # it opens by itself at the very first start
+    category = dialog.get_by_text(PACK, exact=True)
+    expect(category).to_be_visible()
+    editor.shot("first_time_1_started")
+    category.click()  # 1
+    dialog.get_by_test_id("template-workflow-erase_by_text").click()  # 2
+    expect(dialog).to_be_hidden()
+    editor.settle()
+    editor.fill_in({})  # for the toy world only: the template has the picture size of SD 1.5
+    editor.click(*editor.ask(WIDGET, ["CheckpointLoaderSimple", "ckpt_name"]))
+    editor.shot("first_time_2_checkpoint")
+    editor.page.locator(".litecontextmenu").get_by_text(OWN).click()  # 3
+    editor.page.get_by_placeholder("concept", exact=True).click()
+    editor.page.keyboard.press("Control+a")
+    editor.page.keyboard.type("circle")  # 4
+    editor.run()  # 5
+    [base, *_], [erased, *_] = editor.images("Base"), editor.images("Erased")
+    assert editor.said("ErasureText").startswith("Erased: circle → ")
+    editor.shot("first_time_3_erased")
+    assert shape(base) == "circle" and shape(erased) != "circle"
