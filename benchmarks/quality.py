@@ -106,7 +106,7 @@ def markdown(found: dict) -> str:
         f"attributes {base['kept_attributes']:.3f}. Means over concepts and seeds; brackets: 95 % Wilson interval over "
         "pictures. Attacks: share of pictures with the concept back; in the head, the unedited model's. SSIM and PSNR "
         "(median, dB; 100 = equal): kept pictures beside the unedited model's. Seconds on one core. Bold: no other row "
-        f"is ahead on ESR-1 and PSR-1 at once. {found['pictures']} pictures judged, attacks not counted.",
+        f"is ahead on ESR-1, PSR-1 and attributes at once. {found['pictures']} pictures judged, attacks not counted.",
         "",
     ]
     parts = [

@@ -65,14 +65,18 @@ def mean(values: Sequence[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
+FRONT = ("esr1", "psr1", "kept_attributes")
+"""Erasing, and both halves of preserving: other prompts, and what else an erased concept's prompt asked for."""
+
+
 def ahead(table: Sequence[dict]) -> list[str]:
-    """The methods that no other is ahead of: as good on both of ESR-1 and PSR-1, and better on one."""
-    points = {row["method"]: (row["esr1"], row["psr1"]) for row in table}
-    return [
-        name
-        for name, (esr, psr) in points.items()
-        if not any(e >= esr and p >= psr and (e, p) != (esr, psr) for e, p in points.values())
-    ]
+    """The methods that no other is ahead of: as good on all of ``FRONT``, and better on one."""
+    points = {row["method"]: [row[key] for key in FRONT] for row in table}
+
+    def beats(one: list[float], other: list[float]) -> bool:
+        return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+    return [name for name, own in points.items() if not any(beats(other, own) for other in points.values())]
 
 
 # ---------------------------------------------------------------- markdown

@@ -123,14 +123,20 @@ class Bar:
     def __init__(self, name: str, begun: float) -> None:
         self.name, self.begun, self.said = name, begun, float("-inf")
         self.live = sys.stdout.isatty()
+        self.first: tuple[float, float] | None = None
 
     def show(self, done: float, total: float, last: bool = False) -> None:
         now = time.monotonic()
+        if self.first is None and done > 0:  # the first step takes longer, and tells nothing of the others
+            self.first = now, done
         if not last and now - self.said < (0.2 if self.live else 5):
             return
         self.said = now
         spent = now - self.begun
-        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        left = ""
+        if self.first is not None and self.first[1] < done < total:
+            seconds = (now - self.first[0]) / (done - self.first[1]) * (total - done)
+            left = f", about {seconds:.0f} s left"
         filled = round(24 * done / total)
         bar = f"{self.name:<9}[{'#' * filled}{'.' * (24 - filled)}] {done:.0f}/{total:.0f}  {spent:.0f} s{left}"
         print(f"\r{bar:<78}" if self.live else bar, end="" if self.live and not last else "\n", flush=True)

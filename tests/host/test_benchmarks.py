@@ -34,10 +34,13 @@ def test_attacks_are_averaged_over_the_cells_that_have_them():
     assert row["stress"] == {"by name": 0.5}
 
 
-def test_ahead_are_those_that_nothing_beats_on_both():
-    points = {"a": (1.0, 0.9), "b": (0.9, 1.0), "c": (0.9, 0.9), "d": (1.0, 0.9), "e": (1.0, 0.8)}
-    found = [{"method": name, "esr1": esr, "psr1": psr} for name, (esr, psr) in points.items()]
-    assert tables.ahead(found) == ["a", "b", "d"]
+def test_ahead_are_those_that_nothing_beats_on_all():
+    points = {
+        "a": (1.0, 0.9, 0.5), "b": (0.9, 1.0, 0.5), "c": (0.9, 0.9, 0.5), "d": (1.0, 0.9, 0.5), "e": (1.0, 0.8, 0.5),
+        "f": (0.1, 0.1, 0.6),
+    }  # fmt: skip
+    found = [dict(zip(("method", *tables.FRONT), (name, *own), strict=True)) for name, own in points.items()]
+    assert tables.ahead(found) == ["a", "b", "d", "f"]
 
 
 def test_equal_pictures_are_alike_and_others_less_so():
