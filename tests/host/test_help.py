@@ -62,10 +62,12 @@ def test_a_page_says_what_the_node_does_above_its_picture(node):
 
 
 @NODES
-def test_a_page_has_one_picture_which_is_described(node):
-    pictures = [line for line in page(node).splitlines() if "![" in line]
-    assert len(pictures) == 1
-    assert re.fullmatch(rf"!\[\w[^\]]+\.\]\({node.__name__}\.jpg\)", pictures[0])
+def test_a_page_has_one_picture_which_is_described_and_no_link(node):
+    """The editor looks for a linked page beside its own start page, where there is none."""
+    links = [line for line in page(node).splitlines() if "](" in line and "](http" not in line]
+    assert len(links) == 1
+    assert re.fullmatch(rf"!\[\w[^\]]+\.\]\({node.__name__}\.jpg\)", links[0])
+    assert (PAGES / f"{node.__name__}.jpg").is_file()
 
 
 @NODES
