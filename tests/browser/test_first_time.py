@@ -53,9 +53,10 @@ def test_five_actions_lead_to_an_erased_picture(editor):
     editor.page.locator(".litecontextmenu").get_by_text(OWN).click()  # 3
     editor.page.get_by_placeholder("concept", exact=True).click()
     editor.page.keyboard.press("Control+a")
-    editor.page.keyboard.type("circle")  # 4
+    editor.page.keyboard.type("circle\nstar")  # 4
     editor.run()  # 5
     [base, *_], [erased, *_] = editor.images("Base"), editor.images("Erased")
-    assert editor.said("ErasureText").startswith("Erased: circle → ")
+    said = editor.said("ErasureText")
+    assert said.startswith("Erased: circle → ") and ", star → " in said
     editor.shot("first_time_3_erased")
     assert shape(base) == "circle" and shape(erased) != "circle"
