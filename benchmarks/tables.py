@@ -55,10 +55,11 @@ def _of_attack(cells: Iterable[dict], attack: str) -> list[float]:
 
 
 def interval(found: Iterable[dict], key: str, part: str) -> list[float]:
-    """95 % Wilson interval over all pictures of all cells."""
-    pairs = [(cell[key] * cell["pictures"][part], cell["pictures"][part]) for cell in found]
-    low, high = wilson(round(sum(hits for hits, _ in pairs)), sum(count for _, count in pairs))
-    return [round(low, 4), round(high, 4)]
+    """95 % Wilson interval of the mean over cells, which weigh the same whatever their number of pictures."""
+    pairs = [(cell[key], cell["pictures"][part]) for cell in found]
+    share = sum(value for value, _ in pairs) / len(pairs)
+    count = len(pairs) ** 2 / sum(1 / pictures for _, pictures in pairs)
+    return [round(end, 4) for end in wilson(share * count, count)]
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -41,8 +41,11 @@ class Share:
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}] of {self.count}"
 
 
-def wilson(hits: int, count: int, z: float = Z) -> tuple[float, float]:
-    """The Wilson score interval of ``hits`` in ``count`` (Wilson, 1927); (0, 1) when nothing was counted."""
+def wilson(hits: float, count: float, z: float = Z) -> tuple[float, float]:
+    """The Wilson score interval of ``hits`` in ``count`` (Wilson, 1927); (0, 1) when nothing was counted.
+
+    Not whole numbers where shares of several samples were averaged, and ``count`` is what they are worth together.
+    """
     if not count:
         return 0.0, 1.0
     share, spread = hits / count, z * z / count

@@ -28,6 +28,13 @@ def test_rows_are_means_over_cells_and_intervals_over_pictures():
     assert (row["concepts"], row["seeds"]) == (["circle", "red"], 1)
 
 
+def test_an_interval_holds_the_mean_of_cells_with_unlike_numbers_of_pictures():
+    found = [cell(1.0, 1.0, erased=10, kept=1000), cell(0.0, 0.0, erased=1000, kept=10)]
+    for key, part in (("esr1", "erased"), ("psr1", "kept")):
+        low, high = tables.interval(found, key, part)
+        assert 0.3 < low < 0.5 < high < 0.7  # as wide as what the small cell leaves open
+
+
 def test_attacks_are_averaged_over_the_cells_that_have_them():
     measured = {"ESD | circle | 0": cell(1, 1, stress={"by name": 0.5}), "ESD | red | 0": cell(1, 1)}
     [row] = tables.rows(measured, ["ESD"])
