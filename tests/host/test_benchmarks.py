@@ -63,6 +63,9 @@ def test_learned_methods_run_on_few_concepts_and_closed_forms_once_on_all():
     assert sorted(c.concept for c in found if c.method == "UCE") == sorted(tables.ALL)
     assert {c.seed for c in found if c.method == "UCE"} == {0}
     assert set(quality.HELD_OUT) < set(quality.LEARNED_ON)
+    assert not set(quality.UNSEEN) & set(quality.LEARNED_ON)
+    own = {c.concept for c in quality.cells(["recommended"], None, (0, 1), quick=False)}
+    assert own == {*quality.LEARNED_ON, *quality.UNSEEN}
 
 
 def test_results_outlive_a_stop_and_are_forgotten_when_settings_change(tmp_path):
