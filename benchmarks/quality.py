@@ -9,7 +9,7 @@
 Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``. Pictures, noise and judge are the demo's: 192 pictures
 or more a cell, three seeds. Attacks draw 24 pictures each, in ways that the erasure was not made by. Learned methods
 are measured on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen; our own
-on three more concepts that nothing had been trained on before.
+on three more concepts of which no trial of training is on record.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HELD_OUT = ("heart", "green", "dotted")
 """One of each kind, kept out when the training's settings were chosen; the closed form was chosen by all of them."""
 LEARNED_ON = ("circle", "red", "dotted", "heart", "green", "star")
 UNSEEN = ("ring", "blue", "checked")
-"""One of each kind that nothing had been trained on when the settings were chosen, nor when these three were named."""
+"""One of each kind that no trial of training is on record of, named before training was measured on them."""
 UNSEEN_BY = ("recommended", "prompt only")
 """The learned methods that are measured on them, too; the closed forms are measured on all."""
 SEEDS = (0, 1)
@@ -120,7 +120,7 @@ def markdown(found: dict) -> str:
     parts = [
         (f"Six concepts: {', '.join(found['concepts'])}", "rows", base),
         (held_out, "held_out", found["base_held_out"]),
-        (f"Never trained on before: {', '.join(UNSEEN)}", "unseen", found["base_unseen"]),
+        (f"No trial of training on record when these were named: {', '.join(UNSEEN)}", "unseen", found["base_unseen"]),
         ("Closed forms, all 18 concepts", "closed_forms", found["base_all"]),
     ]
     for title, part, own in parts:
