@@ -31,7 +31,7 @@ EXACT = 1e-6
 def lora_keys(model) -> dict[str, str]:
     """Host weight name -> the key under which LoRA files keep it, for every weight of a MODEL's UNet.
 
-    The names are those of kohya's trainer after diffusers' blocks, which every program that loads LoRA files reads.
+    The names are those of kohya's trainer after diffusers' blocks, which trainers and loaders share.
     """
     known = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     return {

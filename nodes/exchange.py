@@ -20,8 +20,8 @@ class ErasureExportLora(io.ComfyNode):
             node_id="ErasureExportLora",
             display_name="Export Erasure as LoRA",
             category=CATEGORY,
-            description="Saves the erasure's change of the weights as an ordinary LoRA, which every program that loads "
-            "LoRA files applies, without this pack. Load LoRA finds it at once.",
+            description="Saves the erasure's change of the weights as an ordinary LoRA, which ComfyUI applies "
+            "without this pack. Load LoRA finds it at once.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["save lora", "erasure to lora", "share erasure"],
             is_output_node=True,

@@ -222,7 +222,7 @@ def export_as_lora(object_info: dict[str, Any]) -> dict[str, Any]:
         "there is no such file.\n"
         "3. **Press R**, choose that file in Load LoRA and **run again**: its picture, ours, and their difference, "
         "which is black.\n"
-        "4. The file works in every program that loads LoRA files, without this pack.",
+        "4. The file needs no pack: ComfyUI loads it like any other LoRA.",
     )  # fmt: skip
     common = Common(graph)
     using = {"model": common.model, "clip": common.clip}
