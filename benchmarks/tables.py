@@ -37,6 +37,7 @@ def rows(
         }  # fmt: skip
         found["concepts"] = sorted({concept for concept, _ in own}, key=ALL.index)
         found["seeds"] = len({seed for _, seed in own})
+        found["cells"] = len(own)
         yield found
 
 
@@ -98,6 +99,29 @@ def table(found: Sequence[dict], base: dict) -> list[str]:
         cells += [_figure(row["ssim"]), _figure(row["psnr"], 1), f"{row['seconds']:.1f}", f"{row['bytes'] / 1000:.0f}"]
         out.append("| " + " | ".join([*cells, f"{len(row['concepts'])} × {row['seeds']}"]) + " |")
     return out
+
+
+def short(found: Sequence[dict], base: dict) -> list[str]:
+    """The lines of the README's table: fewer columns, shorter figures."""
+    heads = ["method", "ESR-1", "PSR-1", "attributes", "with key", *ATTACKS, "seconds", "kB", "cells"]
+    out = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    shares = (base["shown"], *base["stress"].values())
+    shown = ["–" if share is None else f"*{_brief(share)}*" for share in shares]
+    own = ["*unedited*", "–", _brief(base["psr1"], 3), _brief(base["kept_attributes"]), *shown, "–", "–", "–"]
+    out.append("| " + " | ".join(own) + " |")
+    front = ahead(found)
+    for row in found:
+        cells = [f"**{row['method']}**" if row["method"] in front else row["method"]]
+        cells += [_brief(row[key], 3) for key in ("esr1", "psr1")]
+        cells += [_brief(row[key]) for key in ("kept_attributes", "recovery")]
+        cells += [_brief(row["stress"].get(attack)) for attack in ATTACKS]
+        cells += [f"{row['seconds']:.0f}", f"{row['bytes'] / 1000:.0f}", str(row["cells"])]
+        out.append("| " + " | ".join(cells) + " |")
+    return out
+
+
+def _brief(value: float | None, places: int = 2) -> str:
+    return _figure(value, places).removeprefix("0")
 
 
 def _with_interval(row: dict, key: str) -> str:
