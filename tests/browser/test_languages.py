@@ -8,7 +8,7 @@ import pytest
 from tests.browser.graphs import drawing
 
 LOCALES = Path(__file__).resolve().parents[2] / "locales"
-LANGUAGES = ("zh", "ja", "ko", "fr", "es", "ru")
+LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "es", "pt-BR", "ru", "tr")
 """Ours that this version of the editor can be set to."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from concept_erasure.nodes import ConceptErasureExtension
 
 LOCALES = Path(__file__).resolve().parents[2] / "locales"
-TRANSLATIONS = ("zh", "ja", "ko", "fr", "es", "de", "ru")
+TRANSLATIONS = ("zh", "zh-TW", "ja", "ko", "fr", "es", "pt-BR", "de", "ru", "tr")
 LANGUAGES = ("en", *TRANSLATIONS)
 
 
