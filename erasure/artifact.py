@@ -219,6 +219,10 @@ def _write(data: bytes, path: Path) -> None:
         ) from error
 
 
+OWN_STRINGS = {"format_version", "prompts"}
+"""In every file that ``save_erasure`` wrote, and in no other."""
+
+
 def load_erasure(path: str | Path) -> Erasure:
     """Reads a file that ``save_erasure`` wrote.
 
@@ -227,6 +231,15 @@ def load_erasure(path: str | Path) -> Erasure:
     path = Path(path)
     tensors, strings = read_tensors(path)
     return _from_file(path.name, tensors, strings)
+
+
+def is_erasure(path: Path) -> bool:
+    """Whether ``save_erasure`` wrote a file; False for one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.metadata() or {}) >= OWN_STRINGS
+    except (SafetensorError, OSError, ValueError):
+        return False
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -253,7 +266,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, str]) -> Erasure:
-    if "format_version" not in strings or "prompts" not in strings:
+    if not set(strings) >= OWN_STRINGS:
         raise ErasureError(
             f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
             "loader, and bring in what other erasers wrote with Import Erasure."

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from . import attach
 from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
-from .concepts import Encoder, lines, read_texts
+from .concepts import Encoder, lines, others, read_texts, spelled
 from .fingerprint import parse_fingerprint
 from .instant import TARGETS, Instant, Texts, siblings_for, solve_texts
 from .methods import CLOSED_FORM, Scales
@@ -54,12 +54,13 @@ def check_families(erasures: Sequence[Erasure]) -> None:
 def conflicts(erasures: Sequence[Erasure]) -> list[str]:
     """Sentences on what does not go well together, though it can be combined."""
     found = []
-    counts = Counter(name for erasure in erasures for name in names_of(erasure))
+    counts = Counter(spelled(name) for erasure in erasures for name in names_of(erasure))
     found += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
     for erasure in erasures:
-        kept = set(lines(erasure.metadata.preserve)) & set(counts)
+        kept = lines(erasure.metadata.preserve)
+        free = others(kept, counts)
         found += [f"'{word}' is erased, and the erasure of '{_short(erasure.metadata)}' was made to preserve it."
-                  for word in sorted(kept)]  # fmt: skip
+                  for word in sorted(set(kept) - set(free))]  # fmt: skip
     prints = {e.metadata.fingerprint for e in erasures if e.metadata.fingerprint}
     if len(prints) > 1:
         found.append("They were made on different checkpoints and may work less well together.")
@@ -94,13 +95,14 @@ def add(changes: Sequence[tuple[Change, float]]) -> Change:
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
     first = erasures[0].metadata
-    targets = {name: target for e in erasures for name, target in zip(names_of(e), targets_of(e), strict=True)}
-    kept = dict.fromkeys(word for e in erasures for word in lines(e.metadata.preserve) if word not in targets)
+    moves = [(name, target) for e in erasures for name, target in zip(names_of(e), targets_of(e), strict=True)]
+    targets = {spelled(name): (name, target) for name, target in moves}
+    kept = others([word for e in erasures for word in lines(e.metadata.preserve)], targets)
     return replace(
         first,
         method=" + ".join(dict.fromkeys(e.metadata.method for e in erasures)),
-        concept="\n".join(targets),
-        target="\n".join(targets.values()),
+        concept="\n".join(name for name, _ in targets.values()),
+        target="\n".join(target for _, target in targets.values()),
         preserve="\n".join(kept),
         role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
         parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
@@ -137,9 +139,9 @@ def _joint_texts(model, encode: Encoder, erasures: Sequence[Erasure]) -> Texts:
     names, kept = read_texts(model, encode, summed.concept, summed.preserve)
     targets = ["" if text == TARGETS[1] else text for text in lines_with_repeats(summed.target)]
     if not kept:
-        kept = [word for word in EVERYDAY if word not in names]
+        kept = others(EVERYDAY, names)
     near = neighbours(encode, names, kept)
-    targets = [row[0] if text in names else text for text, row in zip(targets, near, strict=True)]
+    targets = [row[0] if text and not others([text], names) else text for text, row in zip(targets, near, strict=True)]
     return Texts(names, targets, kept, [row[: siblings_for(names)] for row in near])
 
 

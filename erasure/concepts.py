@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
@@ -31,6 +32,8 @@ GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landsca
 """What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
 
 
+SIGNS = " .,;:!?\"'“”‘’"
+"""At the ends of a name; in a phrase they would become one token with the signs around them."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 
@@ -58,18 +61,47 @@ def lines(text: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 
+def spelled(name: str) -> str:
+    """What spellings of one name have in common: text encoders read lower case, and an article tells them little."""
+    return re.sub(r"^(an?|the) ", "", " ".join(name.casefold().split()))
+
+
+def others(words: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The words, each once, that are none of the names in another spelling."""
+    taken = set(map(spelled, names))
+    return [word for word in dict.fromkeys(words) if spelled(word) not in taken]
+
+
+def read_names(text: str) -> list[str]:
+    """The names in a text field, one a line, each in its first spelling only and without ``SIGNS``."""
+    first: dict[str, str] = {}
+    for line in lines(text):
+        if name := line.strip(SIGNS):
+            first.setdefault(spelled(name), name)
+    return list(first.values())
+
+
+def check_anchor(anchor: str, names: Sequence[str]) -> None:
+    """Raises ErasureError for a text that cannot take the names' place."""
+    if not anchor.strip():
+        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
+    if not others([anchor.strip(SIGNS)], names):
+        raise ErasureError(f"The anchor '{anchor.strip()}' is the concept itself: type what is to take its place.")
+
+
 def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[list[str], list[str]]:
     """The concept's names and the preserve set, both one a line, once all of it is known to be usable with the model.
 
     Raises ErasureError for an empty concept, a name that is also to be preserved, or a CLIP of another width.
     """
-    names, kept = lines(concept), lines(preserve)
+    names, kept = read_names(concept), lines(preserve)
     if not names:
         raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-    overlap = set(names) & set(kept)
-    if overlap:
+    free = others(kept, names)
+    if len(free) < len(kept):
+        [both, *_] = [word for word in kept if word not in free]
         raise ErasureError(
-            f"'{overlap.pop()}' is both to be erased and to be preserved: take it out of one of the two lists."
+            f"'{both}' is both to be erased and to be preserved: take it out of one of the two lists."
         )
     for name in names:
         encode.name_tokens(name)  # refuses what cannot be a name
@@ -85,6 +117,7 @@ def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[lis
 class Encoder:
     """Encodes texts with a CLIP of the host, each text once.
 
+    Encodings are on the CPU, wherever the host keeps its own (``--gpu-only``): what is worked out from them is small.
     ``on_read(done, total)`` is told while many texts are read, and may raise, to stop.
     """
 
@@ -109,7 +142,7 @@ class Encoder:
     def _text(self, text: str, tokens: dict[str, list]) -> Text:
         cond = self.clip.encode_from_tokens_scheduled(tokens)
         cond = [[_plain(c), {k: _plain(v) for k, v in extra.items()}] for c, extra in cond]
-        return Text(text, cond[0][0].float(), cond)
+        return Text(text, cond[0][0].float().cpu(), cond)
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The token numbers of a text, start, end and padding included."""
@@ -135,7 +168,7 @@ class Encoder:
         for number, part in enumerate(batched(texts)):
             tokens = [self.clip.tokenize(text) for text in part]
             merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
-            rows = _plain(self.clip.encode_from_tokens(merged))[0].float()
+            rows = _plain(self.clip.encode_from_tokens(merged))[0].float().cpu()
             if len(texts) > BATCH:
                 self.on_read(number * BATCH + len(part), len(texts))
             yield torch.stack(rows.chunk(len(part)))
@@ -148,7 +181,7 @@ class Encoder:
     def stream_tokens(self, rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """The encodings of rows of token numbers, in parts of ``BATCH`` rows: [rows, n, d]."""
         for part in batched(rows):
-            encoded = _plain(self.clip.encode_from_tokens(self.with_tokens(part)))[0].float()
+            encoded = _plain(self.clip.encode_from_tokens(self.with_tokens(part)))[0].float().cpu()
             yield torch.stack(encoded.chunk(len(part)))
 
     def of_tokens(self, ids: Sequence[int]) -> Text:
@@ -188,7 +221,8 @@ class Encoder:
         places = [i for i in range(len(tokens)) if tokens[i : i + len(name_ids)] == name_ids]
         if not places:
             raise ErasureError(
-                f"The text encoder does not read '{name}' as a word of its own in '{text}': spell it alone."
+                f"The text encoder does not read '{name}' as a word of its own in '{text}': leave out signs at its "
+                "ends."
             )
         return places[0]
 
@@ -247,7 +281,7 @@ def concept_directions(
 
 def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str], list[str]]:
     """Texts that speak of the concept, and texts that do not."""
-    kept = [*preserve, *(word for word in GENERIC if word not in names)]
+    kept = [*preserve, *others(GENERIC, names)]
     speaking = [p.format(name) for name, p in product(names, PHRASINGS)]
     speaking += [p.format(kept=text, concept=name) for name, text, p in product(names, kept, IN_CONTEXT)]
     silent = [""] + [p.format(text) for text, p in product(kept, PHRASINGS[:5])]

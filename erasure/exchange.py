@@ -12,7 +12,17 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from . import attach
-from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata, read_tensors, write_tensors
+from .artifact import (
+    OWN_STRINGS,
+    Change,
+    Erasure,
+    ErasureError,
+    Full,
+    LowRank,
+    Metadata,
+    read_tensors,
+    write_tensors,
+)
 from .concepts import lines
 from .fingerprint import checkpoint_weights, context_dim, fingerprint
 from .version import host_version, pack_version
@@ -107,6 +117,8 @@ def import_erasure(model, path: Path, concept: str, content: str = CONTENTS[0]) 
     """
     attach.require_unet(model)
     tensors, strings = read_tensors(path)
+    if set(strings) >= OWN_STRINGS:
+        raise ErasureError(f"'{path.name}' is an erasure of this pack already: load it with Load Erasure.")
     weights = checkpoint_weights(model)
     named = {ours: tensors[key] for key, ours in _weight_names(model, tensors).items() if ours in weights}
     if named:

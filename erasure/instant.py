@@ -10,8 +10,8 @@ from json import dumps
 import torch
 
 from . import attach
-from .artifact import Erasure, ErasureError, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, read_texts, spread
+from .artifact import Erasure, Metadata
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, check_anchor, others, read_texts, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
 from .methods import CLOSED_FORM
@@ -88,13 +88,11 @@ def erase_instantly(
 
 def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Instant) -> Texts:
     """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
-    if settings.target == "anchor" and not settings.anchor.strip():
-        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
-    words = [word for word in kept or (*WORDS, *EVERYDAY) if word not in names]
-    near = neighbours(encode, names, list(dict.fromkeys(words)))
+    if settings.target == "anchor":
+        check_anchor(settings.anchor, names)
+    near = neighbours(encode, names, others(kept or (*WORDS, *EVERYDAY), names))
     if not kept:
-        kept = [word for row in near for word in row[:NEIGHBOURS]] + [word for word in EVERYDAY if word not in names]
-        kept = list(dict.fromkeys(kept))
+        kept = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], names)
     targets = [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names)
     if settings.target == TARGETS[0]:
         targets = [row[0] for row in near]
@@ -163,7 +161,7 @@ def phrases(texts: Texts) -> list[str]:
 
 def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
     """The empty prompt, and preserved and generic texts in phrasings and in pairs."""
-    kept = [*texts.kept, *(word for word in GENERIC if word not in texts.names)]
+    kept = [*texts.kept, *others(GENERIC, texts.names)]
     phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
     apart = min(pairs // len(kept), len(kept) - 1)
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]

@@ -14,7 +14,17 @@ import torch
 from . import attach, deltas, training
 from .artifact import Change, Erasure, ErasureError, Metadata, PromptTensors
 from .choice import Choice
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, build_gate, concept_directions, read_texts
+from .concepts import (
+    IN_CONTEXT,
+    PHRASINGS,
+    Encoder,
+    build_gate,
+    check_anchor,
+    concept_directions,
+    others,
+    read_names,
+    read_texts,
+)
 from .fingerprint import context_dim, fingerprint
 from .instant import Instant, choose_texts, solve_texts
 from .methods import LEARNED
@@ -101,11 +111,14 @@ def prepare(
     told how far the text encoder is. Raises ErasureError.
     """
     settings.check()
-    if resume is not None:  # its prompt has learned already
-        settings = replace(settings, prompt_first=0.0)
     attach.require_unet(model)
     encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)
+    if settings.target == "anchor":
+        check_anchor(settings.anchor, names)
+    if resume is not None:
+        _check_resume(model, names, settings, resume)
+        settings = replace(settings, prompt_first=0.0)  # its prompt has learned already
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
     prompt = attached = gap = None
@@ -114,7 +127,7 @@ def prepare(
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
-    near = neighbours(encode, names, kept or [word for word in WORDS if word not in names])
+    near = neighbours(encode, names, kept or others(WORDS, names))
     delta = None
     if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, kept, settings)
@@ -144,16 +157,18 @@ def learn(
 
 
 def plain_patcher(model):
-    """A clone whose weights are ordinary tensors in one place, which training needs."""
-    if not model.is_dynamic():
-        return model.clone()
-    try:
-        return model.clone(disable_dynamic=True)
-    except RuntimeError as error:
+    """A clone whose weights are ordinary tensors in one place, which training needs. Raises ErasureError."""
+    require_reloadable(model)
+    return model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
+
+
+def require_reloadable(model) -> None:
+    """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``."""
+    if model.is_dynamic() and model.cached_patcher_init is None:
         raise ErasureError(
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
             "loader, or start ComfyUI with --disable-dynamic-vram."
-        ) from error
+        )
 
 
 def _anchor(near: Sequence[str], settings: Settings) -> str | None:
@@ -219,6 +234,23 @@ def _kept_texts(encode: Encoder, kept: Sequence[str]) -> list:
     return [encode("")] * max(1, len(texts) // 10) + [encode(text) for text in texts]
 
 
+def _check_resume(model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
+    """Raises ErasureError for an erasure that training cannot go on from."""
+    attach.check_fit(model, resume)
+    before = resume.metadata
+    if before.method != settings.method:
+        raise ErasureError(
+            f"The erasure to resume from was trained by '{before.method}', and '{settings.method}' is chosen: choose "
+            "the same method, or start anew without it."
+        )
+    known = read_names(before.concept)
+    if len(others(known, names)) == len(known):
+        raise ErasureError(
+            f"The erasure to resume from erases '{', '.join(known)}' and not '{', '.join(names)}': type a name that it "
+            "erases, or start anew without it."
+        )
+
+
 def _prompt(
     encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
 ) -> ErasurePrompt:
@@ -230,10 +262,10 @@ def _prompt(
             "The erasure to resume from holds no single prompt: resume from one that Train Erasure made."
         )
     old = resume.prompts[0]
-    if len(old.keys) != settings.tokens or resume.metadata.method != settings.method:
+    if len(old.keys) != settings.tokens:
         raise ErasureError(
-            f"The erasure to resume from was trained by '{resume.metadata.method}' with {len(old.keys)} tokens: choose "
-            "the same method and number of tokens, or start anew without it."
+            f"The erasure to resume from was trained with {len(old.keys)} tokens, and {settings.tokens} are chosen: "
+            "choose the same number, or start anew without it."
         )
     return ErasurePrompt(old.keys, old.values)
 

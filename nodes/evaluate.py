@@ -205,7 +205,7 @@ class ErasureStressTest(io.ComfyNode):
             [top / 3, top * 2 / 3, top], search, how.pop("learned_tokens"), how.pop("learned_steps"),
             how.pop("relearning_steps"),
         )  # fmt: skip
-        judge, prefix, drawing = judge_from(how), how.pop("filename_prefix"), drawing_from(how)
+        judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
         asked = Concept(lines(concept), lines(other_names), lines(among))
         bar = comfy.utils.ProgressBar(1)
 
@@ -224,7 +224,7 @@ def _socket(attack: str) -> str:
 def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
     """Draws, counts, saves and shows."""
     prompts = read_prompts(erase, keep)
-    judge, prefix, drawing = judge_from(how), how.pop("filename_prefix"), drawing_from(how)
+    judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
     bar = comfy.utils.ProgressBar(len(models) * len(prompts))
 
     def seen(done: int, total: int, pictures) -> None:
@@ -236,7 +236,18 @@ def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io
 def judge_from(how: dict) -> ClipJudge | None:
     """The judge of a node's inputs, which are taken out; None when neither half of one is connected."""
     vision, words = how.pop("clip_vision", None), how.pop("judge_clip", None)
-    return None if vision is None and words is None else ClipJudge(vision, words)
+    if vision is None and words is None:
+        return None
+    judge = ClipJudge(vision, words)
+    judge.text("")  # raises where the halves do not belong together, before anything is drawn
+    return judge
+
+
+def prefix_from(how: dict) -> str:
+    """Where the scores go, known to be writable before anything is drawn."""
+    prefix = how.pop("filename_prefix")
+    new_path(prefix, ".json")
+    return prefix
 
 
 def drawing_from(how: dict) -> Drawing:

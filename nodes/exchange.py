@@ -6,6 +6,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import FILE, KIND, describe, new_path
 from .types import CATEGORY, ErasureSocket, show, telling
@@ -21,7 +22,7 @@ class ErasureExportLora(io.ComfyNode):
             display_name="Export Erasure as LoRA",
             category=CATEGORY,
             description="Saves the erasure's change of the weights as an ordinary LoRA, which ComfyUI applies "
-            "without this pack. Load LoRA finds it at once.",
+            "without this pack. Press R to see it in Load LoRA.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["save lora", "erasure to lora", "share erasure"],
             is_output_node=True,
@@ -90,8 +91,10 @@ class ErasureImport(io.ComfyNode):
 
     @staticmethod
     def path(file: str) -> Path:
-        found = folder_paths.get_full_path(KIND, file) or folder_paths.get_full_path_or_raise("loras", file)
-        return Path(found)
+        """Where two folders hold a file of this name: the one that is no erasure already."""
+        found = [Path(path) for kind in (KIND, "loras") if (path := folder_paths.get_full_path(kind, file)) is not None]
+        found = [path for path in found if not is_erasure(path)] or found
+        return found[0] if found else Path(folder_paths.get_full_path_or_raise("loras", file))
 
     @classmethod
     def fingerprint_inputs(cls, file, **_):

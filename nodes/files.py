@@ -1,6 +1,8 @@
 """Nodes that keep erasures in files."""
 
+import contextlib
 import os
+from pathlib import PurePath
 
 import folder_paths
 from comfy_api.latest import io
@@ -19,19 +21,43 @@ def register_folders() -> None:
     known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
     paths = [*known, *(p for p in places if p not in known)]
     folder_paths.folder_names_and_paths[KIND] = (paths, {FILE})
-    os.makedirs(places[0], exist_ok=True)
+    with contextlib.suppress(OSError):  # models may be on a disk that cannot be written to
+        os.makedirs(places[0], exist_ok=True)
 
 
 def new_path(prefix: str, *endings: str) -> tuple[str, str]:
     """A prefix of the output folder with its next number that is free for all of some endings.
 
-    As a path without an ending, and the same relative to that folder.
+    As a path without an ending, and the same relative to that folder. A loader that looks into several folders takes
+    the first file of a name, so one that any of them holds is not free. Raises ErasureError.
     """
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    while any(os.path.exists(os.path.join(folder, f"{name}_{counter:05}{ending}")) for ending in endings):
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory()
+        )
+    except OSError as error:
+        raise ErasureError(
+            f"Nothing can be saved to '{prefix}' ({error.strerror}): choose another filename_prefix."
+        ) from error
+    except Exception as error:  # the host's own has no class
+        raise ErasureError(
+            f"'{prefix}' is not in the output folder, and nothing is saved elsewhere: choose another filename_prefix."
+        ) from error
+
+    def is_taken(file: str) -> bool:
+        kind, *rest = PurePath(subfolder, file).parts
+        return os.path.exists(os.path.join(folder, file)) or _is_known(kind, os.path.join(*rest) if rest else "")
+
+    while any(is_taken(f"{name}_{counter:05}{ending}") for ending in endings):
         counter += 1
     file = f"{name}_{counter:05}"
     return os.path.join(folder, file), os.path.join(subfolder, file)
+
+
+def _is_known(kind: str, file: str) -> bool:
+    """Whether one of the host's folders of a kind holds a file."""
+    known = bool(file) and kind in folder_paths.folder_names_and_paths
+    return known and folder_paths.get_full_path(kind, file) is not None
 
 
 def save_new(prefix: str, erasures: dict[str, Erasure]) -> list[str]:

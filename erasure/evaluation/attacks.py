@@ -17,7 +17,7 @@ from itertools import product
 
 import torch
 
-from ..concepts import GENERIC, PHRASINGS, Encoder, Text
+from ..concepts import GENERIC, PHRASINGS, Encoder, Text, others
 
 NEUTRAL = ("a picture", "a photo of a shape")
 """Texts that speak of nothing in particular, which the direction is added to."""
@@ -45,9 +45,9 @@ class Search:
 
 def direction(encode: Encoder, names: Sequence[str]) -> torch.Tensor:
     """What speaking of the concept adds to a text's encodings, [n, d]."""
-    others = [word for word in GENERIC if word not in names]
     speaking, silent = (
-        encode.chunks([p.format(word) for word, p in product(words, PHRASINGS)]).mean(0) for words in (names, others)
+        encode.chunks([p.format(word) for word, p in product(words, PHRASINGS)]).mean(0)
+        for words in (names, others(GENERIC, names))
     )
     return speaking - silent
 

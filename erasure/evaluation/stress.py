@@ -140,6 +140,10 @@ def stress(
     other names when nothing else is asked for.
     """
     _check(concept, judge, tests)
+    learns = set(tests) & set(WHITE_BOX)
+    if learns:
+        for model in (before, after):
+            learning.require_reloadable(model)  # before anything is drawn
     budget, encode = budget or Budget(), Encoder(clip)
     total, done = _work(concept, tests, budget), [0]
 
@@ -161,7 +165,7 @@ def stress(
         return Trial(attack, budget.said(attack), list(asked), (pictures[0], pictures[1]), *counts)
 
     trials = [trial(name, asked) for name, asked in black_box(encode, concept, tests, budget, tick).items()]
-    if set(tests) & set(WHITE_BOX):
+    if learns:
         ways = white_box(before, after, encode, concept, sampling_of(before, drawing), tests, budget, tick)
         trials += [trial(name, *found) for name, found in ways.items()]
     return StressReport(trials, concept, drawing, budget)

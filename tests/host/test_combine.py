@@ -124,6 +124,14 @@ def test_conflicts_are_said(model, clip, parts):
     assert combine.conflicts(parts) == []
 
 
+def test_a_concept_in_two_spellings_is_one(model, clip, parts):
+    again = erase_instantly(model, clip, "Circle", "star", SMALL)
+    said = " ".join(combine.conflicts([*parts, again]))
+    assert "'circle' is erased 2 times" in said and "'star' is erased" in said
+    both = combine.solve_jointly(model, clip, [parts[0], again])
+    assert len(combine.names_of(both)) == len(combine.names_of(parts[0]))
+
+
 @pytest.mark.parametrize(
     ("how", "given", "words"),
     [

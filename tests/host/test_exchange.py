@@ -7,6 +7,7 @@ import comfy.model_base
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
+import folder_paths
 import pytest
 import torch
 from safetensors import safe_open
@@ -17,6 +18,7 @@ from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRan
 from concept_erasure.erasure.fingerprint import checkpoint_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
 from concept_erasure.nodes.exchange import ErasureExportLora, ErasureImport
+from concept_erasure.nodes.files import ErasureSave
 from tests.host.test_fit import sentence
 from tests.host.tools import assert_close, difference, make_erasure, only_prompt, sample
 
@@ -227,3 +229,14 @@ def test_the_node_lists_and_reads_what_was_exported(model, erasure, output):
     assert "mine_00001.safetensors" in ErasureImport.files()
     found = ErasureImport.execute(model, "mine_00001.safetensors", "", "find out").args[0]
     assert found.metadata.concept == "circle\nstar"
+
+
+def test_of_two_files_of_one_name_the_one_that_is_no_erasure_yet_is_imported(model, erasure, output):
+    folder_paths.add_model_folder_path("loras", str(output / "loras"))  # as the host does when it starts
+    ErasureSave.execute(erasure, "erasures/erasure", "in the same file")
+    ErasureExportLora.execute(model, erasure, "loras/erasure", "fp32")
+    found = ErasureImport.execute(model, "erasure_00001.safetensors", "", "find out").args[0]
+    assert found.metadata.method == "imported"
+    (output / "loras" / "erasure_00001.safetensors").unlink()
+    with pytest.raises(ErasureError, match="load it with Load Erasure"):
+        ErasureImport.execute(model, "erasure_00001.safetensors", "", "find out")

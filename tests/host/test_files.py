@@ -119,6 +119,35 @@ def test_a_full_disk_is_one_sentence(output, erasure, monkeypatch):
     assert not list((output / "erasures").iterdir())
 
 
+def test_a_prefix_outside_the_output_folder_is_one_sentence(output, erasure):
+    with pytest.raises(ErasureError) as caught:
+        ErasureSave.execute(erasure, "../circle", KEY_PLACES[0])
+    assert "not in the output folder" in sentence(caught)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(output, erasure):
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "erasures").write_text("a file where the folder should be")
+    with pytest.raises(ErasureError) as caught:
+        ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    assert "another filename_prefix" in sentence(caught)
+
+
+def test_a_name_that_another_folder_holds_is_not_given_again(output, tmp_path, erasure):
+    """Load Erasure would read the other file."""
+    ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
+    moved = tmp_path / "models" / "erasures" / "circle_00001.safetensors"
+    os.rename(output / "erasures" / moved.name, moved)
+    assert "circle_00002" in text(ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0]))
+
+
+def test_models_that_cannot_be_written_to_are_no_obstacle(output, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "file"))
+    files.register_folders()
+    assert folder_paths.get_filename_list("erasures") == []
+
+
 def test_saving_works_in_inference_mode(output, erasure):
     with torch.inference_mode():
         ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])

@@ -128,6 +128,32 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
     assert all(target in kept for target in found.target.splitlines())
 
 
+@pytest.mark.parametrize("spelling", ["Circle", "a circle", "CIRCLE.", '"circle"'])
+def test_a_concept_in_another_spelling_is_no_neighbour_of_its_own(model, clip, spelling):
+    erasure = erase_instantly(model, clip, spelling, "", Instant())
+    assert not {erasure.metadata.target, *erasure.metadata.preserve.splitlines()} & {"circle", spelling}
+    assert any(change.dense().norm() > 0.1 for change in erasure.delta.values())
+
+
+def test_a_concept_in_another_spelling_is_not_to_be_preserved_nor_its_own_target(model, clip):
+    with pytest.raises(ErasureError, match="'circle' is both to be erased and to be preserved"):
+        erase_instantly(model, clip, "Circle", "square\ncircle", Instant())
+    with pytest.raises(ErasureError, match="'The circle' is the concept itself"):
+        erase_instantly(model, clip, "circle", KEPT, Instant(target="anchor", anchor="The circle"))
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("Circle\ncircle\na circle", ["Circle"]),
+        ("castle,\nYahoo!\n\u201cMr. T.\u201d", ["castle", "Yahoo", "Mr. T"]),
+        ("...", []),
+    ],
+)
+def test_names_come_without_signs_and_in_one_spelling(text, names):
+    assert concepts.read_names(text) == names
+
+
 def test_the_neighbour_is_one_of_the_preserved(model, clip):
     found = erase_instantly(model, clip, "circle", "square\nring", Instant()).metadata
     assert found.target in ("square", "ring") and found.preserve == "square\nring"

@@ -8,6 +8,7 @@ import torch
 from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.concepts import Encoder
+from concept_erasure.erasure.evaluation import report
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
 from concept_erasure.nodes.evaluate import ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
@@ -19,6 +20,13 @@ HOW = {
     "pictures": 2, "seed": 3, "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "normal", "width": 64,
     "height": 64, "filename_prefix": "erasures/report", "negative": "",
 }  # fmt: skip
+
+
+class OtherWords(Words):
+    """Half of another CLIP."""
+
+    def encode_from_tokens(self, text, return_pooled):
+        return None, torch.ones(1, 5)
 
 
 class Always:
@@ -107,6 +115,20 @@ def test_erasures_are_compared_beside_the_unedited_model(model, clip, world, out
         ErasureCompare.execute(model, clip, world[2], "circle", "square", erasures, **HOW)
     saved = json.loads((output / "erasures" / "report_00001.json").read_text())
     assert [row["name"] for row in saved["rows"]] == ["unedited", "1. kpop: circle", "2. kpop: circle"]
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"filename_prefix": "../report"}, "not in the output folder"),
+        ({"clip_vision": Vision(), "judge_clip": OtherWords()}, "belongs to the CLIP Vision model"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_drawn(model, clip, world, output, monkeypatch, wrong, words):
+    monkeypatch.setattr(report, "draw", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(ErasureError) as caught:
+        ErasureReport.execute(model, model, clip, world[2], "circle", "star", **{**HOW, **wrong})
+    assert words in sentence(caught)
 
 
 def test_half_a_judge_is_refused(model, clip, world):

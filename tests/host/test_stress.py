@@ -9,6 +9,7 @@ import torch
 from concept_erasure.erasure import attach, learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import attacks, relearning
+from concept_erasure.erasure.evaluation import stress as stress_module
 from concept_erasure.erasure.evaluation.attacks import Search
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, black_box, stress
@@ -168,3 +169,11 @@ def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, cli
             only = {**off, "run_other_names": True}
             ErasureStressTest.execute(model, model, clip, world[2], **inputs(**only, other_names=" "))
     assert "no other names" in sentence(caught)
+
+
+def test_a_model_that_attacks_cannot_learn_on_is_refused_before_anything_is_drawn(model, clip, world, monkeypatch):
+    fixed = model.clone()
+    fixed.is_dynamic, fixed.cached_patcher_init = lambda: True, None
+    monkeypatch.setattr(stress_module, "draw", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(ErasureError, match="cannot reload it"):
+        stress(model, fixed, clip, world[2], CIRCLE, SMALL, ["by name", "relearning"], LITTLE)

@@ -1,6 +1,6 @@
 """Training from the graph: progress, Cancel, resuming, and inputs that cannot be used."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import comfy.model_management
 import comfy.utils
@@ -110,6 +110,15 @@ def test_resuming_with_other_settings_is_refused(prepare, train, changes, word):
     with pytest.raises(ErasureError) as caught:
         prepare(resume=erasure, **changes)
     assert word in sentence(caught)
+
+
+def test_resuming_on_another_family_or_for_another_concept_is_refused(prepare, train):
+    erasure, _ = train()
+    with pytest.raises(ErasureError, match="was made for"):
+        prepare(resume=replace(erasure, metadata=replace(erasure.metadata, context_dim="64")))
+    with pytest.raises(ErasureError, match="erases 'circle' and not 'star'"):
+        prepare(concept="star", resume=erasure)
+    assert prepare(concept="disc\nCircle", resume=erasure).names == ["disc", "Circle"]
 
 
 # ---------------------------------------------------------------- inputs
