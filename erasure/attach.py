@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 
 from . import deltas
 from .artifact import Change, Erasure, ErasureError, PromptTensors
-from .fingerprint import context_dim, fingerprint, parse_fingerprint
+from .fingerprint import context_dim, fingerprint, of_one_checkpoint, parse_fingerprint
 from .prompt import BLOCKS, extend, is_open
 
 KEY = "concept_erasure"
@@ -113,6 +113,12 @@ def attachments(model: ModelPatcher) -> list[Attachment]:
     return list(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
+def is_windowed(model: ModelPatcher) -> bool:
+    """Whether an erasure on a MODEL acts in a part of sampling only."""
+    switched = bool(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
+    return switched or any(attachment.window is not None for attachment in attachments(model))
+
+
 def applied(model: ModelPatcher) -> tuple[str, ...]:
     """Identities of the erasures whose delta is on a MODEL."""
     return model.get_attachment(KEY) or ()
@@ -189,7 +195,7 @@ def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
             f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than "
             f"those of the connected {here.family} model: connect the model it was made for."
         )
-    if saved is not None and saved.values != here.values:
+    if saved is not None and not of_one_checkpoint(saved, here):
         log.warning("The erasure of '%s' was made on another %s checkpoint; it may work less well here.",
                     made_for.concept, here.family)  # fmt: skip
 

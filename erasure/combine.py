@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from . import attach
 from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
 from .concepts import Encoder, lines, others, read_texts, spelled
-from .fingerprint import parse_fingerprint
+from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .instant import TARGETS, Instant, Texts, siblings_for, solve_texts
 from .methods import CLOSED_FORM, Scales
 from .neighbours import neighbours
@@ -61,8 +61,8 @@ def conflicts(erasures: Sequence[Erasure]) -> list[str]:
         free = others(kept, counts)
         found += [f"'{word}' is erased, and the erasure of '{_short(erasure.metadata)}' was made to preserve it."
                   for word in sorted(set(kept) - set(free))]  # fmt: skip
-    prints = {e.metadata.fingerprint for e in erasures if e.metadata.fingerprint}
-    if len(prints) > 1:
+    prints = [made_on for e in erasures if (made_on := parse_fingerprint(e.metadata.fingerprint)) is not None]
+    if not all(of_one_checkpoint(a, b) for a, b in combinations(prints, 2)):
         found.append("They were made on different checkpoints and may work less well together.")
     return found
 

@@ -34,6 +34,8 @@ GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landsca
 
 SIGNS = " .,;:!?\"'“”‘’"
 """At the ends of a name; in a phrase they would become one token with the signs around them."""
+ROOM = 24
+"""Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 
@@ -64,6 +66,11 @@ def lines(text: str) -> list[str]:
 def spelled(name: str) -> str:
     """What spellings of one name have in common: text encoders read lower case, and an article tells them little."""
     return re.sub(r"^(an?|the) ", "", " ".join(name.casefold().split()))
+
+
+def say(template: str, word: str) -> str:
+    """The phrase with a word, or with nothing, in the place of its ``{}``."""
+    return " ".join(template.replace("{}", word).split())
 
 
 def others(words: Iterable[str], names: Iterable[str]) -> list[str]:
@@ -201,14 +208,20 @@ class Encoder:
         chunks = next(iter(self.clip.tokenize(name).values()))
         if len(chunks) > 1:
             raise ErasureError(
-                f"The concept '{name[:40]}…' is longer than the {len(chunks[0])} tokens the text encoder reads at "
-                "once: name it in a few words."
+                f"'{name[:40]}…' is longer than the {len(chunks[0])} tokens that the text encoder reads at once: say "
+                "it in a few words."
             )
         blank = {token[0] for token in next(iter(self.clip.tokenize("").values()))[0]}
         found = tuple(token[0] for token in chunks[0] if token[0] not in blank)
         if not found:
             raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
         return found
+
+    def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
+        """Those of the texts that fit beside any of the names into what the text encoder reads at once."""
+        blank = self.tokens("")
+        room = len(blank) - ROOM - max(len(self.name_tokens(name)) for name in names)
+        return [text for text in texts if sum(token not in set(blank) for token in self.tokens(text)) <= room]
 
     def span(self, text: str, name: str) -> torch.Tensor:
         """The encodings of a name's tokens where it stands in a text, [t, d]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import comfy.lora
@@ -157,15 +157,22 @@ def _weight_names(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     return {key: known[name] for key, name in bare if name in known}
 
 
+def _check_shape(file: str, name: str, theirs: Sequence[int], ours: torch.Size) -> None:
+    """Raises ErasureError for a weight of another shape; a kernel of 1 × 1 is as good as none."""
+    found, wanted = (list(shape[:2]) if set(shape[2:]) <= {1} else list(shape) for shape in (theirs, ours))
+    if found != wanted:
+        raise ErasureError(
+            f"'{file}' was made for a model whose {name} is {list(theirs)} and not {list(ours)}: connect the model it "
+            "was made for."
+        )
+
+
 def _from_weights(
     file: str, named: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], content: str
 ) -> dict[str, Change]:
     for name, tensor in named.items():
-        if tensor.shape != weights[name].shape:
-            raise ErasureError(
-                f"'{file}' was made for a model whose {name} is {list(tensor.shape)} and not "
-                f"{list(weights[name].shape)}: connect the model it was made for."
-            )
+        _check_shape(file, name, tensor.shape, weights[name].shape)
+    named = {name: tensor.reshape(weights[name].shape) for name, tensor in named.items()}
     # the model as the file's precision has it, so that rounding is not taken for erasing
     base = {name: weights[name].detach().cpu().to(tensor.dtype).float() for name, tensor in named.items()}
     apart = {name: tensor.float() - base[name] for name, tensor in named.items()}
@@ -183,16 +190,23 @@ def _from_lora(
 ) -> dict[str, Change]:
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), keys, log_missing=False)
-    return {name: _change(file, name, patch) for name, patch in patches.items() if name in weights}
+    return {
+        name: _change(file, name, patch, weights[name].shape) for name, patch in patches.items() if name in weights
+    }
 
 
-def _change(file: str, name: str, patch: object) -> Change:
+def _change(file: str, name: str, patch: object, shape: torch.Size) -> Change:
+    """What the host read for a weight of a shape; convolutions are written out."""
     if isinstance(patch, LoRAAdapter):
         up, down, alpha, middle, dora, _ = patch.weights
-        if middle is None and dora is None and up.ndim == 2:
-            scale = 1.0 if alpha is None else alpha / len(down)
-            return LowRank(up.float() * scale, down.float())
+        scale = 1.0 if alpha is None else alpha / len(down)
+        if middle is None and dora is None and up.flatten(1).shape[1] == len(down):
+            _check_shape(file, name, [len(up), *down.shape[1:]], shape)
+            if up.ndim == down.ndim == len(shape) == 2:
+                return LowRank(up.float() * scale, down.float())
+            return Full((up.flatten(1).float() * scale @ down.flatten(1).float()).reshape(shape))
     elif isinstance(patch, tuple) and patch[0] == "diff":
-        return Full(patch[1][0].float())
+        _check_shape(file, name, patch[1][0].shape, shape)
+        return Full(patch[1][0].float().reshape(shape))
     raise ErasureError(f"'{file}' changes {name} in a form that is not read here: load it with the stock LoRA loader.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from json import dumps
 
@@ -11,7 +11,7 @@ import torch
 
 from . import attach
 from .artifact import Erasure, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, check_anchor, others, read_texts, spread
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, check_anchor, others, read_texts, say, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
 from .methods import CLOSED_FORM
@@ -90,7 +90,7 @@ def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], set
     """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
     if settings.target == "anchor":
         check_anchor(settings.anchor, names)
-    near = neighbours(encode, names, others(kept or (*WORDS, *EVERYDAY), names))
+    near = neighbours(encode, names, others(encode.beside(names, kept) or (*WORDS, *EVERYDAY), names))
     if not kept:
         kept = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], names)
     targets = [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names)
@@ -128,7 +128,8 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Eras
 
 def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
     """The encodings that are to move, with where they go, and those that are to stay."""
-    templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(texts)
+    short = replace(texts, kept=encode.beside(texts.names, texts.kept))
+    templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
     encode.read([say(template, word) for pair in moved for word in pair for template in templates])
     moves = together([_pairs(encode, templates, *pair, settings.tokens) for pair in moved])
@@ -189,11 +190,6 @@ def _pairs(
         found = [(source[:1], goal[:1]) for source, goal in found]
     source, goal = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
     return source, goal
-
-
-def say(template: str, word: str) -> str:
-    """The phrase with a word, or with nothing, in its place."""
-    return " ".join(template.replace("{}", word).split())
 
 
 def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,6 +24,7 @@ from .concepts import (
     others,
     read_names,
     read_texts,
+    say,
 )
 from .fingerprint import context_dim, fingerprint
 from .instant import Instant, choose_texts, solve_texts
@@ -114,6 +115,7 @@ def prepare(
     attach.require_unet(model)
     encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)
+    short = encode.beside(names, kept)
     if settings.target == "anchor":
         check_anchor(settings.anchor, names)
     if resume is not None:
@@ -123,14 +125,14 @@ def prepare(
     generator = torch.Generator().manual_seed(settings.seed)
     prompt = attached = gap = None
     if method.role:
-        gate, gap = build_gate(encode, names, kept) if settings.gate else (None, None)
+        gate, gap = build_gate(encode, names, short) if settings.gate else (None, None)
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
-    near = neighbours(encode, names, kept or others(WORDS, names))
+    near = neighbours(encode, names, short or others(WORDS, names))
     delta = None
     if method.changes != "nothing":
-        directions = None if resume else _directions(encode, names, kept, settings)
+        directions = None if resume else _directions(encode, names, short, settings)
         delta = _delta(model, method.changes, settings, generator, directions, resume)
         if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
             found = _closed_form(model, encode, names, kept, settings)
@@ -138,7 +140,7 @@ def prepare(
             if prompt is not None and settings.start == "concept":
                 prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
     anchors = {name: _anchor(row, settings) for name, row in zip(names, near, strict=True)}
-    phrases, kept_texts = _phrases(encode, anchors, kept, settings), _kept_texts(encode, kept)
+    phrases, kept_texts = _phrases(encode, anchors, short, settings), _kept_texts(encode, kept)
     choices = _choices(encode, near, method.targets, settings)
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     before = int(resume.metadata.steps or 0) if resume else 0
@@ -158,12 +160,17 @@ def learn(
 
 def plain_patcher(model):
     """A clone whose weights are ordinary tensors in one place, which training needs. Raises ErasureError."""
-    require_reloadable(model)
+    require_trainable(model)
     return model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
 
 
-def require_reloadable(model) -> None:
-    """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``."""
+def require_trainable(model) -> None:
+    """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
+    if attach.is_windowed(model):
+        raise ErasureError(
+            "The model carries an erasure that acts in a part of sampling only, which learning would not see: set "
+            "start_percent to 0 and end_percent to 1 in Erase Concept, or switch 'soft prompt' and 'relearning' off."
+        )
     if model.is_dynamic() and model.cached_patcher_init is None:
         raise ErasureError(
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
@@ -212,16 +219,16 @@ def _phrases(
     """The texts that losses speak of: bare names as in the paper, or also in phrasings and beside kept texts."""
     names = list(anchors)
 
-    def phrase(text: str, neutral: str, name: str) -> Phrase:
+    def phrase(template: str, neutral: str, name: str) -> Phrase:
         anchor = anchors[name]
-        replaced = None if anchor is None else encode(text.replace(name, anchor))
-        return Phrase(encode(text), encode(neutral), replaced, name)
+        replaced = None if anchor is None else encode(say(template, anchor))
+        return Phrase(encode(say(template, name)), encode(neutral), replaced, name)
 
     if not settings.in_context:
-        return [phrase(name, "", name) for name in names]
-    plain = [phrase(p.format(name), "", name) for name, p in product(names, PHRASINGS)]
+        return [phrase("{}", "", name) for name in names]
+    plain = [phrase(p, "", name) for name, p in product(names, PHRASINGS)]
     beside = [
-        phrase(template.format(concept=name, kept=text), text, name)
+        phrase(template.format(concept="{}", kept=text), text, name)
         for name, text, template in product(names, kept, IN_CONTEXT)
     ]
     return plain * max(1, len(beside) // len(plain)) + beside

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -123,6 +124,9 @@ class Run:
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
         inner = self.model.model
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
+        halves = (inner.manual_cast_dtype or inner.get_dtype()) == torch.float16
+        halves &= self.device.type != "mps"  # which has no scaler
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=halves)
         for module in (*self.learned.values(), self.average):
             if module is not None:
                 module.to(self.device)
@@ -207,8 +211,11 @@ class Run:
         """The frozen model's predictions for the same latents under several texts, in one call of the network."""
         wide = Batch(batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts)), [])
         rows = [text for some in texts for text in some]
+        # not checkpointed: backward would run the layers again with the edited weights, outside of these
         with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
-            return self._with_weights(self.base, lambda: self._predict(wide, rows, prompt=False)).chunk(len(texts))
+            return self._with_weights(
+                self.base, lambda: self._predict(wide, rows, prompt=False, checkpointed=False)
+            ).chunk(len(texts))
 
     def _draw(self, wanted: Callable) -> Batch:
         """Rows of the pooled trajectories that were sampled for wanted texts."""
@@ -277,12 +284,13 @@ class Run:
         return self.base | {n: (self.base[n].float() + c).to(self.base[n].dtype) for n, c in changes.items()}
 
     def learn(self, phase: Phase) -> float:
-        """One loss of one phase, and its gradients; returns the loss."""
+        """One loss of one phase, and its gradients, times the scale of ``scaler``; returns the loss."""
 
         def forward_and_backward() -> float:
             loss = phase.loss(self)
             if torch.isfinite(loss) and loss.requires_grad:  # it does not while the gate is closed for every row
-                loss.backward()  # inside the scope, because checkpointed layers are run once more here
+                # inside the scope, because checkpointed layers are run once more here
+                self.scaler.scale(loss).backward()
             return float(loss.detach())
 
         if phase.trains == "delta":
@@ -291,17 +299,24 @@ class Run:
             weights = self._weights(self.delta)
         return self._with_weights(weights, forward_and_backward)
 
+    def step(self, optimiser: torch.optim.Optimizer) -> None:
+        """Takes the step, unless there are no gradients, or half precision made some of them infinite."""
+        if any(p.grad is not None for group in optimiser.param_groups for p in group["params"]):
+            self.scaler.step(optimiser)
+            self.scaler.update()
+
     def _with_weights(self, weights: dict[str, torch.Tensor], function: Callable):
         """Calls ``function`` while the host's module computes with these tensors instead of its own."""
         scope = _Scope(self.model.model)
         return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
 
     def _predict(
-        self, batch: Batch, texts: Sequence[Text | Mixture | Soft], prompt: bool, maps: AttentionMaps | None = None
-    ) -> torch.Tensor:
+        self, batch: Batch, texts: Sequence[Text | Mixture | Soft], prompt: bool, maps: AttentionMaps | None = None,
+        checkpointed: bool = True,
+    ) -> torch.Tensor:  # fmt: skip
         conds = [self._cond(text) for text in texts]
-        joined = {name: torch.cat([c[name] for c in conds]) for name in conds[0]}
-        options = self._options(batch)
+        joined = {name: torch.cat(as_long([c[name] for c in conds])) for name in conds[0]}
+        options = self._options(batch, checkpointed and self.settings.checkpointing)
         if maps is not None:
             attach.add_patch(options, maps.patch)
             options["optimized_attention_override"] = lambda _, *a, **o: maps.attention(
@@ -312,14 +327,14 @@ class Run:
         denoised = self.model.model.apply_model(batch.z, batch.sigma, transformer_options=options, **joined)
         return (batch.z - denoised) / batch.sigma.view(-1, 1, 1, 1)
 
-    def _options(self, batch: Batch) -> dict:
+    def _options(self, batch: Batch, checkpointed: bool) -> dict:
         """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
         options = comfy.model_patcher.create_model_options_clone(self.model.model_options)["transformer_options"]
         for attachment in attach.attachments(self.model):
             attach.add_patch(options, attachment.patch())
         options |= {"sigmas": batch.sigma, "cond_or_uncond": [0], "uuids": [], "sample_sigmas": batch.sigma}
         options["optimized_attention_override"] = _differentiable_attention
-        if self.settings.checkpointing and torch.is_grad_enabled():
+        if checkpointed and torch.is_grad_enabled():
             options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
         return options
 
@@ -328,7 +343,8 @@ class Run:
         if isinstance(text, Mixture):
             parts = [self._cond(part) for part in text.texts]
             weights = text.weights.to(self.device)
-            return {name: sum(w * part[name] for w, part in zip(weights, parts, strict=True)) for name in parts[0]}
+            alike = {name: as_long([part[name] for part in parts]) for name in parts[0]}
+            return {name: sum(w * row for w, row in zip(weights, alike[name], strict=True)) for name in alike}
         if isinstance(text, Soft):
             found = self._cond(text.text)
             return found | {"c_crossattn": text.within(found["c_crossattn"])}
@@ -383,8 +399,19 @@ def _rows_as_conditioning(texts: Sequence[Text]) -> list:
     extra = dict(texts[0].cond[0][1])
     for name, value in extra.items():
         if isinstance(value, torch.Tensor):
-            extra[name] = torch.cat([t.cond[0][1][name] for t in texts])
-    return [[torch.cat([t.cond[0][0] for t in texts]), extra]]
+            extra[name] = torch.cat(as_long([t.cond[0][1][name] for t in texts]))
+    return [[torch.cat(as_long([t.cond[0][0] for t in texts])), extra]]
+
+
+def as_long(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Contexts [1, n, d] repeated until all have the same n, as the host does: all keys alike are only said again.
+
+    What has no such axis (pooled text, sizes) comes back as it is.
+    """
+    if rows[0].ndim != 3:
+        return list(rows)
+    longest = math.lcm(*(row.shape[1] for row in rows))
+    return [row.repeat(1, longest // row.shape[1], 1) for row in rows]
 
 
 @dataclass
@@ -444,7 +471,7 @@ def train(
             losses.append(run.learn(phase))
             if not _finite(losses[-1]):
                 return _stop(run, progress, good, step)
-            optimisers[phase.trains].step()
+            run.step(optimisers[phase.trains])
         run.follow()
         progress.losses.append(sum(losses))
         good = now or good  # only now is it known that losses can be computed from it

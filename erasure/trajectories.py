@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """``latents`` [steps, b, c, h, w] at noise levels ``sigmas`` [steps], in the model's own latent scale."""
+    """``latents`` [calls, b, c, h, w] at noise levels ``sigmas`` [calls], in the model's own latent scale."""
 
     latents: torch.Tensor
     sigmas: torch.Tensor
+
+
+@contextlib.contextmanager
+def _asked(model, wrapper: Callable) -> Iterator[None]:
+    """Wraps what samplers ask of a MODEL; on the MODEL itself, because a clone would have the host load it anew."""
+    before = model.model_options
+    model.model_options = comfy.model_patcher.create_model_options_clone(before)
+    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "concept_erasure", wrapper, model.model_options, True)
+    try:
+        yield
+    finally:
+        model.model_options = before
 
 
 @torch.no_grad()
@@ -38,8 +53,9 @@ def sample_trajectory(
     generator: torch.Generator,
     preview: Callable | None = None,
 ) -> Trajectory:
-    """Runs the host's sampler on ``runs`` fresh noises and keeps every step's latents.
+    """Runs the host's sampler on ``runs`` fresh noises and keeps the latents that it asks the model about.
 
+    Not those that its callback gets: some samplers compute in another scale, or call back for some steps only.
     ``positive`` and ``negative`` are the host's conditioning lists; one entry of as many rows as runs gives each run a
     text of its own. ``preview`` is the host's sampler callback (step, x0, x, total).
     """
@@ -47,15 +63,19 @@ def sample_trajectory(
     seed = int(torch.randint(2**31, (1,), generator=generator))
     device = model.load_device
     schedule = comfy.samplers.KSampler(model, how.steps, device, how.sampler, how.scheduler, 1.0, model.model_options)
-    seen: list[torch.Tensor] = []
+    latents: list[torch.Tensor] = []
+    sigmas: list[torch.Tensor] = []
 
-    def keep(step, x0, x, total):
-        seen.append(x.detach().clone())
-        if preview is not None:
-            preview(step, x0, x, total)
+    def keep(executor, x, sigma, *more, **named):
+        if float(sigma.flatten()[0]) > 0:
+            latents.append(x.detach().clone())
+            sigmas.append(sigma.detach().flatten()[0].clone())
+        return executor(x, sigma, *more, **named)
 
-    comfy.samplers.sample(
-        model, noise, positive, negative, how.cfg, device, comfy.samplers.sampler_object(how.sampler), schedule.sigmas,
-        model.model_options, latent_image=torch.zeros_like(noise), callback=keep, disable_pbar=True, seed=seed,
-    )  # fmt: skip
-    return Trajectory(torch.stack(seen), schedule.sigmas[: len(seen)].to(seen[0].device))
+    with _asked(model, keep):
+        comfy.samplers.sample(
+            model, noise, positive, negative, how.cfg, device, comfy.samplers.sampler_object(how.sampler),
+            schedule.sigmas, model.model_options, latent_image=torch.zeros_like(noise), callback=preview,
+            disable_pbar=True, seed=seed,
+        )  # fmt: skip
+    return Trajectory(torch.stack(latents), torch.stack(sigmas))

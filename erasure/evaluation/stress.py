@@ -143,7 +143,7 @@ def stress(
     learns = set(tests) & set(WHITE_BOX)
     if learns:
         for model in (before, after):
-            learning.require_reloadable(model)  # before anything is drawn
+            learning.require_trainable(model)  # before anything is drawn
     budget, encode = budget or Budget(), Encoder(clip)
     total, done = _work(concept, tests, budget), [0]
 

@@ -10,6 +10,7 @@ if "CONCEPT_ERASURE_HOST_ROOT" not in os.environ:
     raise pytest.UsageError("These tests need the host: start them with python3 scripts/test.py")
 bootstrap.host_on_cpu()  # before anything else of the host is imported
 
+import comfy.model_management  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
@@ -59,6 +60,14 @@ def narrow_model(folder):
 @pytest.fixture(scope="session")
 def bf16_model(checkpoint):
     return worlds.load(checkpoint, torch.bfloat16)[0]
+
+
+@pytest.fixture(scope="session")
+def half_model(checkpoint):
+    """Computes in half precision, as on a GPU; on a CPU the host would have it compute in float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
+        return worlds.load(checkpoint, torch.float16)[0]
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,9 @@ def test_conflicts_are_said(model, clip, parts):
     again = erase_instantly(model, clip, "circle", "star", SMALL)
     said = " ".join(combine.conflicts([*parts, again]))
     assert "'circle' is erased 2 times" in said and "'star' is erased, and the erasure of 'circle'" in said
-    moved = replace(parts[1], metadata=replace(parts[1].metadata, fingerprint=parts[1].metadata.fingerprint + "x"))
+    family, shapes, values = parts[1].metadata.fingerprint.split(":")
+    other = f"{family}:{shapes}:{','.join(str(float(v) + 1) for v in values.split(','))}"
+    moved = replace(parts[1], metadata=replace(parts[1].metadata, fingerprint=other))
     assert "different checkpoints" in " ".join(combine.conflicts([parts[0], moved]))
     assert combine.conflicts(parts) == []
 

@@ -204,6 +204,13 @@ HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b")
         ({"something.else": torch.zeros(2)}, "nothing that changes"),
         ({MIDDLE.format(".") + ".weight": torch.zeros(3, 3)}, "made for a model whose"),
         (
+            {
+                f"lora_unet_{MIDDLE.format('_')}.lora_up.weight": torch.ones(96, 2),
+                f"lora_unet_{MIDDLE.format('_')}.lora_down.weight": torch.ones(2, 7),
+            },
+            "made for a model whose",
+        ),
+        (
             {f"lora_unet_{MIDDLE.format('_')}.hada_{part}": torch.zeros(3, 3) for part in HADAMARD},
             "in a form that is not read here",
         ),
@@ -214,6 +221,24 @@ def test_files_that_cannot_be_read_are_refused(model, tmp_path, tensors, words):
     with pytest.raises(ErasureError) as caught:
         exchange.import_erasure(model, tmp_path / "x.safetensors", "")
     assert words in sentence(caught)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_of_a_lora_are_read(model, tmp_path, kernel):
+    """As trainers write them that change a whole network, SPM and LECO among them."""
+    name = {1: "1.proj_in.weight", 3: "0.in_layers.2.weight"}[kernel]
+    name = f"diffusion_model.middle_block.{name}"
+    shape = dict(model.model.named_parameters())[name].shape
+    [theirs] = [k for k, ours in comfy.lora.model_lora_keys_unet(model.model, {}).items()
+                if ours == name and k.startswith("lora_unet_") and "middle" not in k]  # fmt: skip
+    up, down = torch.randn(shape[0], 2, 1, 1), torch.randn(2, shape[1], kernel, kernel)
+    file = {f"{theirs}.lora_up.weight": up, f"{theirs}.lora_down.weight": down, f"{theirs}.alpha": torch.tensor(1.0)}
+    save_file(file, tmp_path / "x.safetensors")
+    found = exchange.import_erasure(model, tmp_path / "x.safetensors", "").delta
+    stock = model.clone()
+    stock.add_patches(comfy.lora.load_lora(dict(file), comfy.lora.model_lora_keys_unet(model.model, {})))
+    wanted = comfy.lora.calculate_weight(stock.patches[name], torch.zeros(shape), name)
+    torch.testing.assert_close(found[name].dense().reshape(shape), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_pickles_are_refused(model, tmp_path):

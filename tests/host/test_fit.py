@@ -2,13 +2,14 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
-from concept_erasure.erasure.fingerprint import Fingerprint, fingerprint, parse_fingerprint
+from concept_erasure.erasure.fingerprint import Fingerprint, fingerprint, of_one_checkpoint, parse_fingerprint
 from tests import worlds
 from tests.host.tools import make_erasure, only_delta, only_prompt, sample
 
@@ -92,8 +93,29 @@ def test_a_fingerprint_survives_half_precision_and_patches(model, bf16_model, co
     sample(erased, cond("x"), cond(""))  # the host changes the weights in place while this model is loaded
     assert fingerprint(erased) == fingerprint(model)
     assert fingerprint(bf16_model).shapes == fingerprint(model).shapes
+    assert of_one_checkpoint(fingerprint(bf16_model), fingerprint(model))
     assert parse_fingerprint(str(fingerprint(model))) == fingerprint(model)
     assert parse_fingerprint("") is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_other_checkpoint_and_a_fine_tune_is_one(model, other_checkpoint_model, dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def of(change) -> Fingerprint:
+        weights = {f"{i}.attn2.to_k.weight": change(torch.randn(320, 768, generator=generator)) for i in range(16)}
+        network = SimpleNamespace(named_parameters=lambda: weights.items(), model_config=model.model.model_config)
+        generator.manual_seed(0)
+        return fingerprint(SimpleNamespace(model=network))
+
+    made = of(lambda w: w)
+    assert made.shapes == of(lambda w: w.to(dtype)).shapes
+    for scale in (0.01, 0.1, 3.0):
+        assert of_one_checkpoint(of(lambda w, s=scale: s * w), of(lambda w, s=scale: (s * w).to(dtype)))
+    tuned = of(lambda w: w + 0.05 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1)))
+    assert not of_one_checkpoint(made, tuned)
+    assert not of_one_checkpoint(fingerprint(model), fingerprint(other_checkpoint_model))
+    assert of_one_checkpoint(made, replace(made, values="0123456789ab")), "what early versions wrote cannot be compared"
 
 
 def test_an_erasure_that_says_nothing_of_its_model_is_tried(model, gated):

@@ -203,6 +203,30 @@ def test_the_adversary_finds_the_text_that_is_hurt_most(prepare):
     assert choice.logits.argmax() == torch.tensor(hurts).argmax(), hurts
 
 
+@pytest.mark.parametrize("method, name", [("esd", "preserved"), ("adaptive target", "target")])
+def test_what_is_chosen_learns_the_same_with_checkpointing(prepare, method, name):
+    """Its gradients go through the frozen model, whose layers must not be run again with the edited weights."""
+
+    def gradient(checkpointing: bool) -> torch.Tensor:
+        run = prepare(
+            method, checkpointing=checkpointing, rank=0, preserve_by="adversarial", preserve_weight=1.0, batch=4
+        ).run
+        generator = torch.Generator().manual_seed(0)
+        for change in run.delta.parameters():
+            change.data.copy_(0.2 * torch.randn(change.shape, generator=generator))
+        with learning.gradients():
+            run.sample()
+            run.generator.manual_seed(1)
+            phases = [*LEARNED[method].phases(run.settings), *preservation.adversary(run.settings)]
+            [phase] = [phase for phase in phases if phase.trains == name]
+            run.learn(phase)
+        return run.choices[name].logits.grad
+
+    plain, saved = gradient(False), gradient(True)
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(saved, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
 def test_without_a_preserve_set_choices_are_among_common_words(prepare):
     run = prepare("adaptive target", preserve="").run
     texts = [text.text for text in run.choices["target"].texts]

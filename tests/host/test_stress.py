@@ -17,7 +17,7 @@ from concept_erasure.erasure.trajectories import Sampling
 from concept_erasure.nodes.evaluate import ErasureStressTest
 from tests.host.test_fit import sentence
 from tests.host.test_report import SMALL, Always
-from tests.host.tools import difference, make_erasure, only_delta, sample
+from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample
 from tests.unit.test_evaluation import Vision, Words
 
 SEARCH = Search(tokens=3, tried=30, pool=8, population=6, generations=2)
@@ -177,3 +177,13 @@ def test_a_model_that_attacks_cannot_learn_on_is_refused_before_anything_is_draw
     monkeypatch.setattr(stress_module, "draw", lambda *_: pytest.fail("drawn"))
     with pytest.raises(ErasureError, match="cannot reload it"):
         stress(model, fixed, clip, world[2], CIRCLE, SMALL, ["by name", "relearning"], LITTLE)
+
+
+def test_an_erasure_for_a_part_of_sampling_is_not_attacked_elsewhere(model, clip, world, gated, monkeypatch):
+    part = attach.erase(model, gated, 1.0, 0.0, 0.9)
+    monkeypatch.setattr(stress_module, "draw", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(ErasureError, match="a part of sampling only"):
+        stress(model, part, clip, world[2], CIRCLE, SMALL, ["by name", "soft prompt"], LITTLE)
+    for erasure in (only_delta(gated), only_prompt(gated)):
+        assert attach.is_windowed(attach.erase(model, erasure, 1.0, 0.2, 1.0))
+        assert not attach.is_windowed(attach.erase(model, erasure))

@@ -97,6 +97,7 @@ def test_a_loader_that_cannot_load_twice_is_no_obstacle(model, clip):
 def test_a_dynamic_model_that_cannot_be_made_plain_is_refused_in_one_sentence(model):
     class Dynamic:
         is_dynamic = staticmethod(lambda: True)
+        get_wrappers = staticmethod(lambda *_: [])
         cached_patcher_init = None
 
     with pytest.raises(ErasureError) as caught:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from concept_erasure.erasure import concepts, deltas, learning, training
+from concept_erasure.erasure import concepts, deltas, learning, training, trajectories
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.settings import Settings
@@ -48,6 +48,43 @@ def test_checkpointing_gives_the_same_gradients(prepare, method, blocks):
         assert torch.allclose(gradient, saved[name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
 
 
+def test_small_gradients_survive_half_precision(model, half_model, prepare):
+    """At low noise and in large pictures they are smaller than the smallest fp16 number."""
+    found = []
+    for on in (model, half_model):
+        run = prepare(on, rank=0, weights_start="unchanged").run
+        with torch.inference_mode(), learning.gradients():
+            run.sample()
+            batch = run.concept_batch()
+            small = replace(batch, sigma=torch.full_like(batch.sigma, 0.3))
+
+            def loss(run, small=small):
+                return 1e-3 * run.distance(run.edited(small, prompt=False), torch.zeros_like(small.z), small)
+
+            run.learn(Phase("small", "delta", loss))
+        gradients = [p.grad.flatten() / run.scaler.get_scale() for p in run.delta.parameters()]
+        found.append(torch.cat(gradients))
+    assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
+    assert float(found[1].norm() / found[0].norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_step_whose_gradients_overflow_is_left_out(half_model, prepare):
+    run = prepare(half_model, rank=0, weights_start="unchanged").run
+    optimiser = torch.optim.Adam(run.delta.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in run.delta.parameters()]
+    scale = run.scaler.get_scale()
+    run.scaler.scale(torch.zeros(()))  # which makes its state
+    for p in run.delta.parameters():
+        p.grad = torch.full_like(p, float("inf"))
+    run.step(optimiser)
+    assert all(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
+    assert run.scaler.get_scale() == scale / 2
+    for p in run.delta.parameters():
+        p.grad = torch.ones_like(p)
+    run.step(optimiser)
+    assert not any(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
+
+
 def test_checkpointing_runs_layers_again_in_the_backward_pass(prepare, monkeypatch):
     calls = []
     real = training._checkpoint_transformer
@@ -77,6 +114,45 @@ def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_har
         training.train(run, LEARNED["prompt only"].phases(run.settings), progress)
     assert len(progress.losses) == 3 and not progress.stopped
     assert torch.equal(run.prompt.keys, before)
+
+
+def test_a_name_inside_another_word_is_left_alone(prepare):
+    run = prepare(concept="man", preserve="woman\nsquare", target="anchor", anchor="robot").run
+    anchors = {phrase.text.text: phrase.anchor.text for phrase in run.phrases}
+    assert anchors["woman man"] == "woman robot" and anchors["man, woman"] == "robot, woman"
+
+
+def test_long_texts_can_be_preserved(train):
+    """With another they fill more than the text encoder reads at once, and rows of a batch differ in length."""
+    long = ["a red square " * 13, "a blue star " * 13, "a dotted " * 40]
+    for seed in range(3):
+        erasure, run = train(preserve="\n".join([*long, "square"]), seed=seed, batch=4, refresh=1)
+        assert len(run.progress.losses) == 3 and erasure.delta
+    assert {cond["c_crossattn"].shape[1] for cond in run.run._conds.values()} >= {77, 154}
+
+
+def test_a_context_that_is_said_again_changes_nothing(prepare, encode):
+    run = prepare().run
+    run.sample()
+    batch = run.concept_batch()
+    two = replace(batch, z=batch.z[:1].repeat(2, 1, 1, 1), sigma=batch.sigma[:1].repeat(2))
+    with torch.inference_mode(), learning.gradients():
+        long = encode("a dotted " * 40)
+        alone = run._predict(replace(two, z=two.z[:1], sigma=two.sigma[:1]), [encode("a circle")], prompt=False)
+        beside = run._predict(two, [encode("a circle"), long], prompt=False)[:1]
+    torch.testing.assert_close(alone, beside, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "lcm"])
+def test_trajectories_are_in_the_models_own_scale_whatever_the_sampler(prepare, sampler):
+    run = prepare().run
+    how = replace(run.settings.sampling, sampler=sampler, steps=10)
+    texts, generator, shown = (run.phrases[0].text.cond, run.encode("").cond), torch.Generator().manual_seed(0), []
+    with torch.inference_mode(), learning.gradients():
+        found = trajectories.sample_trajectory(run.model, *texts, how, 4, generator, lambda *step: shown.append(step))
+    assert shown and len(found.latents) == len(found.sigmas) >= 8
+    assert float(found.latents[0].std()) == pytest.approx(float((1 + found.sigmas[0] ** 2).sqrt()), rel=0.1)
+    assert float(found.sigmas.min()) > 0
 
 
 def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
