@@ -168,8 +168,8 @@ def require_trainable(model) -> None:
     """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
     if attach.is_windowed(model):
         raise ErasureError(
-            "The model carries an erasure that acts in a part of sampling only, which learning would not see: set "
-            "start_percent to 0 and end_percent to 1 in Erase Concept, or switch 'soft prompt' and 'relearning' off."
+            "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "
+            "set start_percent to 0 and end_percent to 1 in its Erase Concept."
         )
     if model.is_dynamic() and model.cached_patcher_init is None:
         raise ErasureError(
