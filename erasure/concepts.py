@@ -73,10 +73,17 @@ def say(template: str, word: str) -> str:
     return " ".join(template.replace("{}", word).split())
 
 
+def forms(name: str) -> set[str]:
+    """A name and its plurals, right or wrong ones: "cats" must not become "cat"."""
+    word = spelled(name)
+    ends = [("man", "men"), ("y", "ies")]
+    return {word, word + "s", word + "es", *(word.removesuffix(a) + b for a, b in ends if word.endswith(a))}
+
+
 def others(words: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The words, each once, that are none of the names in another spelling."""
-    taken = set(map(spelled, names))
-    return [word for word in dict.fromkeys(words) if spelled(word) not in taken]
+    """The words, each once, that are none of the names in another form."""
+    taken = {form for name in names for form in forms(name)}
+    return [word for word in dict.fromkeys(words) if not forms(word) & taken]
 
 
 def read_names(text: str) -> list[str]:
@@ -104,11 +111,9 @@ def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[lis
     names, kept = read_names(concept), lines(preserve)
     if not names:
         raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-    free = others(kept, names)
-    if len(free) < len(kept):
-        [both, *_] = [word for word in kept if word not in free]
+    if both := [word for word in kept if spelled(word) in set(map(spelled, names))]:
         raise ErasureError(
-            f"'{both}' is both to be erased and to be preserved: take it out of one of the two lists."
+            f"'{both[0]}' is both to be erased and to be preserved: take it out of one of the two lists."
         )
     for name in names:
         encode.name_tokens(name)  # refuses what cannot be a name

@@ -90,7 +90,8 @@ def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], set
     """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
     if settings.target == "anchor":
         check_anchor(settings.anchor, names)
-    near = neighbours(encode, names, others(encode.beside(names, kept) or (*WORDS, *EVERYDAY), names))
+    common = others((*WORDS, *EVERYDAY), names)
+    near = neighbours(encode, names, others(encode.beside(names, kept), names) or common)
     if not kept:
         kept = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], names)
     targets = [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names)

@@ -129,7 +129,7 @@ def prepare(
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
-    near = neighbours(encode, names, short or others(WORDS, names))
+    near = neighbours(encode, names, others(short, names) or others(WORDS, names))
     delta = None
     if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, short, settings)
@@ -251,7 +251,7 @@ def _check_resume(model, names: Sequence[str], settings: Settings, resume: Erasu
             "the same method, or start anew without it."
         )
     known = read_names(before.concept)
-    if len(others(known, names)) == len(known):
+    if others(known, names) == known:
         raise ErasureError(
             f"The erasure to resume from erases '{', '.join(known)}' and not '{', '.join(names)}': type a name that it "
             "erases, or start anew without it."

@@ -135,6 +135,14 @@ def test_a_concept_in_another_spelling_is_no_neighbour_of_its_own(model, clip, s
     assert any(change.dense().norm() > 0.1 for change in erasure.delta.values())
 
 
+@pytest.mark.parametrize("name, word", [("cats", "cat"), ("men", "man"), ("churches", "church"), ("house", "houses")])
+def test_a_word_in_another_number_is_no_neighbour(model, clip, name, word):
+    erasure = erase_instantly(model, clip, name, "", Instant())
+    assert not {erasure.metadata.target, *erasure.metadata.preserve.splitlines()} & {name, word}
+    also = erase_instantly(model, clip, name, f"{word}\nsquare", Instant())
+    assert also.metadata.target == "square" and word in also.metadata.preserve, "what the user preserves stays so"
+
+
 def test_a_concept_in_another_spelling_is_not_to_be_preserved_nor_its_own_target(model, clip):
     with pytest.raises(ErasureError, match="'circle' is both to be erased and to be preserved"):
         erase_instantly(model, clip, "Circle", "square\ncircle", Instant())
