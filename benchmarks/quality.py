@@ -41,8 +41,10 @@ UNSEEN_BY = ("recommended", "prompt only")
 SEEDS = (0, 1)
 
 
-RATES = {"steps": 150, "weight_lr": 5e-4, "prompt_lr": 1e-2, "batch": 4, "refresh": 10}
-"""For the published presets on a network as narrow as the toy world's: at their own rates it does not learn."""
+RATES: dict[str, Any] = {"steps": 150, "weight_lr": 5e-4, "prompt_lr": 1e-2, "batch": 4, "refresh": 10}
+"""For the published presets on a network as narrow as the toy world's: at their own rates they erase colours alone."""
+PRESERVED: dict[str, Any] = {"preserve_weight": 2.0, "in_context": True}
+"""What recommended knows of the preserve set, given to methods that know nothing of it as published."""
 
 
 def learned(method: str, **changes: Any) -> Settings:
@@ -56,6 +58,7 @@ METHODS: dict[str, Settings | Instant] = {
     "SPEED": Instant(method="speed"),
     "prompt only": learned("prompt only"),
     "ESD": learned("esd"),
+    "ESD, preserve set": learned("esd", **PRESERVED),
     "SDD": learned("sdd"),
     "CA": learned("concept ablation"),
     "AP": learned("esd", preserve_by="adversarial", preserve_weight=1.0),
@@ -65,6 +68,7 @@ METHODS: dict[str, Settings | Instant] = {
     "pruning": learned("pruning"),
     "KPOP v2": replace(preset_for("paper v2"), **RATES),
     "KPOP v3": replace(preset_for("paper v3"), **RATES),
+    "KPOP v3, preserve set": replace(preset_for("paper v3"), **RATES, **PRESERVED),
     "KPOP v3, published rates": preset_for("paper v3"),
 }
 
