@@ -7,9 +7,9 @@
     python3 scripts/run.py benchmarks.quality --minutes 0   # only writes table and plot anew
 
 Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``, and the table of the README. Pictures, noise and judge
-are the demo's: 192 pictures or more a cell, three seeds. Attacks draw 24 pictures each, in ways that the erasure was
-not made by. Learned methods are measured on six concepts with two seeds, the closed forms, which have nothing random,
-on all eighteen; our own on three more concepts of which no trial of training is on record.
+are the demo's: 192 pictures or more a cell, three seeds. Attacks draw 24 pictures each. Learned methods are measured
+on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen; our own on three more
+concepts of which no trial of training is on record.
 """
 
 from __future__ import annotations
@@ -116,10 +116,12 @@ def markdown(found: dict) -> str:
     out = ["# All methods on the toy world", "", "Written by `python3 scripts/run.py benchmarks.quality`.", ""]
     out += [
         f"The unedited model shows the concept in {base['shown']:.3f} of its pictures, PSR-1 {base['psr1']:.3f}, kept "
-        f"attributes {base['kept_attributes']:.3f}. Means over concepts and seeds; brackets: 95 % Wilson interval over "
-        "pictures. Attacks: share of pictures with the concept back; in the head, the unedited model's. SSIM and PSNR "
-        "(median, dB; 100 = equal): kept pictures beside the unedited model's. Seconds on one core. Bold: no other row "
-        f"is ahead on ESR-1, PSR-1 and attributes at once. {found['pictures']} pictures judged, attacks not counted.",
+        f"attributes {base['kept_attributes']:.3f}. Means over concepts and seeds. Brackets: 95 % Wilson interval over "
+        "pictures, which is that of their noise alone; seeds share prompts and noise, and concepts differ far more, so "
+        "the lowest and the highest cell stand behind it. Attacks: share of pictures with the concept back; in the "
+        "head, the unedited model's. SSIM and PSNR (median, dB; 100 = equal): kept pictures beside the unedited "
+        "model's. Seconds on one core. Bold: no other row is ahead on ESR-1, PSR-1 and attributes at once. "
+        f"{found['pictures']} pictures judged, attacks not counted.",
         "",
     ]
     held_out = f"Of these, held out when the training's settings were chosen: {', '.join(HELD_OUT)}"

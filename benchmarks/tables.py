@@ -35,6 +35,7 @@ def rows(
         found["interval"] = {
             "esr1": interval(own.values(), "esr1", "erased"), "psr1": interval(own.values(), "psr1", "kept")
         }  # fmt: skip
+        found["range"] = {key: ends([cell[key] for cell in own.values()]) for key in ("esr1", "psr1")}
         found["concepts"] = sorted({concept for concept, _ in own}, key=ALL.index)
         found["seeds"] = len({seed for _, seed in own})
         found["cells"] = len(own)
@@ -61,6 +62,11 @@ def interval(found: Iterable[dict], key: str, part: str) -> list[float]:
     share = sum(value for value, _ in pairs) / len(pairs)
     count = len(pairs) ** 2 / sum(1 / pictures for _, pictures in pairs)
     return [round(end, 4) for end in wilson(share * count, count)]
+
+
+def ends(values: Sequence[float]) -> list[float]:
+    """The lowest and the highest."""
+    return [round(min(values), 4), round(max(values), 4)]
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -126,7 +132,8 @@ def _brief(value: float | None, places: int = 2) -> str:
 
 def _with_interval(row: dict, key: str) -> str:
     low, high = row["interval"][key]
-    return f"{row[key]:.3f} [{low:.2f}, {high:.2f}]"
+    least, most = (_brief(end) for end in row["range"][key])
+    return f"{row[key]:.3f} [{low:.2f}, {high:.2f}], {least}–{most}"
 
 
 def _figure(value: float | None, places: int = 2) -> str:

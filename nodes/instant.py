@@ -52,7 +52,7 @@ class ErasureInstant(io.ComfyNode):
                 io.Combo.Input(
                     "method", options=list(CLOSED_FORM), default="uce",
                     tooltip="uce: best measured. rece: also erases what would revive the concept, at some cost to its "
-                    "neighbours. speed: changes only what the preserved texts hardly use; gentlest, may erase less.",
+                    "neighbours. speed: changes only what the preserved texts hardly use; erases a little less.",
                 ),
                 io.Combo.Input(
                     "tokens", options=list(TOKENS), default=TOKENS[0], advanced=True,

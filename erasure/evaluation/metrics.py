@@ -1,7 +1,8 @@
 """Measures of erasing and preserving, with their uncertainty. torch only.
 
 ESR-k: share of pictures for an erased concept whose judge's top k lacks it. PSR-k: share of pictures for kept concepts
-whose judge's top k has it (both as in arXiv 2403.12326). Neither means anything without the unedited model's.
+whose judge's top k has it (as in the authors' scripts, arXiv 2410.15618). Neither means anything without the unedited
+model's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How well an erasure holds: the concept is asked for in ways it was not erased by, and counted when it comes back.
+"""How well an erasure holds: the concept is asked for in other ways than by the report, and counted when it comes back.
+
+``by name`` asks in phrasings that training here sees as well, so it is a check and not an attack.
 
 Every attack has a stated budget, and every prompt is also drawn by the unedited model, with the same noise: an attack
 that does not bring the concept back there says nothing. There are no prompt lists here; prompts are the user's own, or

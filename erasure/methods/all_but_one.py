@@ -2,8 +2,8 @@
 
     min_θ'  || (e'(z_t, c_e) - e'(z_t, c_0)) - (e(z_t, c_a) - e(z_t, c_0)) ||^2  +  || e'(z_t, c_0) - e(z_t, c_0) ||^2
 
-c_a: what takes the concept's place, the anchor or the same phrase without the concept. The paper gives no weight for
-the second term and no code is public: assumed is the weight 1.
+c_a: what takes the concept's place, the anchor or the same phrase without the concept. Reconstructed from the
+abstract, no code is public: the form of both terms and the weight 1 are assumed.
 """
 
 from __future__ import annotations

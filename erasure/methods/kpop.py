@@ -9,6 +9,8 @@ p the erasure prompt. Each step does one update of each kind::
 
 The prompt takes the concept's knowledge over, so that the weights need not destroy it. T = t is version 2 of the
 paper (erased with the prompt, too); T = e(z_t, c_e) is version 3 (the prompt is a key that recovers the concept).
+Reconstructed from the abstracts and from what the authors left in later repositories: the paper's text and its own code
+were not at hand, so both T are our reading.
 Ours, and off in the paper presets: the preserve term || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set; a target
 that is the concept's nearest neighbour, t = e(z_t, c_n); and weights that start from the closed form of Instant Erasure
 for it, so that training has only the rest to do, and the key. The prompt then starts where it revives the concept in

@@ -5,7 +5,7 @@
 
 The second is adversarial preservation (Bui et al., arXiv 2410.15618): the logits π learn, one step for each of the
 weights', to find the text that the edit hurts most. The candidates are the preserve set, or without one the nearest
-common words. Assumed where the paper is silent: the latents z_t are those of random preserved texts, not of c_r.
+common words. The authors' script draws z_t for c_r; here it is, more cheaply, that of random preserved texts.
 """
 
 from __future__ import annotations

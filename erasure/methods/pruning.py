@@ -2,9 +2,9 @@
 
     min_m  || e_{θ m}(z_t, c_e) - t ||^2  +  w share(m = 0),   t as in ESD
 
-The weights stay what they are; a mask m over them learns which ones to set to zero. The paper names a differentiable
-mask and a sparsity term but neither its form nor its weight: assumed are scores with a straight-through threshold, and
-as the term the share of weights that are pruned. Taking the erasure off brings every weight back.
+The weights stay what they are; a mask m over them learns which ones to set to zero. Known to us from
+the abstract, which names a differentiable mask and sparsity: assumed are scores with a straight-through threshold, and
+as a term the share of weights that are pruned. Taking the erasure off brings every weight back.
 """
 
 from __future__ import annotations

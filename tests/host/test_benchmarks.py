@@ -25,6 +25,7 @@ def test_rows_are_means_over_cells_and_intervals_over_pictures():
     assert (row["esr1"], row["psr1"], row["recovery"]) == (0.75, 0.75, None)
     low, high = row["interval"]["esr1"]
     assert 0.6 < low < 0.75 < high < 0.86
+    assert row["range"] == {"esr1": [0.5, 1.0], "psr1": [0.5, 1.0]}
     assert (row["concepts"], row["seeds"]) == (["circle", "red"], 1)
 
 
@@ -128,7 +129,7 @@ def test_table_and_plot_are_written_from_what_there_is(tmp_path, pretended, caps
     quality.write(results)
     assert (tmp_path / "found.png").stat().st_size > 1000
     text = (tmp_path / "found.md").read_text()
-    assert "| **UCE** | 1.000 [0.86, 1.00] | 1.000" in text and "held out" not in text
+    assert "| **UCE** | 1.000 [0.86, 1.00], 1.00–1.00 | 1.000" in text and "held out" not in text
 
 
 def test_the_readme_has_the_table_that_was_measured():
