@@ -26,19 +26,29 @@ log = logging.getLogger(KEY)
 
 @dataclass(frozen=True)
 class Window:
-    """The part of sampling in which something acts, as noise levels: active while ``low <= sigma <= high``."""
+    """The part of sampling in which something acts, as shares of it: 0 is the first step, 1 the last."""
+
+    start: float
+    end: float
+
+    @classmethod
+    def of(cls, start_percent: float, end_percent: float) -> Window | None:
+        """None when that is all of it."""
+        return None if start_percent <= 0 and end_percent >= 1 else cls(start_percent, end_percent)
+
+    def levels(self, sampling) -> Levels:
+        """The same as noise levels, by the ``model_sampling`` of the model that runs: a node behind ours may have
+        changed it."""
+        low = 0.0 if self.end >= 1 else float(sampling.percent_to_sigma(self.end))
+        return Levels(low, float(sampling.percent_to_sigma(self.start)))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels at which something acts: ``low <= sigma <= high``."""
 
     low: float
     high: float
-
-    @classmethod
-    def of(cls, model: ModelPatcher, start_percent: float, end_percent: float) -> Window | None:
-        """From shares of sampling (0 = first step, 1 = last); None when that is all of it."""
-        if start_percent <= 0 and end_percent >= 1:
-            return None
-        sampling = model.get_model_object("model_sampling")
-        low = 0.0 if end_percent >= 1 else float(sampling.percent_to_sigma(end_percent))
-        return cls(low, float(sampling.percent_to_sigma(start_percent)))
 
     def __contains__(self, sigma: float) -> bool:
         return self.low <= sigma <= self.high
@@ -50,8 +60,8 @@ class PromptPatch:
     Lives for one run only, so what it remembers (this step's noise level, this context's open rows) is never shared.
     """
 
-    def __init__(self, prompt: PromptTensors, strength: float = 1.0, window: Window | None = None):
-        self.prompt, self.strength, self.window = prompt, strength, window
+    def __init__(self, prompt: PromptTensors, strength: float = 1.0, levels: Levels | None = None):
+        self.prompt, self.strength, self.levels = prompt, strength, levels
         self.parts = BLOCKS[prompt.blocks]
         self._sigmas: torch.Tensor | None = None
         self._active = True
@@ -73,8 +83,8 @@ class PromptPatch:
 
     def _in_window(self, options) -> bool:
         sigmas = options.get("sigmas")
-        if self.window is not None and sigmas is not None and sigmas is not self._sigmas:
-            self._sigmas, self._active = sigmas, float(sigmas.flatten()[0]) in self.window
+        if self.levels is not None and sigmas is not None and sigmas is not self._sigmas:
+            self._sigmas, self._active = sigmas, float(sigmas.flatten()[0]) in self.levels
         return self._active
 
     def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
@@ -93,12 +103,16 @@ class Attachment:
     strength: float
     window: Window | None
 
-    def patch(self) -> PromptPatch:
-        return PromptPatch(self.prompt, self.strength, self.window)
+    def patch(self, sampling) -> PromptPatch:
+        levels = None if self.window is None else self.window.levels(sampling)
+        return PromptPatch(self.prompt, self.strength, levels)
 
     def __call__(self, executor, *args, **kwargs):
-        options = executor.class_obj.model_options.setdefault("transformer_options", {})
-        add_patch(options, self.patch())
+        guider = executor.class_obj
+        options = guider.model_options.setdefault("transformer_options", {})
+        add_patch(options, self.patch(guider.model_patcher.get_model_object("model_sampling")))
+        if options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
+            log.warning("An erasure prompt joins this run, which is not compiled: a compiled model would not see it.")
         return executor(*args, **kwargs)
 
 
@@ -119,6 +133,11 @@ def is_windowed(model: ModelPatcher) -> bool:
     return switched or any(attachment.window is not None for attachment in attachments(model))
 
 
+def acts_while_drawing(erasure: Erasure, start_percent: float, end_percent: float) -> bool:
+    """Whether a part of an erasure is no change of the weights, which is all that the host saves and merges."""
+    return bool(erasure.erasers) or Window.of(start_percent, end_percent) is not None
+
+
 def applied(model: ModelPatcher) -> tuple[str, ...]:
     """Identities of the erasures whose delta is on a MODEL."""
     return model.get_attachment(KEY) or ()
@@ -137,7 +156,7 @@ def erase(
     if not erasure.delta and not erasure.erasers:
         raise ErasureError("This erasure holds only a key and erases nothing: connect it to Recover Concept instead.")
     out = model.clone()
-    window = Window.of(model, start_percent, end_percent)
+    window = Window.of(start_percent, end_percent)
     for prompt in erasure.erasers:
         _attach(out, prompt, strength, window)
     if erasure.delta:
@@ -224,7 +243,7 @@ class Switch:
         self.window, self.on = window, False
 
     def __call__(self, executor, x, t, *args, **kwargs):
-        self.on = float(t.flatten()[0]) in self.window
+        self.on = float(t.flatten()[0]) in self.window.levels(executor.class_obj.model_sampling)
         try:
             return executor(x, t, *args, **kwargs)
         finally:

@@ -35,6 +35,8 @@ from .settings import Settings
 from .trajectories import Trajectory, sample_trajectory
 
 log = logging.getLogger("concept_erasure")
+NO_GRADIENT = ("modified by an inplace operation", "Inference tensors cannot be saved")
+"""What torch says where a patch of the host has no backward pass."""
 TRAJECTORIES = 4
 """How many recent trajectories losses draw from."""
 
@@ -293,11 +295,17 @@ class Run:
                 self.scaler.scale(loss).backward()
             return float(loss.detach())
 
-        if phase.trains == "delta":
-            return self._with_weights(self._weights(self.delta), forward_and_backward)
-        with torch.no_grad():
+        with torch.set_grad_enabled(phase.trains == "delta"):
             weights = self._weights(self.delta)
-        return self._with_weights(weights, forward_and_backward)
+        try:
+            return self._with_weights(weights, forward_and_backward)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in NO_GRADIENT):
+                raise
+            raise ErasureError(
+                "A node in front of this one patches the model in a way that cannot be learned through (FreeU V2, Load "
+                "Hypernetwork, …): connect the model that comes before it."
+            ) from error
 
     def step(self, optimiser: torch.optim.Optimizer) -> None:
         """Takes the step, unless there are no gradients, or half precision made some of them infinite."""
@@ -331,7 +339,7 @@ class Run:
         """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
         options = comfy.model_patcher.create_model_options_clone(self.model.model_options)["transformer_options"]
         for attachment in attach.attachments(self.model):
-            attach.add_patch(options, attachment.patch())
+            attach.add_patch(options, attachment.patch(self.model.get_model_object("model_sampling")))
         options |= {"sigmas": batch.sigma, "cond_or_uncond": [0], "uuids": [], "sample_sigmas": batch.sigma}
         options["optimized_attention_override"] = _differentiable_attention
         if checkpointed and torch.is_grad_enabled():

@@ -7,6 +7,7 @@ from ..erasure.artifact import Erasure
 from .types import CATEGORY, OFF, ErasureSocket, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
+WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
 
 
 class ErasureApply(io.ComfyNode):
@@ -46,6 +47,8 @@ class ErasureApply(io.ComfyNode):
     def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
         erased = attach.erase(model, erasure, strength, start_percent, end_percent)
         said = OFF if strength == 0 else NEVER if start_percent >= end_percent else f"Erased: {names(erasure)}"
+        if erased is not model and attach.acts_while_drawing(erasure, start_percent, end_percent):
+            said += f"\n{WHILE_DRAWING}"
         return io.NodeOutput(erased, ui=show(cls, said))
 
 

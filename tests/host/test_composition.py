@@ -7,6 +7,9 @@ import comfy.samplers
 import node_helpers
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from concept_erasure.erasure import attach
 from tests.host import tools
@@ -155,11 +158,44 @@ def test_a_window_acts_inside_and_leaves_the_rest_alone(model, cond, gated, part
 
 
 def test_edges_of_a_window(model):
-    assert attach.Window.of(model, 0.0, 1.0) is None
+    assert attach.Window.of(0.0, 1.0) is None
     sampling = model.get_model_object("model_sampling")
-    late, early = attach.Window.of(model, 0.5, 1.0), attach.Window.of(model, 0.0, 0.5)
+    late, early = (attach.Window(*part).levels(sampling) for part in ((0.5, 1.0), (0.0, 0.5)))
     assert float(sampling.sigma_min) in late and float(sampling.sigma_max) not in late
     assert float(sampling.sigma_max) in early and float(sampling.sigma_min) not in early
+
+
+@pytest.mark.parametrize("part", [only_prompt, only_delta])
+def test_a_window_goes_by_the_schedule_that_runs(model, cond, gated, part):
+    def slow(m):
+        return ModelSamplingContinuousEDM().patch(m, "v_prediction", 40.0, 0.01)[0]
+
+    erasure = part(gated)
+    first, last = slow(attach.erase(model, erasure, 1.0, 0.25, 0.5)), attach.erase(slow(model), erasure, 1.0, 0.25, 0.5)
+    pictures = [sample(m, cond(CONCEPT), cond(""), steps=12) for m in (first, last, slow(model))]
+    assert torch.equal(*pictures[:2]) and difference(*pictures[1:]) > 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_is_erased_as_well(model, cond, gated):
+    """The stock node leaves all guards on transformer options out, so that a compiled model never sees a new patch."""
+
+    def compiled(m):
+        out = m.clone()
+        set_torch_compile_wrapper(model=out, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict})
+        return out
+
+    def drawn(m):
+        return sample(m, cond(CONCEPT), cond(""))
+
+    torch._dynamo.reset()
+    erasure, base, plain = only_prompt(gated), drawn(model), compiled(model)
+    erased = drawn(attach.erase(model, erasure))
+    effect = difference(erased, base)
+    assert_close(drawn(plain), base, effect)
+    assert_close(drawn(attach.erase(plain, erasure)), erased, effect)
+    assert_close(drawn(compiled(attach.erase(model, erasure))), erased, effect)
+    assert_close(drawn(plain), base, effect)
 
 
 # ---------------------------------------------------------------- stacks

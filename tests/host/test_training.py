@@ -5,6 +5,7 @@ from dataclasses import fields
 import comfy.model_management
 import pytest
 import torch
+from comfy_extras.nodes_freelunch import FreeU_V2
 
 from concept_erasure.erasure import attach, learning
 from concept_erasure.erasure.artifact import ErasureError, load_erasure, save_erasure
@@ -201,3 +202,11 @@ def test_globals_are_restored_after_a_failure():
 def test_the_same_seed_learns_the_same_erasure(train):
     first, second, other = (train(seed=s)[0].identity() for s in (4, 4, 5))
     assert first == second != other
+
+
+def test_a_patch_that_cannot_be_learned_through_is_one_sentence(prepare, model):
+    [through] = FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).args
+    with pytest.raises(ErasureError) as caught, torch.inference_mode(), learning.gradients():
+        run = prepare(through)
+        learning.learn(run)
+    assert "cannot be learned through" in sentence(caught)
