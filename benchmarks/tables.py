@@ -184,7 +184,8 @@ def _label(axes, found: Sequence[dict]) -> None:
     step, last = (top - bottom) / 26, top
     for (x, y), names in sorted(together.items(), key=lambda item: -item[0][1]):
         last = min(y, last - step)
+        label = ", ".join(names) if len(names) < 3 else f"{names[0]}, {len(names) - 1} more"
         axes.annotate(
-            ", ".join(names), (x, y), xytext=(min(x + (right - left) / 30, right), last), fontsize=8, va="center",
+            label, (x, y), xytext=(min(x + (right - left) / 30, right), last), fontsize=8, va="center",
             arrowprops={"arrowstyle": "-", "color": "#cbd5e1", "linewidth": 0.6},
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip
