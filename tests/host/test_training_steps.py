@@ -140,7 +140,7 @@ def test_a_context_that_is_said_again_changes_nothing(prepare, encode):
         long = encode("a dotted " * 40)
         alone = run._predict(replace(two, z=two.z[:1], sigma=two.sigma[:1]), [encode("a circle")], prompt=False)
         beside = run._predict(two, [encode("a circle"), long], prompt=False)[:1]
-    torch.testing.assert_close(alone, beside, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, beside, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "lcm"])
