@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -271,8 +271,3 @@ def require_unet(model: ModelPatcher) -> None:
             f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can "
             "reach: use an SD 1.x, SD 2.x or SDXL checkpoint."
         )
-
-
-def erase_prompt_live(options: dict, prompt: PromptTensors, keys: torch.Tensor, values: torch.Tensor) -> None:
-    """Adds a prompt that is being trained to transformer options; gradients flow into ``keys`` and ``values``."""
-    add_patch(options, PromptPatch(replace(prompt, keys=keys, values=values)))

@@ -32,8 +32,9 @@ from .methods import LEARNED
 from .methods.preservation import adversary
 from .neighbours import neighbours
 from .prompt import ErasurePrompt
+from .run import Phrase, Run
 from .settings import Settings
-from .training import Phrase, Preview, Progress, Run
+from .training import Preview, Progress
 from .version import host_version, pack_version
 from .vocabulary import WORDS
 

@@ -11,6 +11,8 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from . import attach
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -36,7 +38,7 @@ def _asked(model, wrapper: Callable) -> Iterator[None]:
     """Wraps what samplers ask of a MODEL; on the MODEL itself, because a clone would have the host load it anew."""
     before = model.model_options
     model.model_options = comfy.model_patcher.create_model_options_clone(before)
-    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "concept_erasure", wrapper, model.model_options, True)
+    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, attach.KEY, wrapper, model.model_options, True)
     try:
         yield
     finally:

@@ -244,9 +244,9 @@ def judge_from(how: dict) -> ClipJudge | None:
 
 
 def prefix_from(how: dict) -> str:
-    """Where the scores go, known to be writable before anything is drawn."""
+    """Where the scores go."""
     prefix = how.pop("filename_prefix")
-    new_path(prefix, ".json")
+    new_path(prefix, ".json")  # raises where nothing can go there, before anything is drawn
     return prefix
 
 

@@ -80,7 +80,8 @@ class ErasureRecover(io.ComfyNode):
     @telling
     def execute(cls, model, erasure, strength) -> io.NodeOutput:
         recovered = attach.recover(model, erasure, strength)
-        return io.NodeOutput(recovered, ui=show(cls, f"Recovered: {names(erasure)}" if strength else OFF))
+        said = f"Recovered: {names(erasure)}\n{WHILE_DRAWING}" if strength else OFF
+        return io.NodeOutput(recovered, ui=show(cls, said))
 
 
 def names(erasure: Erasure) -> str:

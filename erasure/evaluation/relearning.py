@@ -20,8 +20,9 @@ import torch
 from .. import deltas, learning, training
 from ..choice import Soft
 from ..concepts import PHRASINGS, Encoder
+from ..run import TRAJECTORIES, Batch, Phrase, Run
 from ..settings import Settings
-from ..training import Batch, Phase, Phrase, Progress, Run
+from ..training import Phase, Progress
 from ..trajectories import Sampling
 
 Lessons = Sequence[tuple[Batch, torch.Tensor]]
@@ -35,7 +36,7 @@ def lessons(model, encode: Encoder, names: Sequence[str], sampling: Sampling, co
     phrases = [Phrase(encode(p.format(name)), encode(""), name=name) for name in names for p in PHRASINGS[:4]]
     settings = replace(SETTINGS, sampling=sampling)
     run = Run(learning.plain_patcher(model), encode, phrases, [], None, None, None, {}, settings)
-    for _ in range(training.TRAJECTORIES):
+    for _ in range(TRAJECTORIES):
         run.sample()
     batches = [run.concept_batch() for _ in range(count)]
     return [(batch, run.original(batch)) for batch in batches]

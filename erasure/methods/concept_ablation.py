@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ..run import Run
 from ..settings import Settings
-from ..training import Method, Phase, Run
+from ..training import Method, Phase
 from .preservation import with_preservation
 
 

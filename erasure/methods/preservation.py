@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import torch
 
+from ..run import Run
 from ..settings import Settings
-from ..training import Phase, Run
+from ..training import Phase
 
 
 def with_preservation(run: Run, loss: torch.Tensor) -> torch.Tensor:

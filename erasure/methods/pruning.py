@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 
 from ..deltas import Mask
+from ..run import Run
 from ..settings import Settings
-from ..training import Method, Phase, Run
+from ..training import Method, Phase
 from . import esd
 
 SPARSITY = 0.02

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure import attach, deltas, learning, training
+from concept_erasure.erasure import run as training_run
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.attention import AttentionMaps
 from concept_erasure.erasure.choice import Choice
@@ -43,7 +44,7 @@ def loss_now(run) -> float:
     run.generator.manual_seed(5)
     [phase, *_] = LEARNED[run.settings.method].phases(run.settings)
     with learning.gradients():
-        return sum(run.learn(phase) for _ in range(3))
+        return sum(training.backward(run, phase, training.scaler_for(run)) for _ in range(3))
 
 
 @pytest.mark.parametrize("method", WEIGHTS_ONLY)
@@ -75,7 +76,7 @@ def test_concept_ablation_draws_latents_for_what_comes_instead(prepare, monkeypa
     run = prepare("concept ablation", target="anchor", anchor="star").run
     seen = []
     monkeypatch.setattr(
-        training, "_rows_as_conditioning", lambda texts: seen.extend(t.text for t in texts) or texts[0].cond
+        training_run, "rows_as_conditioning", lambda texts: seen.extend(t.text for t in texts) or texts[0].cond
     )
     run.sample()
     assert seen and all("star" in text and "circle" not in text for text in seen)
@@ -99,7 +100,7 @@ def test_all_but_one_pins_the_unconditional_prediction(prepare):
             run = learned.run
             batch = run.concept_batch()
             nothing = [run.encode("")] * len(batch.phrases)
-            now = run._with_weights(run._weights(run.delta), lambda: run.edited_under(batch, nothing))
+            now = run.network.computing_with(run.network.changed(run.delta), lambda: run.edited_under(batch, nothing))
             return float((now - run.original_under(batch, nothing)[0]).detach().norm())
 
     assert moved(10.0) < 0.8 * moved(0.0)
@@ -113,7 +114,7 @@ def test_attention_maps_are_those_of_the_text_and_of_the_name(prepare, model):
     maps = AttentionMaps()
     with learning.gradients(), torch.no_grad():
         plain = run.edited(batch, prompt=False)
-        seen = run._predict(batch, batch.texts, prompt=False, maps=maps)
+        seen = run.network.predict(batch.z, batch.sigma, batch.texts, maps=maps)
         paid = run.attention_to_concept(batch)
     assert torch.equal(plain, seen), "looking changes nothing"
     assert len(maps.maps) == len(layers) and len(paid) == len(layers) * len(batch.phrases)
@@ -174,7 +175,7 @@ def test_a_hard_choice_is_one_text_and_learns(encode):
 def test_a_mixture_is_the_weighted_sum_of_its_texts(prepare):
     run = prepare("adaptive target").run
     mixture = replace(run.chosen("target"), texts=run.choices["target"].texts[:2], weights=torch.tensor([0.25, 0.75]))
-    mixed, *parts = (run._cond(text)["c_crossattn"] for text in (mixture, *mixture.texts))
+    mixed, *parts = (run.network.conditioning(text)["c_crossattn"] for text in (mixture, *mixture.texts))
     torch.testing.assert_close(mixed, 0.25 * parts[0] + 0.75 * parts[1])
 
 
@@ -191,14 +192,15 @@ def test_the_adversary_finds_the_text_that_is_hurt_most(prepare):
             run.generator.manual_seed(1)
             choice.logits.data = 100.0 * torch.nn.functional.one_hot(torch.tensor(i), len(choice.texts))
             with torch.no_grad():
-                weights = run._weights(run.delta)
-                hurts.append(float(run._with_weights(weights, lambda: preservation.preservation(run, prompt=False))))
+                weights = run.network.changed(run.delta)
+                hurt = run.network.computing_with(weights, lambda: preservation.preservation(run, prompt=False))
+                hurts.append(float(hurt))
         choice.logits.data.zero_()
         optimiser = torch.optim.Adam(choice.parameters(), lr=0.1)
         [phase] = preservation.adversary(run.settings)
         for _ in range(60):
             optimiser.zero_grad()
-            run.learn(phase)
+            training.backward(run, phase, training.scaler_for(run))
             optimiser.step()
     assert choice.logits.argmax() == torch.tensor(hurts).argmax(), hurts
 
@@ -219,7 +221,7 @@ def test_what_is_chosen_learns_the_same_with_checkpointing(prepare, method, name
             run.generator.manual_seed(1)
             phases = [*LEARNED[method].phases(run.settings), *preservation.adversary(run.settings)]
             [phase] = [phase for phase in phases if phase.trains == name]
-            run.learn(phase)
+            training.backward(run, phase, training.scaler_for(run))
         return run.choices[name].logits.grad
 
     plain, saved = gradient(False), gradient(True)

@@ -73,10 +73,10 @@ def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
     on_canvas(ErasureApply).execute(model, both, 1.0, 0.5, 0.5)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0, 0.0, 0.5)
-    drawing = "Erased: red, orange\nActs while drawing only: a saved or merged checkpoint comes without it."
+    drawing = "\nActs while drawing only: a saved or merged checkpoint comes without it."
     assert [text for text, _ in sent] == [
-        drawing, "Recovered: red, orange", "Off: strength is 0.", "Off: end_percent is not above start_percent.",
-        "Erased: red, orange", drawing,
+        "Erased: red, orange" + drawing, "Recovered: red, orange" + drawing, "Off: strength is 0.",
+        "Off: end_percent is not above start_percent.", "Erased: red, orange", "Erased: red, orange" + drawing,
     ]  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from concept_erasure.erasure.artifact import ErasureError, load_erasure, save_er
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.neighbours import neighbours
+from concept_erasure.erasure.run import Batch, Phrase
 from concept_erasure.erasure.settings import PRESETS
-from concept_erasure.erasure.training import Batch, Phrase
 from concept_erasure.nodes import learn as learn_node
 from tests import worlds
 from tests.host import tools
@@ -109,7 +109,7 @@ def test_a_dynamic_model_that_cannot_be_made_plain_is_refused_in_one_sentence(mo
 def test_a_bf16_model_is_trained_with_float32_parameters(prepare, bf16_model):
     tiny = {"prompt_lr": 1e-6, "weight_lr": 1e-6}
     run = prepare(bf16_model, method="kpop", **tiny)
-    assert run.run.base["diffusion_model.middle_block.1.proj_in.weight"].dtype == torch.bfloat16
+    assert run.run.network.base["diffusion_model.middle_block.1.proj_in.weight"].dtype == torch.bfloat16
     parameters = [*run.run.prompt.parameters(), *run.run.delta.parameters()]
     before = [p.detach().clone() for p in parameters]
     with learning.gradients():
@@ -147,9 +147,9 @@ def test_an_applied_erasure_predicts_what_the_trained_one_did(train, model, cond
     with torch.inference_mode(), learning.gradients():
         batch = batch_of(run, "a circle")
         with torch.no_grad():
-            weights = run._weights(run.delta)
-            without = implied(batch, run._with_weights(weights, lambda: run.edited(batch, prompt=False)))
-            with_key = implied(batch, run._with_weights(weights, lambda: run.edited(batch, prompt=True)))
+            weights = run.network.changed(run.delta)
+            without = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, prompt=False)))
+            with_key = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, prompt=True)))
             original = implied(batch, run.original(batch))
     erased = attach.erase(model, erasure)
     base = denoised(model, positive, negative)

@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from concept_erasure.erasure import concepts, deltas, learning, training, trajectories
+from concept_erasure.erasure import concepts, deltas, learning, network, training, trajectories
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.methods import LEARNED
+from concept_erasure.erasure.run import TRAJECTORIES, Phrase
 from concept_erasure.erasure.settings import Settings
-from concept_erasure.erasure.training import Phase, Phrase
+from concept_erasure.erasure.training import Phase
 from concept_erasure.nodes import learn as learn_node
 from tests.host.test_fit import sentence
 from tests.host.tools import PRESERVE
@@ -28,7 +29,7 @@ def all_gradients(prepare, **changes) -> dict[str, torch.Tensor]:
     with torch.inference_mode(), learning.gradients():
         run.sample()
         for phase in LEARNED[run.settings.method].phases(run.settings):
-            run.learn(phase)
+            training.backward(run, phase, training.scaler_for(run))
             module = run.learned[phase.trains]
             found |= {f"{phase.name}.{n}": p.grad.clone() for n, p in module.named_parameters()}
             module.zero_grad()
@@ -61,8 +62,9 @@ def test_small_gradients_survive_half_precision(model, half_model, prepare):
             def loss(run, small=small):
                 return 1e-3 * run.distance(run.edited(small, prompt=False), torch.zeros_like(small.z), small)
 
-            run.learn(Phase("small", "delta", loss))
-        gradients = [p.grad.flatten() / run.scaler.get_scale() for p in run.delta.parameters()]
+            scaler = training.scaler_for(run)
+            training.backward(run, Phase("small", "delta", loss), scaler)
+        gradients = [p.grad.flatten() / scaler.get_scale() for p in run.delta.parameters()]
         found.append(torch.cat(gradients))
     assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
     assert float(found[1].norm() / found[0].norm()) == pytest.approx(1, abs=0.1)
@@ -72,24 +74,25 @@ def test_a_step_whose_gradients_overflow_is_left_out(half_model, prepare):
     run = prepare(half_model, rank=0, weights_start="unchanged").run
     optimiser = torch.optim.Adam(run.delta.parameters(), lr=1.0)
     before = [p.detach().clone() for p in run.delta.parameters()]
-    scale = run.scaler.get_scale()
-    run.scaler.scale(torch.zeros(()))  # which makes its state
+    scaler = training.scaler_for(run)
+    scale = scaler.get_scale()
+    scaler.scale(torch.zeros(()))  # which makes its state
     for p in run.delta.parameters():
         p.grad = torch.full_like(p, float("inf"))
-    run.step(optimiser)
+    training.take_step(optimiser, scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
-    assert run.scaler.get_scale() == scale / 2
+    assert scaler.get_scale() == scale / 2
     for p in run.delta.parameters():
         p.grad = torch.ones_like(p)
-    run.step(optimiser)
+    training.take_step(optimiser, scaler)
     assert not any(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
 
 
 def test_checkpointing_runs_layers_again_in_the_backward_pass(prepare, monkeypatch):
     calls = []
-    real = training._checkpoint_transformer
+    real = network._checkpoint_transformer
     monkeypatch.setattr(
-        training, "_CHECKPOINTED", [(training.SpatialTransformer, lambda *a: calls.append(1) or real(*a))]
+        network, "_CHECKPOINTED", [(network.SpatialTransformer, lambda *a: calls.append(1) or real(*a))]
     )
     all_gradients(prepare, checkpointing=True)
     assert calls
@@ -128,19 +131,19 @@ def test_long_texts_can_be_preserved(train):
     for seed in range(3):
         erasure, run = train(preserve="\n".join([*long, "square"]), seed=seed, batch=4, refresh=1)
         assert len(run.progress.losses) == 3 and erasure.delta
-    assert {cond["c_crossattn"].shape[1] for cond in run.run._conds.values()} >= {77, 154}
+    assert {cond["c_crossattn"].shape[1] for cond in run.run.network._conds.values()} >= {77, 154}
 
 
 def test_a_context_that_is_said_again_changes_nothing(prepare, encode):
     run = prepare().run
     run.sample()
     batch = run.concept_batch()
-    two = replace(batch, z=batch.z[:1].repeat(2, 1, 1, 1), sigma=batch.sigma[:1].repeat(2))
+    z, sigma = batch.z[:1], batch.sigma[:1]
     with torch.inference_mode(), learning.gradients():
         long = encode("a dotted " * 40)
-        alone = run._predict(replace(two, z=two.z[:1], sigma=two.sigma[:1]), [encode("a circle")], prompt=False)
-        beside = run._predict(two, [encode("a circle"), long], prompt=False)[:1]
-    torch.testing.assert_close(alone, beside, rtol=1e-3, atol=1e-3)
+        alone = run.network.predict(z, sigma, [encode("a circle")])
+        both = run.network.predict(z.repeat(2, 1, 1, 1), sigma.repeat(2), [encode("a circle"), long])
+    torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "uni_pc", "uni_pc_bh2", "dpm_fast", "sa_solver", "lcm"])
@@ -160,9 +163,9 @@ def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
     run.sample()
     assert all(isinstance(p, Phrase) for p in run.concept_batch().phrases)
     assert not any(isinstance(p, Phrase) for p in run.kept_batch().phrases)
-    for _ in range(training.TRAJECTORIES + 1):
+    for _ in range(TRAJECTORIES + 1):
         run.sample()
-    assert len(run.pool) == training.TRAJECTORIES
+    assert len(run.pool) == TRAJECTORIES
 
 
 # ---------------------------------------------------------------- rates and starts

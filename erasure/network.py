@@ -1,0 +1,168 @@
+"""The host's network as a function: of latents, texts, and the weights that it computes with instead of its own.
+
+It is asked through the host's own ``apply_model``, so that the MODEL's patches, precision and schedule are all in the
+answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from . import attach
+from .artifact import PromptTensors
+from .attention import AttentionMaps
+from .choice import Mixture, Soft
+from .concepts import Text
+from .deltas import Delta, Mask
+
+_T = TypeVar("_T")
+
+
+class Network:
+    """A MODEL's network, whole in memory, with its weights as they came: ``base``.
+
+    ``shape``: of a latent [c, h, w]. ``checkpointing``: layers are run again in backward, which saves memory.
+    """
+
+    def __init__(self, model, shape: Sequence[int], checkpointing: bool):
+        self.model, self.shape, self.checkpointing = model, shape, checkpointing
+        self.device: torch.device = model.load_device
+        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        inner = model.model
+        self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
+        self._conds: dict[str, dict[str, torch.Tensor]] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.model.model.manual_cast_dtype or self.model.model.get_dtype()
+
+    def changed(self, delta: Delta | Mask | None) -> dict[str, torch.Tensor]:
+        """Its weights with a delta, as that stands, added."""
+        changes = {} if delta is None else delta.changes()
+        return self.base | {n: (self.base[n].float() + c).to(self.base[n].dtype) for n, c in changes.items()}
+
+    def computing_with(self, weights: dict[str, torch.Tensor], function: Callable[[], _T]) -> _T:
+        """Calls ``function`` while the host's module computes with these tensors instead of its own."""
+        scope = _Scope(self.model.model)
+        return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
+
+    def predict(
+        self, z: torch.Tensor, sigma: torch.Tensor, texts: Sequence[Text | Mixture | Soft],
+        prompt: PromptTensors | None = None, maps: AttentionMaps | None = None, checkpointed: bool = True,
+    ) -> torch.Tensor:  # fmt: skip
+        """The noise in z [b, c, h, w] at sigma [b], for one text a row.
+
+        ``prompt`` joins the texts, and gradients flow into its keys and values; ``maps`` gets what layers attend to.
+        """
+        conds = [self.conditioning(text) for text in texts]
+        joined = {name: torch.cat(as_long([c[name] for c in conds])) for name in conds[0]}
+        options = self._options(sigma, checkpointed and self.checkpointing)
+        if maps is not None:
+            attach.add_patch(options, maps.patch)
+            options["optimized_attention_override"] = lambda _, *a, **o: maps.attention(
+                host_attention.attention_pytorch, *a, **o
+            )
+        if prompt is not None:
+            attach.add_patch(options, attach.PromptPatch(prompt))
+        denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
+        return (z - denoised) / sigma.view(-1, 1, 1, 1)
+
+    def _options(self, sigma: torch.Tensor, checkpointed: bool) -> dict:
+        """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
+        options = comfy.model_patcher.create_model_options_clone(self.model.model_options)["transformer_options"]
+        for attachment in attach.attachments(self.model):
+            attach.add_patch(options, attachment.patch(self.model.get_model_object("model_sampling")))
+        options |= {"sigmas": sigma, "cond_or_uncond": [0], "uuids": [], "sample_sigmas": sigma}
+        options["optimized_attention_override"] = _differentiable_attention
+        if checkpointed and torch.is_grad_enabled():
+            options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
+        return options
+
+    def conditioning(self, text: Text | Mixture | Soft) -> dict[str, torch.Tensor]:
+        """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
+        if isinstance(text, Mixture):
+            parts = [self.conditioning(part) for part in text.texts]
+            weights = text.weights.to(self.device)
+            alike = {name: as_long([part[name] for part in parts]) for name in parts[0]}
+            return {name: sum(w * row for w, row in zip(weights, alike[name], strict=True)) for name in alike}
+        if isinstance(text, Soft):
+            found = self.conditioning(text.text)
+            return found | {"c_crossattn": text.within(found["c_crossattn"])}
+        if text.text not in self._conds:
+            noise = torch.zeros(1, *self.shape, device=self.device)
+            conds = comfy.sampler_helpers.convert_cond(text.cond)
+            conds = comfy.samplers.encode_model_conds(
+                self.model.model.extra_conds, conds, noise, self.device, "positive", latent_image=noise
+            )
+            entries = conds[0]["model_conds"].items()
+            rows = {name: entry.process_cond(batch_size=1, area=None).cond for name, entry in entries}
+            self._conds[text.text] = {n: r.to(self.device) for n, r in rows.items() if isinstance(r, torch.Tensor)}
+        return self._conds[text.text]
+
+
+class _Scope(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable):
+        return function()
+
+
+def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor that autograd accepts; those made in inference mode are refused by it."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _differentiable_attention(_, *arguments, **options):
+    """Pins the one attention of the host that is sure to have a backward pass."""
+    return host_attention.attention_pytorch(*arguments, **options)
+
+
+def _checkpoint_transformer(layer, x, emb, context, options, *rest):
+    now = dict(options)  # the host changes them as it goes, and the second run, in backward, must see these
+    return checkpoint(lambda h: layer(h, context, dict(now)), x, use_reentrant=False)
+
+
+def _checkpoint_residual(layer, x, emb, context, options, *rest):
+    return checkpoint(layer, x, emb, use_reentrant=False)
+
+
+_CHECKPOINTED = [(SpatialTransformer, _checkpoint_transformer), (ResBlock, _checkpoint_residual)]
+
+
+def rows_as_conditioning(texts: Sequence[Text]) -> list:
+    """One conditioning entry of the host whose batch rows are different texts."""
+    extra = dict(texts[0].cond[0][1])
+    for name, value in extra.items():
+        if isinstance(value, torch.Tensor):
+            extra[name] = torch.cat(as_long([t.cond[0][1][name] for t in texts]))
+    return [[torch.cat(as_long([t.cond[0][0] for t in texts])), extra]]
+
+
+def as_long(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Contexts [1, n, d] repeated until all have the same n, as the host does: all keys alike are only said again.
+
+    What has no such axis (pooled text, sizes) comes back as it is.
+    """
+    if rows[0].ndim != 3:
+        return list(rows)
+    longest = math.lcm(*(row.shape[1] for row in rows))
+    return [row.repeat(1, longest // row.shape[1], 1) for row in rows]

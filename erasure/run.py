@@ -1,0 +1,230 @@
+"""What a method sees while it trains: batches of z_t, and predictions of the original and the edited model.
+
+The frozen teacher is the same network with the delta off, never a second copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from . import attach
+from .artifact import PromptTensors
+from .attention import AttentionMaps
+from .choice import Choice, Mixture, Soft
+from .concepts import Encoder, Text
+from .deltas import Delta, Mask
+from .network import Network, rows_as_conditioning
+from .objectives import distance, negative_guidance
+from .prompt import ErasurePrompt
+from .settings import Settings
+from .trajectories import Trajectory, sample_trajectory
+
+TRAJECTORIES = 4
+"""How many recent trajectories losses draw from."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A text with the concept's ``name`` in it, the same without (``neutral``), and with the anchor in its place."""
+
+    text: Text
+    neutral: Text
+    anchor: Text | None = None
+    name: str = ""
+
+    @property
+    def replacement(self) -> Text:
+        """The same text with what is to take the concept's place: the anchor, or nothing."""
+        return self.anchor or self.neutral
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents z [b, c, h, w] at noise levels sigma [b], and the phrase that each row was drawn for."""
+
+    z: torch.Tensor
+    sigma: torch.Tensor
+    phrases: list
+
+    @property
+    def texts(self) -> list[Text]:
+        return [p.text if isinstance(p, Phrase) else p for p in self.phrases]
+
+
+class Run:
+    """One training: what learns in it, on which network, from which texts."""
+
+    def __init__(
+        self,
+        model,
+        encode: Encoder,
+        phrases: Sequence[Phrase],
+        kept: Sequence[Text],
+        prompt: ErasurePrompt | None,
+        attached: PromptTensors | None,
+        delta: Delta | Mask | None,
+        choices: Mapping[str, Choice | Soft],
+        settings: Settings,
+    ):
+        self.model, self.encode, self.settings = model, encode, settings
+        self.phrases, self.kept = list(phrases), list(kept)
+        self.prompt, self.attached, self.delta, self.choices = prompt, attached, delta, dict(choices)
+        self.average = copy.deepcopy(delta) if settings.average > 0 else None
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.pool: list[tuple[Trajectory, list]] = []
+        self.network = Network(model, settings.sampling.shape, settings.checkpointing)
+        for module in (*self.learned.values(), self.average):
+            if module is not None:
+                module.to(self.network.device)
+
+    @property
+    def learned(self) -> dict[str, nn.Module]:
+        """What phases can train, by name."""
+        found = {"prompt": self.prompt, "delta": self.delta, **self.choices}
+        return {name: module for name, module in found.items() if module is not None}
+
+    @property
+    def result(self) -> Delta | Mask | None:
+        """The delta that an erasure takes: the average over steps, where there is one."""
+        return self.average or self.delta
+
+    @property
+    def prompt_now(self) -> PromptTensors | None:
+        """The prompt as it is attached, with the keys and values that learn."""
+        if self.prompt is None or self.attached is None:
+            return None
+        return replace(self.attached, keys=self.prompt.keys, values=self.prompt.values)
+
+    # -- what losses are made of ------------------------------------------------------------------------------------
+
+    def concept_batch(self) -> Batch:
+        """Latents drawn for phrases of the concept."""
+        return self._draw(lambda row: isinstance(row, Phrase))
+
+    def kept_batch(self) -> Batch:
+        """Latents drawn for texts of the preserve set."""
+        return self._draw(lambda row: not isinstance(row, Phrase))
+
+    def chosen(self, name: str) -> Mixture:
+        """A draw of one of the run's choices."""
+        choice = self.choices[name]
+        assert isinstance(choice, Choice)
+        return choice.draw(self.generator)
+
+    def attention_to_concept(self, batch: Batch) -> list[torch.Tensor]:
+        """Attention [heads, queries, tokens of the name] that every layer of the edited model pays to the concept, for
+        every row."""
+        maps = AttentionMaps()
+        self.network.predict(batch.z, batch.sigma, batch.texts, maps=maps)
+        spans = [self._span(phrase) for phrase in batch.phrases]
+        return [row[..., span] for layer in maps.maps for row, span in zip(layer, spans, strict=True)]
+
+    def _span(self, phrase: Phrase) -> slice:
+        first = self.encode.place(phrase.text.text, phrase.name)
+        return slice(first, first + len(self.encode.name_tokens(phrase.name)))
+
+    def original(self, batch: Batch) -> torch.Tensor:
+        """Noise that the frozen model predicts for the batch's own texts, [b, c, h, w]; no gradients."""
+        return self.original_under(batch, batch.texts)[0]
+
+    def edited(self, batch: Batch, prompt: bool) -> torch.Tensor:
+        """Noise that the edited model predicts for the batch's own texts, with or without the erasure prompt."""
+        return self.network.predict(batch.z, batch.sigma, batch.texts, self.prompt_now if prompt else None)
+
+    def original_and_target(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the frozen model predicts for the concept, and where that is moved: away from the concept, or onto
+        what takes its place. No gradients."""
+        if self.settings.target != "empty prompt":
+            original, target = self.original_under(batch, batch.texts, [p.anchor for p in batch.phrases])
+            return original, target
+        original, neutral = self.original_under(batch, batch.texts, [p.neutral for p in batch.phrases])
+        return original, negative_guidance(neutral, original, self.settings.eta)
+
+    def original_under(
+        self, batch: Batch, *texts: Sequence[Text | Mixture | Soft], learning: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """What the frozen model predicts for the same latents under several texts, one a row, in one call.
+
+        No gradients, but with ``learning`` those of mixtures.
+        """
+        z, sigma = batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts))
+        rows = [text for some in texts for text in some]
+
+        def predict() -> torch.Tensor:
+            # not checkpointed: backward would run the layers again with the edited weights, outside of these
+            return self.network.predict(z, sigma, rows, checkpointed=False)
+
+        with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
+            return self.network.computing_with(self.network.base, predict).chunk(len(texts))
+
+    def edited_under(self, batch: Batch, texts: Sequence[Text | Mixture | Soft]) -> torch.Tensor:
+        """What the edited model, without the prompt, predicts for the same latents under other texts."""
+        return self.network.predict(batch.z, batch.sigma, texts)
+
+    def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return distance(prediction, target, batch.sigma, self.settings.space)
+
+    # -- where latents come from ------------------------------------------------------------------------------------
+
+    def _draw(self, wanted: Callable) -> Batch:
+        """Rows of the pooled trajectories that were sampled for wanted texts."""
+        places = [(t, r) for t, (_, rows) in enumerate(self.pool) for r, row in enumerate(rows) if wanted(row)]
+        z, sigma, phrases = [], [], []
+        for i in torch.randint(len(places), (self.settings.batch,), generator=self.generator).tolist():
+            trajectory, rows = self.pool[places[i][0]]
+            step = int(torch.randint(len(trajectory.sigmas), (1,), generator=self.generator))
+            z.append(trajectory.latents[step, places[i][1]])
+            sigma.append(trajectory.sigmas[step])
+            phrases.append(rows[places[i][1]])
+        return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
+
+    def sample(self) -> None:
+        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves."""
+        runs = max(4, self.settings.batch)
+        rows: list = [self._pick(self.phrases) for _ in range(runs)]
+        if self.settings.preserve_weight > 0:
+            rows += [self._pick(self.kept) for _ in range(runs)]
+        texts = [self._drawn_for(row) for row in rows]
+        positive, negative = rows_as_conditioning(texts), self.encode("").cond
+        with torch.no_grad():
+            drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
+            trajectory = self.network.computing_with(
+                self.network.changed(drawn_by[self.settings.drawn_by]),
+                lambda: sample_trajectory(
+                    self.model, positive, negative, self.settings.sampling, len(rows), self.generator
+                ),
+            )
+        self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
+
+    def _drawn_for(self, row: Phrase | Text) -> Text:
+        if not isinstance(row, Phrase):
+            return row
+        return row.text if self.settings.drawn_for == "concept" else row.replacement
+
+    def follow(self) -> None:
+        """Moves the averaged delta a little towards the one that learns."""
+        if self.average is not None and self.delta is not None:
+            with torch.no_grad():
+                for slow, fast in zip(self.average.parameters(), self.delta.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - self.settings.average)
+
+    def show(self, preview: Callable, edited: bool) -> None:
+        """Draws the concept, always from the same noise; learning sees nothing of it."""
+        model = self.model
+        if edited and self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
+            model = attach.with_prompt(model, self.prompt.at_rest_like(self.attached))
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        positive, negative = self.phrases[0].text.cond, self.encode("").cond
+        with torch.no_grad():
+            self.network.computing_with(
+                self.network.changed(self.result if edited else None),
+                lambda: sample_trajectory(model, positive, negative, self.settings.sampling, 1, generator, preview),
+            )
+
+    def _pick(self, things: Sequence):
+        return things[int(torch.randint(len(things), (1,), generator=self.generator))]
