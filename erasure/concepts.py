@@ -111,7 +111,8 @@ def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[lis
     names, kept = read_names(concept), lines(preserve)
     if not names:
         raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-    if both := [word for word in kept if spelled(word) in set(map(spelled, names))]:
+    taken = set(map(spelled, names))
+    if both := [word for word in kept if spelled(word) in taken]:
         raise ErasureError(
             f"'{both[0]}' is both to be erased and to be preserved: take it out of one of the two lists."
         )
@@ -224,9 +225,9 @@ class Encoder:
 
     def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
         """Those of the texts that fit beside any of the names into what the text encoder reads at once."""
-        blank = self.tokens("")
-        room = len(blank) - ROOM - max(len(self.name_tokens(name)) for name in names)
-        return [text for text in texts if sum(token not in set(blank) for token in self.tokens(text)) <= room]
+        empty = self.tokens("")
+        blank, room = set(empty), len(empty) - ROOM - max(len(self.name_tokens(name)) for name in names)
+        return [text for text in texts if sum(token not in blank for token in self.tokens(text)) <= room]
 
     def span(self, text: str, name: str) -> torch.Tensor:
         """The encodings of a name's tokens where it stands in a text, [t, d]."""

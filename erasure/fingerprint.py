@@ -67,14 +67,14 @@ def fingerprint(model) -> Fingerprint:
 
 def of_one_checkpoint(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether both are of one checkpoint, whatever its precision; True where one of them does not say."""
-    numbers = [_numbers(print_.values) for print_ in (a, b)]
-    if len(numbers[0]) != len(numbers[1]):
+    ours, theirs = _numbers(a.values), _numbers(b.values)
+    if len(ours) != len(theirs):
         return True
-    return all(abs(x - y) < CLOSE for x, y in zip(*numbers, strict=True))
+    return all(abs(x - y) < CLOSE for x, y in zip(ours, theirs, strict=True))
 
 
 def _numbers(values: str) -> list[float]:
-    """None in what early versions of this pack wrote: a hash."""
+    """No numbers for what early versions of this pack wrote, a hash."""
     try:
         return [float(value) for value in values.split(",")]
     except ValueError:

@@ -71,8 +71,6 @@ class Settings:
 
     def check(self) -> None:
         """Raises ErasureError for values that cannot be trained with."""
-        if self.target == "anchor" and not self.anchor.strip():
-            raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concept becomes.")
         if self.steps < 1 or self.tokens < 1 or self.batch < 1:
             raise ErasureError("Steps, tokens and batch must each be at least 1.")
         if self.preserve_by == "adversarial" and self.preserve_weight <= 0:
