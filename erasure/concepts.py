@@ -38,6 +38,8 @@ ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
 BATCH = 64
 """Texts in one run of the text encoder."""
+WEIGHT = 1.5
+"""Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
 
 
 def batched(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -260,21 +262,29 @@ def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -
     """A text gate for a concept known by ``names``, and its gap, at or below zero when it cannot separate the texts.
 
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
-    texts in the same phrasings and in pairs, and the empty prompt. Threshold and gap come from two gates that have
-    each seen one half of the texts and are asked for the other half.
+    texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
+    ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
+    other half.
     """
-    speaking, silent = gate_texts(names, preserve)
     with torch.inference_mode(False), torch.no_grad():
-        rows = [encode.chunks(texts) for texts in (speaking, silent)]
-        gate = fit_gate(rows[0], rows[1])
+        rows = [_plain_and_weighted(encode, texts) for texts in gate_texts(names, preserve)]
+        speaking, silent = (texts.flatten(0, 1) for texts in rows)
+        gate = fit_gate(speaking, silent)
         thresholds, gaps = [], []
         for half in (0, 1):
-            other = fit_gate(rows[0][half::2], rows[1][half::2])
-            scores = [(gate_score(r[1 - half :: 2], other) - other.threshold).tolist() for r in rows]
-            threshold, gap = choose_threshold(*scores)
+            speaking, silent = (texts[half::2].flatten(0, 1) for texts in rows)
+            other = fit_gate(speaking, silent)
+            scores = [gate_score(texts[1 - half :: 2].flatten(0, 1), other) - other.threshold for texts in rows]
+            threshold, gap = choose_threshold(*(part.tolist() for part in scores))
             thresholds.append(threshold)
             gaps.append(gap)
     return replace(gate, threshold=gate.threshold + sum(thresholds) / 2), min(gaps)
+
+
+def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
+    """The encodings of the texts' first chunks as they are and with a prompt weight, [texts, 2, n, d]."""
+    weighted = [f"({text}:{WEIGHT})" if text else text for text in texts]
+    return torch.stack([encode.chunks(texts), torch.cat(list(encode.stream(weighted)))], dim=1)
 
 
 def concept_directions(

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from concept_erasure.erasure.concepts import Encoder, build_gate
 from tests import worlds
-from tests.host.tools import sample
+from tests.host.tools import decisions, sample
 from toyworld.judge import load_judge
 from toyworld.node import family
+from toyworld.scoring import plan
 from toyworld.train import CHECKPOINT
 from toyworld.world import COLOURS, FULL_CAPTIONS, KINDS, SHAPES, STYLES, Scene, caption, random_scene, render
 
@@ -121,6 +123,15 @@ def test_the_model_draws_what_it_is_told(toy):
         pictures = vae.decode(latents).permute(0, 3, 1, 2)
     scores = accuracy(pictures.clone(), torch.tensor([s.labels for s in scenes]))
     assert all(score >= 0.75 for score in scores.values()), scores
+
+
+def test_prompt_weights_do_not_mislead_a_gate(toy):
+    """They push encodings away from the empty prompt's, where a gate that is fitted on plain texts saw nothing."""
+    kept = [text for text in plan("circle")["preserve"] if text != "circle"]
+    gate, _ = build_gate(Encoder(toy[1]), ["circle"], kept)
+    for concept, is_open in (("circle", True), *((text, False) for text in kept)):
+        texts = [f"(a photo of a {concept}:{weight})" for weight in (0.5, 1.3, 1.5, 2.0)]
+        assert decisions(toy[1], gate, texts) == dict.fromkeys(texts, is_open)
 
 
 def test_the_checkpoint_is_half_precision_and_nothing_else():

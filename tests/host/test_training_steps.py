@@ -13,6 +13,7 @@ from concept_erasure.erasure.run import TRAJECTORIES, Phrase
 from concept_erasure.erasure.settings import Settings
 from concept_erasure.erasure.training import Phase
 from concept_erasure.nodes import learn as learn_node
+from tests.host import tools
 from tests.host.test_fit import sentence
 from tests.host.tools import PRESERVE
 
@@ -221,9 +222,7 @@ def test_the_loop_learns_at_these_rates(train, monkeypatch):
 
 def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
     names, kept = ["circle"], PRESERVE[:2]
-    speaking, silent = (
-        torch.cat([encode(t).context[0] for t in texts]) for texts in concepts.gate_texts(names, kept)
-    )
+    speaking, silent = (torch.cat([encode(t).context[0] for t in texts]) for texts in concepts.gate_texts(names, kept))
     found = concepts.concept_directions(encode, names, kept, 4)
     strong, weak = ((tokens @ found.T).square().mean(0).sqrt() for tokens in (speaking, silent))
     typical = float(speaking.square().mean().sqrt())  # the mean response through directions of length 1
@@ -260,20 +259,10 @@ def test_only_projections_that_read_text_start_from_directions():
 
 def test_a_gate_is_open_for_every_phrasing_and_closed_for_what_is_kept(model, clip):
     gate, gap = concepts.build_gate(concepts.Encoder(clip), ["circle", "disc"], PRESERVE)
-    encode = concepts.Encoder(clip)
-    is_open = {
-        text: bool(concepts.gate_score(encode(text).context, gate) >= gate.threshold)
-        for text in (
-            "a circle",
-            "a photo of a disc",
-            "red circle, dotted",
-            "",
-            "a square",
-            "red",
-            "a photo of a dotted square",
-        )
-    }
-    assert list(is_open.values()) == [True, True, True, False, False, False, False], is_open
+    speaking = ("a circle", "a photo of a disc", "red circle, dotted")
+    silent = ("", "a square", "red", "a photo of a dotted square")
+    assert tools.decisions(clip, gate, speaking) == dict.fromkeys(speaking, True)
+    assert tools.decisions(clip, gate, silent) == dict.fromkeys(silent, False)
     assert gap > 0
 
 

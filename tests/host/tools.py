@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import comfy.sample
@@ -13,6 +14,7 @@ from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Meta
 from concept_erasure.erasure.concepts import Encoder, build_gate
 from concept_erasure.erasure.deltas import weight_names
 from concept_erasure.erasure.fingerprint import context_dim, fingerprint
+from concept_erasure.erasure.prompt import is_open
 from concept_erasure.erasure.settings import PRESETS, Settings
 from concept_erasure.nodes.learn import ErasureTrain
 
@@ -25,6 +27,12 @@ SHORT = {"steps": 3, "refresh": 2, "batch": 2, "prompt_lr": 0.3, "weight_lr": 0.
 def gate_of(clip, concept: str) -> GateTensors:
     """The gate of a concept; fitting one takes seconds."""
     return build_gate(Encoder(clip), [concept], [text for text in [*PRESERVE, "circle"] if text != concept])[0]
+
+
+def decisions(clip, gate: GateTensors, texts: Sequence[str]) -> dict[str, bool]:
+    """For which of the texts a gate is open."""
+    encode = Encoder(clip)
+    return {text: bool(is_open(encode(text).context, gate)) for text in texts}
 
 
 def make_erasure(
