@@ -151,18 +151,17 @@ def plot(found: Sequence[dict], base: dict, title: str, file: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.8), dpi=110)
-    for axes, low in zip(panels, (None, 0.9), strict=True):
-        shown = [row for row in found if low is None or min(row["esr1"], row["psr1"]) >= low]
+    corner = [row for row in found if min(row["esr1"], row["psr1"]) >= 0.9]
+    others = [row for row in found if row not in corner]
+    bottom = min([0.9, *(row["psr1"] for row in found)])
+    panels[0].set(xlim=(-0.05, 1.05), ylim=(bottom - 0.05, 1.04), title=title)
+    panels[1].set(xlim=(0.9, 1.01), ylim=(0.9, 1.01), title="its best corner; dashed: unedited PSR-1")
+    for axes, named, shown in zip(panels, (others, corner), (found, corner), strict=True):
+        axes.set(xlabel="ESR-1: erased", ylabel="PSR-1: preserved")
         axes.axhline(base["psr1"], color="#94a3b8", linestyle="--", linewidth=1)
         for row in shown:
             _point(axes, row)
-        axes.set(xlabel="ESR-1: erased", ylabel="PSR-1: preserved")
-        if low is None:
-            bottom = min([0.9, *(row["psr1"] for row in found)])
-            axes.set(xlim=(-0.05, 1.25), ylim=(bottom - 0.05, 1.04), title=title)
-        else:
-            axes.set(xlim=(low, 1.04), ylim=(low, 1.01), title="its best corner; dashed: unedited PSR-1")
-        _label(axes, [row for row in shown if low is not None or min(row["esr1"], row["psr1"]) < 0.9])
+        _label(axes, named, shown)
     figure.tight_layout()
     figure.savefig(file)
 
@@ -172,20 +171,26 @@ def _point(axes, row: dict) -> None:
     for key, place in (("psr1", "yerr"), ("esr1", "xerr")):
         low, high = (abs(row[key] - row["interval"][key][side]) for side in (0, 1))
         axes.errorbar(row["esr1"], row["psr1"], **{place: [[low], [high]]}, marker="*" if own else "o",
-                      markersize=14 if own else 5, color="#c2410c" if own else "#334155", linewidth=0.6)  # fmt: skip
+                      markersize=14 if own else 5, color="#c2410c" if own else "#334155", ecolor="#b6c2d1",
+                      linewidth=0.8, zorder=5 if own else 4)  # fmt: skip
 
 
-def _label(axes, found: Sequence[dict]) -> None:
-    """Names beside their points, apart from each other: a column on the right, in the points' order."""
+def _label(axes, named: Sequence[dict], shown: Sequence[dict]) -> None:
+    """Names near their points, clear of each other and of all points."""
+    from adjustText import adjust_text
+    from matplotlib.patheffects import withStroke
+
     together: dict[tuple[float, float], list[str]] = {}
-    for row in found:
+    for row in named:
         together.setdefault((round(row["esr1"], 3), round(row["psr1"], 3)), []).append(row["method"])
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    step, last = (top - bottom) / 26, top
-    for (x, y), names in sorted(together.items(), key=lambda item: -item[0][1]):
-        last = min(y, last - step)
-        label = ", ".join(names) if len(names) < 3 else f"{names[0]}, {len(names) - 1} more"
-        axes.annotate(
-            label, (x, y), xytext=(min(x + (right - left) / 30, right), last), fontsize=8, va="center",
-            arrowprops={"arrowstyle": "-", "color": "#cbd5e1", "linewidth": 0.6},
-        ).set_in_layout(False)  # fmt: skip
+    texts = [
+        axes.text(
+            x, y, "; ".join(names) if len(names) < 3 else f"{names[0]}; {len(names) - 1} more", fontsize=8,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+        for (x, y), names in together.items()
+    ]  # fmt: skip
+    adjust_text(
+        texts, [row["esr1"] for row in shown], [row["psr1"] for row in shown], ax=axes, iter_lim=500,
+        expand=(1.15, 1.4), arrowprops={"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.6},
+    )  # fmt: skip

@@ -39,6 +39,7 @@ CONSTRAINTS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DEVELOPMENT = (
     "pytest>=8.4,<10",
     "matplotlib>=3.9,<4",
+    "adjustText>=1.3,<2",
     "scikit-image>=0.25,<1",
     "ruff==0.17.6",
     "mypy>=1.18,<3",
