@@ -12,11 +12,11 @@ from ..erasure import attach
 from ..erasure.artifact import ErasureError
 from ..erasure.concepts import lines
 from ..erasure.evaluation.attacks import Search
-from ..erasure.evaluation.judges import ClipJudge
+from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, JudgeSocket, show, telling
 
 MOST = 16
 
@@ -67,6 +67,13 @@ def _drawing(prefix: str = "erasures/report") -> list:
     ]  # fmt: skip
 
 
+def _judge():
+    return JudgeSocket.Input(
+        "judge", optional=True,
+        tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two halves of a CLIP.",
+    )  # fmt: skip
+
+
 OUTPUTS = [
     io.Image.Output(display_name="grid", tooltip="All pictures, labelled; same noise in every block."),
     io.String.Output(display_name="report", tooltip="Scores as text."),
@@ -89,7 +96,7 @@ class ErasureReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_before_and_after(),
-                *_prompts(), *_drawing(),
+                *_prompts(), *_drawing(), _judge(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -124,6 +131,7 @@ class ErasureCompare(io.ComfyNode):
                     "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
                     tooltip="The erasures to compare.",
                 ),
+                _judge(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -188,6 +196,7 @@ class ErasureStressTest(io.ComfyNode):
                              tooltip="Steps of learning it, batch 8."),
                 io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
                              tooltip="Steps of retraining the model's keys and values, batch 8."),
+                _judge(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -233,14 +242,14 @@ def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io
     return finished(cls, compare(models, clip, vae, prompts, drawing, judge, seen), prefix, bar)
 
 
-def judge_from(how: dict) -> ClipJudge | None:
-    """The judge of a node's inputs, which are taken out; None when neither half of one is connected."""
-    vision, words = how.pop("clip_vision", None), how.pop("judge_clip", None)
+def judge_from(how: dict) -> Judge | None:
+    """The judge of a node's inputs, which are taken out; None when there is none."""
+    own, vision, words = (how.pop(name, None) for name in ("judge", "clip_vision", "judge_clip"))
     if vision is None and words is None:
-        return None
-    judge = ClipJudge(vision, words)
-    judge.text("")  # raises where the halves do not belong together, before anything is drawn
-    return judge
+        return own
+    if own is not None:
+        raise ErasureError("There are two judges, a CLIP and another one: disconnect one of the two.")
+    return ClipJudge(vision, words)
 
 
 def prefix_from(how: dict) -> str:

@@ -13,6 +13,8 @@ from ..erasure.artifact import ErasureError
 
 CATEGORY = "concept erasure"
 ErasureSocket = io.Custom("ERASURE")
+JudgeSocket = io.Custom("ERASURE_JUDGE")
+"""Anything that ranks labels as ``erasure.evaluation.judges.Judge`` says; other packs' nodes can make one."""
 OFF = "Off: strength is 0."
 # The editor shows an error's class with its module in front, which for a custom node is the path of its folder.
 ErasureError.__module__ = "concept_erasure"

@@ -298,10 +298,14 @@ WORKFLOWS = {f.__name__: f for f in GRAPHS}
 
 
 def for_the_toy_world(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A prompt with the picture size of the toy world's model."""
+    """A prompt with the picture size of the toy world's model, and its judge where something is measured."""
     for node in prompt.values():
         node["inputs"] |= {name: TOY_SIZE for name in ("width", "height") if name in node["inputs"]}
-    return prompt
+    measuring = [node for node in prompt.values() if node["class_type"] in ("ErasureReport", "ErasureStressTest")]
+    for node in measuring:
+        node["inputs"]["judge"] = ["judge", 0]
+    judge = {"class_type": "ToyWorldJudge", "inputs": {}, "_meta": {"title": "Judge"}}
+    return {**prompt, **({"judge": judge} if measuring else {})}
 
 
 # ---------------------------------------------------------------- the files

@@ -24,6 +24,11 @@ class Judge(Protocol):
         ...
 
 
+def try_out(judge: Judge, among: Sequence[str], width: int, height: int) -> None:
+    """Shows the judge one empty picture, for it to say what is wrong with it or with the labels before any is drawn."""
+    judge.ranks(torch.zeros(1, height, width, 3), among[:1], among)
+
+
 class ClipJudge:
     """Zero-shot classification by CLIP (Radford et al., arXiv 2103.00020), through the host's CLIP_VISION and CLIP.
 

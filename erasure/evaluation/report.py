@@ -17,7 +17,7 @@ from ..artifact import ErasureError
 from ..concepts import Encoder, lines
 from ..version import host_version, pack_version
 from .grid import grid
-from .judges import ClipJudge, Judge
+from .judges import ClipJudge, Judge, try_out
 from .metrics import Share, cosine, erasing, preserving, psnr
 
 KS = (1, 3, 5)
@@ -136,6 +136,11 @@ def read_prompts(erase: str, keep: str) -> list[Prompt]:
     return found
 
 
+def labels_of(prompts: Sequence[Prompt]) -> list[str]:
+    """Everything that the judge chooses from."""
+    return list(dict.fromkeys(prompt.label for prompt in prompts))
+
+
 def compare(
     models: Mapping[str, object],
     clip,
@@ -146,6 +151,8 @@ def compare(
     on_picture: Callable[[int, int, torch.Tensor], None] = lambda done, total, picture: None,
 ) -> Report:
     """Draws every prompt with every model and scores them; ``on_picture`` gets the pictures of each prompt."""
+    if judge is not None:
+        try_out(judge, labels_of(prompts), drawing.width, drawing.height)
     encode = Encoder(clip)
     total, pictures = len(models) * len(prompts), []
     for m, model in enumerate(models.values()):
@@ -189,7 +196,7 @@ def score(
     kept = [i for i, prompt in enumerate(each) if not prompt.erased]
     found: dict = {}
     if judge is not None:
-        among = list(dict.fromkeys(prompt.label for prompt in prompts))
+        among = labels_of(prompts)
         ranks = judge.ranks(pictures, [prompt.label for prompt in each], among)
         ks = [k for k in KS if k < len(among)]
         found["esr"] = {k: erasing([ranks[i] for i in gone], k) for k in ks if gone}

@@ -23,7 +23,7 @@ from ..version import host_version, pack_version
 from . import attacks, relearning
 from .attacks import Search
 from .grid import grid
-from .judges import Judge
+from .judges import Judge, try_out
 from .metrics import Share, preserving
 from .report import Drawing, draw, shares
 
@@ -46,6 +46,11 @@ class Concept:
     def label(self) -> str:
         """What the judge should not see."""
         return self.names[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """Everything that the judge chooses from."""
+        return list(dict.fromkeys([self.label, *self.among]))
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ def stress(
     other names when nothing else is asked for.
     """
     _check(concept, judge, tests)
+    if judge is not None:
+        try_out(judge, concept.labels, drawing.width, drawing.height)
     learns = set(tests) & set(WHITE_BOX)
     if learns:
         for model in (before, after):
@@ -187,8 +194,7 @@ def _check(concept: Concept, judge: Judge | None, tests: Sequence[str]) -> None:
 
 def seen(judge: Judge, pictures: torch.Tensor, concept: Concept) -> Share:
     """In how many pictures the judge sees the concept."""
-    among = list(dict.fromkeys([concept.label, *concept.among]))
-    return preserving(judge.ranks(pictures, [concept.label] * len(pictures), among))
+    return preserving(judge.ranks(pictures, [concept.label] * len(pictures), concept.labels))
 
 
 def sampling_of(model, drawing: Drawing) -> Sampling:

@@ -79,6 +79,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     drawing: dict[str, Any] = {"pictures": 1, "seed": SEED, "steps": STEPS, "cfg": CFG, **size}
     prompts = {"erase": f"{PROMPT} | {CONCEPT}", "keep": "\n".join(f"{p} | {name}" for name, p in KEPT_PROMPTS.items())}
     seen = {"clip": clip, "vae": vae}
+    seen["judge"] = graph.node("ToyWorldJudge", (-900, 600, 320, 46)), 0
     two = {"model_before": model, "model_after": erased, **seen}
     place("ErasureReport", 1000, two, **drawing, **prompts)
     place("ErasureCompare", 1000, {"model": model, **seen}, **drawing, **prompts)

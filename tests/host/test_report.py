@@ -40,6 +40,19 @@ class Always:
         return [0 if label == self.seen else 1 + list(among).index(label) for label in labels]
 
 
+class Knows:
+    """A judge that refuses all labels but one."""
+
+    def __init__(self, known: str):
+        self.known = known
+
+    def ranks(self, pictures, labels, among):
+        unknown = [label for label in among if label != self.known]
+        if unknown:
+            raise ErasureError(f"This judge does not know '{unknown[0]}': type another label.")
+        return [0 for _ in labels]
+
+
 def test_prompts_come_with_labels():
     found = read_prompts("a church in snow | church\nchapel", "a red barn|barn\n\n")
     assert found == [
@@ -117,9 +130,19 @@ def test_erasures_are_compared_beside_the_unedited_model(model, clip, world, out
     assert [row["name"] for row in saved["rows"]] == ["unedited", "1. kpop: circle", "2. kpop: circle"]
 
 
+def test_a_judge_of_another_kind_counts(model, clip, world, output):
+    with torch.inference_mode():
+        out = ErasureReport.execute(
+            model, model, clip, world[2], "circle", "square", **HOW, judge=Always("circle")
+        )
+    assert "ESR-1 0.000" in out.result[1] and "PSR-1 0.000" in out.result[1] and "CLIP" not in out.result[1]
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [
+        ({"judge": Knows("star")}, "'circle'"),
+        ({"judge": Always("star"), "clip_vision": Vision(), "judge_clip": Words()}, "two judges"),
         ({"filename_prefix": "../report"}, "not in the output folder"),
         ({"clip_vision": Vision(), "judge_clip": OtherWords()}, "belongs to the CLIP Vision model"),
     ],

@@ -16,7 +16,7 @@ from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, 
 from concept_erasure.erasure.trajectories import Sampling
 from concept_erasure.nodes.evaluate import ErasureStressTest
 from tests.host.test_fit import sentence
-from tests.host.test_report import SMALL, Always
+from tests.host.test_report import SMALL, Always, Knows
 from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample
 from tests.unit.test_evaluation import Vision, Words
 
@@ -155,6 +155,13 @@ def test_the_node_saves_what_it_counted(model, erased, clip, world, output):
     assert [trial["attack"] for trial in saved["trials"]] == list(ATTACKS)
     assert saved["budget"]["strengths"] == [1, 2, 3] and saved["trials"][0]["back"]["after"]["count"] == 8
     assert grid.ndim == 4 and "relearning (steps: 1)" in text and "stress_00001.json" in text
+
+
+def test_a_label_that_the_judge_does_not_know_is_refused_before_anything_is_drawn(model, clip, world, monkeypatch):
+    monkeypatch.setattr(stress_module, "draw", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(ErasureError) as caught:
+        ErasureStressTest.execute(model, model, clip, world[2], **inputs(), judge=Knows("circle"))
+    assert "'square'" in sentence(caught)
 
 
 def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, clip, world, output):

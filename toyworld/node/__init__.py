@@ -1,7 +1,9 @@
-"""Test-only node folder: registers the toy model family with the host. It adds no node."""
+"""Test-only node folder: registers the toy model family with the host, and adds a node that gives its judge."""
 
 from .family import register
+from .judge import ToyWorldJudge
 
 register()
 
-NODE_CLASS_MAPPINGS: dict = {}
+NODE_CLASS_MAPPINGS = {"ToyWorldJudge": ToyWorldJudge}
+NODE_DISPLAY_NAME_MAPPINGS = {"ToyWorldJudge": "Toy World Judge"}
