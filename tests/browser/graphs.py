@@ -81,11 +81,11 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     seen = {"clip": clip, "vae": vae}
     seen["judge"] = graph.node("ToyWorldJudge", (-900, 600, 320, 46)), 0
     two = {"model_before": model, "model_after": erased, **seen}
-    place("ErasureReport", 1150, two, **drawing, **prompts)
-    place("ErasureCompare", 1250, {"model": model, **seen}, **drawing, **prompts)
+    place("ErasureReport", 1310, two, **drawing, **prompts)
+    place("ErasureCompare", 1560, {"model": model, **seen}, **drawing, **prompts)
     short = {"steps": 8, "search_tried": 64, "search_generations": 1, "learned_steps": 2, "relearning_steps": 1}
     place(
-        "ErasureStressTest", 2100, two, **{**drawing, **short}, concept=CONCEPT,
+        "ErasureStressTest", 2220, two, **{**drawing, **short}, concept=CONCEPT,
         other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
     )  # fmt: skip
     return graph.saved()
