@@ -13,7 +13,15 @@ from .metrics import places
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "{}")
 """Phrases whose encodings are averaged for a label, as is usual for zero-shot classification (arXiv 2103.00020)."""
+COLOURS = {
+    "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "black": (0, 0, 0), "white": (1, 1, 1)
+}  # fmt: skip
+"""Pictures of one colour, which every CLIP can name."""
 BATCH = 32
+NO_PROJECTION = (
+    "The judge's text encoder does not belong to the CLIP Vision model, or lacks the projection to what they share, as "
+    "clip_l.safetensors and the encoders in SD 1.x checkpoints do: connect the other half of the same CLIP, complete."
+)
 
 
 class Judge(Protocol):
@@ -24,16 +32,22 @@ class Judge(Protocol):
         ...
 
 
-def try_out(judge: Judge, among: Sequence[str], width: int, height: int) -> None:
-    """Shows the judge one empty picture, for it to say what is wrong with it or with the labels before any is drawn."""
+def try_out(judge: Judge | None, among: Sequence[str], width: int, height: int) -> str:
+    """Shows the judge one empty picture, for it to say what is wrong with it or with the labels before any is drawn.
+
+    Returns what speaks against relying on it: nothing, mostly.
+    """
+    if judge is None:
+        return ""
     judge.ranks(torch.zeros(1, height, width, 3), among[:1], among)
+    return judge.doubt() if isinstance(judge, ClipJudge) else ""
 
 
 class ClipJudge:
     """Zero-shot classification by CLIP (Radford et al., arXiv 2103.00020), through the host's CLIP_VISION and CLIP.
 
     The two must be halves of one CLIP. Their widths are compared here; halves of different models of one width cannot
-    be told apart, but place labels at random, which shows in the unedited model's row of any report.
+    be told apart, but place labels at random, which shows in ``doubt`` and in the unedited model's row of any report.
     """
 
     def __init__(self, vision, clip):
@@ -61,6 +75,7 @@ class ClipJudge:
         """Embedding of a text, [d], of length 1. Raises ErasureError when it cannot be compared with pictures."""
         if text not in self._texts:
             _, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            pooled = pooled if pooled is None else projected(self.clip, pooled)
             width = self._width()
             if pooled is None or pooled.shape[-1] != width:
                 found = "no text embedding" if pooled is None else f"texts of width {pooled.shape[-1]}"
@@ -68,8 +83,31 @@ class ClipJudge:
                     f"The CLIP judge gets pictures of width {width} and {found}: connect the Load CLIP that belongs to "
                     "the CLIP Vision model."
                 )
-            self._texts[text] = F.normalize(pooled[0].float(), dim=-1)
+            if not pooled.isfinite().all() or not pooled.any():
+                raise ErasureError(NO_PROJECTION)
+            self._texts[text] = F.normalize(pooled[0].float().cpu(), dim=-1)
         return self._texts[text]
+
+    def doubt(self) -> str:
+        """A sentence that says not to rely on this judge, when it cannot name most plain colours; else nothing."""
+        names, values = list(COLOURS), torch.tensor(list(COLOURS.values()), dtype=torch.float)
+        known = self.ranks(values[:, None, None].expand(-1, 64, 64, -1), names, names).count(0)
+        if 2 * known > len(names):
+            return ""
+        return f"Do not rely on this judge, it names {known} of {len(names)} plain colours right. {NO_PROJECTION}"
 
     def _width(self) -> int:
         return self.pictures(torch.zeros(1, 8, 8, 3)).shape[-1]
+
+
+@torch.no_grad()
+def projected(clip, pooled: torch.Tensor) -> torch.Tensor:
+    """A text's embedding, [1, d], in the space that both halves of CLIP share.
+
+    For SD 1.x and others the host returns it before that projection, because nothing in these models reads it.
+    """
+    for part in getattr(clip, "cond_stage_model", torch.nn.Module()).modules():
+        projection = getattr(getattr(part, "transformer", None), "text_projection", None)
+        if projection is not None and projection.weight.shape[-1] == pooled.shape[-1]:
+            return pooled if getattr(part, "return_projected_pooled", True) else projection(pooled)
+    return pooled

@@ -67,12 +67,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3]."""
+    """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3].
+
+    ``doubt``: what speaks against relying on the judge.
+    """
 
     rows: Sequence[Row]
     prompts: Sequence[Prompt]
     drawing: Drawing
     pictures: Sequence[torch.Tensor]
+    doubt: str = ""
 
     def grid(self) -> torch.Tensor:
         """All pictures in one, [1, h, w, 3]."""
@@ -81,7 +85,8 @@ class Report:
 
     def text(self) -> str:
         """The table, one model a paragraph."""
-        return "\n".join(line for row in self.rows for line in _said(row))
+        doubt = [self.doubt] if self.doubt else []
+        return "\n".join([*doubt, *(line for row in self.rows for line in _said(row))])
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -95,7 +100,7 @@ class Report:
             }
             for row in self.rows
         ]  # fmt: skip
-        about = {"prompts": [asdict(p) for p in self.prompts], "drawing": asdict(self.drawing)}
+        about = {"prompts": [asdict(p) for p in self.prompts], "drawing": asdict(self.drawing), "doubt": self.doubt}
         made_by = {"pack_version": pack_version(), "host_version": host_version()}
         return json.dumps({"rows": rows, **about, **made_by}, indent=1)
 
@@ -151,8 +156,7 @@ def compare(
     on_picture: Callable[[int, int, torch.Tensor], None] = lambda done, total, picture: None,
 ) -> Report:
     """Draws every prompt with every model and scores them; ``on_picture`` gets the pictures of each prompt."""
-    if judge is not None:
-        try_out(judge, labels_of(prompts), drawing.width, drawing.height)
+    doubt = try_out(judge, labels_of(prompts), drawing.width, drawing.height)
     encode = Encoder(clip)
     total, pictures = len(models) * len(prompts), []
     for m, model in enumerate(models.values()):
@@ -165,7 +169,7 @@ def compare(
         score(name, shown, pictures[0] if m else None, prompts, drawing, judge)
         for m, (name, shown) in enumerate(zip(models, pictures, strict=True))
     ]
-    return Report(rows, prompts, drawing, pictures)
+    return Report(rows, prompts, drawing, pictures, doubt)
 
 
 def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:

@@ -91,12 +91,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class StressReport:
-    """All trials, and what they were made with."""
+    """All trials, and what they were made with; ``doubt``: what speaks against relying on the judge."""
 
     trials: Sequence[Trial]
     concept: Concept
     drawing: Drawing
     budget: Budget
+    doubt: str = ""
 
     def grid(self) -> torch.Tensor:
         """All pictures in one, [1, h, w, 3]: a row for each prompt."""
@@ -106,7 +107,7 @@ class StressReport:
 
     def text(self) -> str:
         """One line for each attack."""
-        return "\n".join(_said(trial) for trial in self.trials)
+        return "\n".join([*([self.doubt] if self.doubt else []), *(_said(trial) for trial in self.trials)])
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -118,7 +119,7 @@ class StressReport:
             for trial in self.trials
         ]  # fmt: skip
         about = {"concept": asdict(self.concept), "drawing": asdict(self.drawing), "budget": asdict(self.budget)}
-        made_by = {"pack_version": pack_version(), "host_version": host_version()}
+        made_by = {"pack_version": pack_version(), "host_version": host_version(), "doubt": self.doubt}
         return json.dumps({"trials": trials, **about, **made_by}, indent=1)
 
 
@@ -147,8 +148,7 @@ def stress(
     other names when nothing else is asked for.
     """
     _check(concept, judge, tests)
-    if judge is not None:
-        try_out(judge, concept.labels, drawing.width, drawing.height)
+    doubt = try_out(judge, concept.labels, drawing.width, drawing.height)
     learns = set(tests) & set(WHITE_BOX)
     if learns:
         for model in (before, after):
@@ -177,7 +177,7 @@ def stress(
     if learns:
         ways = white_box(before, after, encode, concept, sampling_of(before, drawing), tests, budget, tick)
         trials += [trial(name, *found) for name, found in ways.items()]
-    return StressReport(trials, concept, drawing, budget)
+    return StressReport(trials, concept, drawing, budget, doubt)
 
 
 def _check(concept: Concept, judge: Judge | None, tests: Sequence[str]) -> None:

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.evaluation import report
+from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
 from concept_erasure.nodes.evaluate import ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
@@ -20,6 +22,13 @@ HOW = {
     "pictures": 2, "seed": 3, "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "normal", "width": 64,
     "height": 64, "filename_prefix": "erasures/report", "negative": "",
 }  # fmt: skip
+
+
+class Mirrored(Words):
+    """Half of another CLIP of the same width."""
+
+    def encode_from_tokens(self, text, return_pooled):
+        return None, -super().encode_from_tokens(text, return_pooled)[1]
 
 
 class OtherWords(Words):
@@ -152,6 +161,44 @@ def test_what_is_wrong_is_said_before_anything_is_drawn(model, clip, world, outp
     with pytest.raises(ErasureError) as caught:
         ErasureReport.execute(model, model, clip, world[2], "circle", "star", **{**HOW, **wrong})
     assert words in sentence(caught)
+
+
+class Wide:
+    """Half of a CLIP as wide as the toy world's text encoder."""
+
+    def encode_image(self, image):
+        return {"image_embeds": torch.ones(len(image), 96)}
+
+
+@pytest.fixture
+def projection(clip):
+    """The last layer of CLIP's text half, which nothing that draws pictures uses; afterwards as it was."""
+    weight = clip.cond_stage_model.clip_l.transformer.text_projection.weight
+    before = weight.detach().clone()
+    yield weight.data
+    weight.data.copy_(before)
+
+
+def test_texts_are_judged_behind_the_projection_that_the_host_leaves_out(clip, projection):
+    projection.copy_(torch.randn(projection.shape, generator=torch.Generator().manual_seed(0)))
+    _, pooled = clip.encode_from_tokens(clip.tokenize("circle"), return_pooled=True)
+    found = ClipJudge(Wide(), clip).text("circle")
+    torch.testing.assert_close(found, F.normalize(pooled[0] @ projection.float().T, dim=0))
+
+
+def test_a_text_encoder_that_came_without_its_projection_is_refused(clip, projection):
+    projection.zero_()
+    with pytest.raises(ErasureError, match="lacks the projection"):
+        ClipJudge(Wide(), clip).text("circle")
+
+
+def test_a_doubtful_judge_is_said_above_the_scores(model, clip, world, output):
+    with torch.inference_mode():
+        out = ErasureReport.execute(
+            model, model, clip, world[2], "red", "blue", **HOW, clip_vision=Vision(), judge_clip=Mirrored()
+        )
+    assert out.result[1].startswith("Do not rely on this judge")
+    assert json.loads((output / "erasures" / "report_00001.json").read_text())["doubt"]
 
 
 def test_half_a_judge_is_refused(model, clip, world):

@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand, and the zero-shot judge on a CLIP made of three colours."""
+"""Measures against values worked out by hand, and the zero-shot judge on a CLIP made of colours."""
 
 import math
 from itertools import groupby
@@ -42,14 +42,16 @@ def test_pictures_are_compared_row_by_row():
     assert cosine(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]])).tolist() == [1.0, 0.0]
 
 
-COLOURS = {"red": 0, "green": 1, "blue": 2}
+COLOURS = {
+    "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "black": (0, 0, 0), "white": (1, 1, 1)
+}  # fmt: skip
 
 
 class Vision:
     """Embeds a picture as its mean colour."""
 
     def encode_image(self, image):
-        return {"image_embeds": image.mean((1, 2))}
+        return {"image_embeds": image.mean((1, 2)) - 0.5}
 
 
 class Words:
@@ -59,10 +61,8 @@ class Words:
         return text
 
     def encode_from_tokens(self, text, return_pooled):
-        row = torch.full((1, 3), 0.1)
-        for name, place in COLOURS.items():
-            row[0, place] += name in text
-        return None, row
+        named = [[value - 0.5 for value in colour] for name, colour in COLOURS.items() if name in text]
+        return None, torch.tensor([[0.01, 0.02, 0.03], *named]).sum(0, keepdim=True)
 
 
 def picture(*colour) -> torch.Tensor:
@@ -72,7 +72,7 @@ def picture(*colour) -> torch.Tensor:
 def test_the_zero_shot_judge_places_what_a_picture_shows():
     judge = ClipJudge(Vision(), Words())
     pictures = torch.cat([picture(1, 0.2, 0), picture(0, 0.2, 1), picture(0.5, 1, 0.2)] * 20)
-    assert judge.ranks(pictures, ["red", "red", "red"] * 20, list(COLOURS)) == [0, 2, 1] * 20
+    assert judge.ranks(pictures, ["red", "red", "red"] * 20, ["red", "green", "blue"]) == [0, 2, 1] * 20
     assert float(judge.label("red").norm()) == pytest.approx(1.0)
 
 
@@ -90,6 +90,26 @@ def test_halves_that_do_not_belong_together_are_refused():
             ClipJudge(Vision(), clip).ranks(picture(1, 0, 0), ["red"], ["red"])
     with pytest.raises(ErasureError, match="both halves"):
         ClipJudge(None, Words())
+
+
+def test_a_judge_that_cannot_name_colours_is_doubted():
+    class Turned(Words):
+        """Of the right width, but of another model."""
+
+        def encode_from_tokens(self, text, return_pooled):
+            return None, -super().encode_from_tokens(text, return_pooled)[1]
+
+    assert ClipJudge(Vision(), Words()).doubt() == ""
+    assert ClipJudge(Vision(), Turned()).doubt().startswith("Do not rely on this judge, it names 0 of 6 plain colours")
+
+
+def test_a_text_encoder_without_its_projection_is_refused():
+    class Missing(Words):
+        def encode_from_tokens(self, text, return_pooled):
+            return None, torch.zeros(1, 3)
+
+    with pytest.raises(ErasureError, match="lacks the projection"):
+        ClipJudge(Vision(), Missing()).text("red")
 
 
 def test_headings_never_run_into_each_other():
