@@ -59,7 +59,9 @@ def _drawing(prefix: str = "erasures/report") -> list:
         io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Their height."),
         io.ClipVision.Input("clip_vision", optional=True,
                             tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
-        io.Clip.Input("judge_clip", optional=True, tooltip="For the judge: the other half, from a Load CLIP node."),
+        io.Clip.Input("judge_clip", optional=True,
+                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
+                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
         io.String.Input("negative", default="", optional=True, multiline=True, advanced=True,
                         tooltip="Negative prompt of every picture."),
         io.String.Input("filename_prefix", default=prefix, advanced=True,

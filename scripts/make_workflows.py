@@ -255,8 +255,8 @@ def measure_an_erasure(object_info: dict[str, Any]) -> dict[str, Any]:
         "2. **Type the concept** in Erase Concept (Text) and in Stress Test, and prompts to erase and to keep in "
         "Erasure Report. Any other erasure can take the place of Erase Concept (Text).\n"
         "3. **Run**: the same prompts and noise before and after, and the concept asked for in other ways.\n"
-        "4. To have it counted, add Load CLIP Vision and the Load CLIP that belongs to it, and connect them to "
-        "*clip_vision* and *judge_clip*.",
+        "4. To have it counted, connect the two halves of one CLIP to *clip_vision* and *judge_clip*: Load CLIP Vision "
+        "with CLIP-ViT-bigG-14, and the CLIP of an SDXL checkpoint.",
     )  # fmt: skip
     checkpoint = graph.node("CheckpointLoaderSimple", (0, 420, 400, 98), ckpt_name=CHECKPOINT)
     model, clip, vae = ((checkpoint, slot) for slot in range(3))
