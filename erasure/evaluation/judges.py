@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -64,7 +65,7 @@ class ClipJudge:
 
     def pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         """Embeddings of pictures [n, h, w, 3], [n, d], of length 1."""
-        rows = [self.vision.encode_image(part)["image_embeds"].float() for part in pictures.split(BATCH)]
+        rows = [self.vision.encode_image(part)["image_embeds"].float().cpu() for part in pictures.split(BATCH)]
         return F.normalize(torch.cat(rows), dim=-1)
 
     def label(self, name: str) -> torch.Tensor:
@@ -76,12 +77,11 @@ class ClipJudge:
         if text not in self._texts:
             _, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
             pooled = pooled if pooled is None else projected(self.clip, pooled)
-            width = self._width()
-            if pooled is None or pooled.shape[-1] != width:
+            if pooled is None or pooled.shape[-1] != self.width:
                 found = "no text embedding" if pooled is None else f"texts of width {pooled.shape[-1]}"
                 raise ErasureError(
-                    f"The CLIP judge gets pictures of width {width} and {found}: connect the Load CLIP that belongs to "
-                    "the CLIP Vision model."
+                    f"The CLIP judge gets pictures of width {self.width} and {found}: connect the Load CLIP that "
+                    "belongs to the CLIP Vision model."
                 )
             if not pooled.isfinite().all() or not pooled.any():
                 raise ErasureError(NO_PROJECTION)
@@ -96,7 +96,9 @@ class ClipJudge:
             return ""
         return f"Do not rely on this judge, it names {known} of {len(names)} plain colours right. {NO_PROJECTION}"
 
-    def _width(self) -> int:
+    @cached_property
+    def width(self) -> int:
+        """Width of the pictures' embeddings, found with one picture."""
         return self.pictures(torch.zeros(1, 8, 8, 3)).shape[-1]
 
 
