@@ -155,7 +155,9 @@ def plot(found: Sequence[dict], base: dict, title: str, file: Path) -> None:
     others = [row for row in found if row not in corner]
     bottom = min([0.9, *(row["psr1"] for row in found)])
     panels[0].set(xlim=(-0.05, 1.05), ylim=(bottom - 0.05, 1.04), title=title)
-    panels[1].set(xlim=(0.9, 1.01), ylim=(0.9, 1.01), title="its best corner; dashed: unedited PSR-1")
+    low = min([0.98, *(row[key] - 0.01 for row in corner for key in ("esr1", "psr1"))])
+    edge = (low, 1 + (1 - low) / 10)
+    panels[1].set(xlim=edge, ylim=edge, title="its best corner; dashed: unedited PSR-1")
     for axes, named, shown in zip(panels, (others, corner), (found, corner), strict=True):
         axes.set(xlabel="ESR-1: erased", ylabel="PSR-1: preserved")
         axes.axhline(base["psr1"], color="#94a3b8", linestyle="--", linewidth=1)
@@ -168,11 +170,16 @@ def plot(found: Sequence[dict], base: dict, title: str, file: Path) -> None:
 
 def _point(axes, row: dict) -> None:
     own = row["method"] == OWN
-    for key, place in (("psr1", "yerr"), ("esr1", "xerr")):
-        low, high = (abs(row[key] - row["interval"][key][side]) for side in (0, 1))
-        axes.errorbar(row["esr1"], row["psr1"], **{place: [[low], [high]]}, marker="*" if own else "o",
-                      markersize=14 if own else 5, color="#c2410c" if own else "#334155", ecolor="#b6c2d1",
-                      linewidth=0.8, zorder=5 if own else 4)  # fmt: skip
+    ends = {key: [[abs(row[key] - end)] for end in row["interval"][key]] for key in ("esr1", "psr1")}
+    axes.errorbar(
+        row["esr1"], row["psr1"], xerr=ends["esr1"], yerr=ends["psr1"], fmt="none", ecolor="#b6c2d1", linewidth=0.8,
+        zorder=1,
+    )  # fmt: skip
+    # above the names, which are above the intervals
+    axes.plot(
+        row["esr1"], row["psr1"], marker="*" if own else "o", markersize=14 if own else 5,
+        color="#c2410c" if own else "#334155", zorder=5 if own else 4,
+    )  # fmt: skip
 
 
 def _label(axes, named: Sequence[dict], shown: Sequence[dict]) -> None:
