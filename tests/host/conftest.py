@@ -1,5 +1,6 @@
 """The host in this process, on random tiny models that live as long as the session."""
 
+import importlib
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from scripts import bootstrap
 if "CONCEPT_ERASURE_HOST_ROOT" not in os.environ:
     raise pytest.UsageError("These tests need the host: start them with python3 scripts/test.py")
 bootstrap.host_on_cpu()  # before anything else of the host is imported
+importlib.import_module("utils.extra_config")  # as main.py does: in older hosts nodes.py puts comfy/utils.py before it
 
 import comfy.model_management  # noqa: E402
 import folder_paths  # noqa: E402
