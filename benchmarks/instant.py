@@ -56,7 +56,7 @@ METHODS: dict[str, tuple[Instant, bool]] = {
     "speed": (Instant(method="speed"), True),
     "uce, published form": (PUBLISHED, True),
     "speed, published form": (
-        replace(PUBLISHED, method="speed", weights="values", scales=Scales(balance=0, threshold=0.1)),
+        replace(PUBLISHED, method="speed", weights="values", scales=replace(UNBALANCED, threshold=0.1)),
         True,
     ),
     "uce, not balanced": (Instant(scales=UNBALANCED), True),

@@ -69,7 +69,7 @@ def _drawing(prefix: str = "erasures/report") -> list:
     ]  # fmt: skip
 
 
-def _judge():
+def _judge() -> io.Input:
     return JudgeSocket.Input(
         "judge", optional=True,
         tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two halves of a CLIP.",

@@ -83,7 +83,9 @@ class ClipJudge:
                     f"The CLIP judge gets pictures of width {self.width} and {found}: connect the Load CLIP that "
                     "belongs to the CLIP Vision model."
                 )
-            if not pooled.isfinite().all() or not pooled.any():
+            # a layer that the file lacks is left as the memory was: zeros nearly everywhere, or not even numbers; what
+            # passes for weights by chance is found by ``doubt``
+            if not pooled.isfinite().all() or 2 * pooled.count_nonzero() < pooled.numel():
                 raise ErasureError(NO_PROJECTION)
             self._texts[text] = F.normalize(pooled[0].float().cpu(), dim=-1)
         return self._texts[text]
@@ -108,8 +110,8 @@ def projected(clip, pooled: torch.Tensor) -> torch.Tensor:
 
     For SD 1.x and others the host returns it before that projection, because nothing in these models reads it.
     """
-    for part in getattr(clip, "cond_stage_model", torch.nn.Module()).modules():
+    for part in clip.cond_stage_model.modules():
         projection = getattr(getattr(part, "transformer", None), "text_projection", None)
-        if projection is not None and projection.weight.shape[-1] == pooled.shape[-1]:
-            return pooled if getattr(part, "return_projected_pooled", True) else projection(pooled)
+        if projection is not None and projection.in_features == pooled.shape[-1]:
+            return pooled if part.return_projected_pooled else projection(pooled)
     return pooled

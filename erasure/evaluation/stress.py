@@ -107,7 +107,8 @@ class StressReport:
 
     def text(self) -> str:
         """One line for each attack."""
-        return "\n".join([*([self.doubt] if self.doubt else []), *(_said(trial) for trial in self.trials)])
+        doubt = [self.doubt] if self.doubt else []
+        return "\n".join([*doubt, *(_said(trial) for trial in self.trials)])
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -118,8 +119,11 @@ class StressReport:
             }
             for trial in self.trials
         ]  # fmt: skip
-        about = {"concept": asdict(self.concept), "drawing": asdict(self.drawing), "budget": asdict(self.budget)}
-        made_by = {"pack_version": pack_version(), "host_version": host_version(), "doubt": self.doubt}
+        about = {
+            "concept": asdict(self.concept), "drawing": asdict(self.drawing), "budget": asdict(self.budget),
+            "doubt": self.doubt,
+        }  # fmt: skip
+        made_by = {"pack_version": pack_version(), "host_version": host_version()}
         return json.dumps({"trials": trials, **about, **made_by}, indent=1)
 
 

@@ -15,20 +15,13 @@ from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, 
 from concept_erasure.nodes.evaluate import ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure
-from tests.unit.test_evaluation import Vision, Words
+from tests.unit.test_evaluation import Mirrored, Vision, Words
 
 SMALL = Drawing(seeds=(3, 4), steps=2, width=64, height=64)
 HOW = {
     "pictures": 2, "seed": 3, "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "normal", "width": 64,
     "height": 64, "filename_prefix": "erasures/report", "negative": "",
 }  # fmt: skip
-
-
-class Mirrored(Words):
-    """Half of another CLIP of the same width."""
-
-    def encode_from_tokens(self, text, return_pooled):
-        return None, -super().encode_from_tokens(text, return_pooled)[1]
 
 
 class OtherWords(Words):
