@@ -43,6 +43,7 @@ DEVELOPMENT = (
     "scikit-image>=0.25,<1",
     "ruff==0.17.6",
     "mypy>=1.18,<3",
+    "hypothesis>=6.130,<7",
     "websocket-client>=1.8,<2",
     "playwright>=1.55,<2",
 )
