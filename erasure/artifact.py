@@ -28,6 +28,8 @@ from safetensors.torch import save
 FORMAT_VERSION = "1"
 ROLES = ("eraser", "key")
 PLACES = ("middle", "middle+output", "all")
+NOTHING = "empty prompt"
+"""The target of what becomes nothing."""
 
 
 class ErasureError(ValueError):
@@ -117,6 +119,8 @@ class Metadata:
     loss: str = ""
     gate_gap: str = ""
     parts: str = ""
+    only_in: str = ""
+    verdict: str = ""
     pack_version: str = ""
     host_version: str = ""
 
@@ -139,6 +143,18 @@ class Erasure:
         """The prompts that erase."""
         return tuple(p for p in self.prompts if p.role == "eraser")
 
+    @property
+    def names(self) -> list[str]:
+        """The concepts that it erases, each once."""
+        return list(dict.fromkeys(_lines(self.metadata.concept)))
+
+    @property
+    def targets(self) -> list[str]:
+        """What takes the place of each name; empty for nothing, or for what no text says."""
+        targets, names = _lines(self.metadata.target), self.names
+        targets = targets if len(targets) == len(names) else [" ".join(targets)] * len(names)
+        return ["" if text == NOTHING else text for text in targets]
+
     def without_key(self) -> Erasure:
         """What can be published: it erases, and nobody can recover with it."""
         return replace(self, prompts=self.erasers)
@@ -158,6 +174,10 @@ class Erasure:
             digest.update(name.encode())
             digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:

@@ -138,9 +138,26 @@ def acts_while_drawing(erasure: Erasure, start_percent: float, end_percent: floa
     return bool(erasure.erasers) or Window.of(start_percent, end_percent) is not None
 
 
-def applied(model: ModelPatcher) -> tuple[str, ...]:
-    """Identities of the erasures whose delta is on a MODEL."""
+@dataclass(frozen=True)
+class Applied:
+    """An erasure on a MODEL, with how strongly it acts and in which part of sampling."""
+
+    erasure: Erasure
+    strength: float
+    window: Window | None
+
+
+def applied(model: ModelPatcher) -> tuple[Applied, ...]:
+    """The erasures on a MODEL, in the order of its nodes."""
     return model.get_attachment(KEY) or ()
+
+
+def carries(model: ModelPatcher, erasure: Erasure) -> bool:
+    """Whether an erasure's change of the weights is on a MODEL, by itself or as a part of a combined one."""
+    return any(
+        erasure.identity() in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())
+        for one in applied(model)
+    )
 
 
 def erase(
@@ -161,8 +178,7 @@ def erase(
         _attach(out, prompt, strength, window)
     if erasure.delta:
         _apply_delta(out, erasure.delta, strength, window)
-        parts = [*erasure.metadata.parts.splitlines(), erasure.identity()]
-        out.set_attachments(KEY, (*applied(model), *parts))
+    out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window)))
     return out
 
 
@@ -179,7 +195,7 @@ def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> Mod
             "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
-    if erasure.delta and erasure.identity() not in applied(model):
+    if erasure.delta and not carries(model, erasure):
         log.warning("Recover Concept: the model it got does not carry this erasure; connect Erase Concept before it.")
     out = model.clone()
     for prompt in erasure.key:

@@ -5,34 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
 from json import loads
 
 import torch
 import torch.nn.functional as F
 
 from . import attach
-from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
-from .concepts import Encoder, lines, others, read_texts, spelled
+from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Metadata
+from .concepts import Encoder
 from .fingerprint import of_one_checkpoint, parse_fingerprint
-from .instant import TARGETS, Instant, Texts, siblings_for, solve_texts
+from .history import erased_from, moves
+from .instant import TARGETS, Instant, choose_texts, solve_texts
 from .methods import CLOSED_FORM, Scales
-from .neighbours import neighbours
-from .vocabulary import EVERYDAY
-
-
-def names_of(erasure: Erasure) -> list[str]:
-    return lines(erasure.metadata.concept)
-
-
-def targets_of(erasure: Erasure) -> list[str]:
-    """One target for each name; a learned erasure has one for all its names."""
-    targets, names = lines_with_repeats(erasure.metadata.target), names_of(erasure)
-    return targets if len(targets) == len(names) else [" ".join(targets)] * len(names)
-
-
-def lines_with_repeats(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+from .request import Request, check_width
+from .texts.names import Name, is_form_of, lines, others, plain, spelled
 
 
 def check_families(erasures: Sequence[Erasure]) -> None:
@@ -44,32 +31,55 @@ def check_families(erasures: Sequence[Erasure]) -> None:
         shapes = [None if (found := parse_fingerprint(m.fingerprint)) is None else found.shapes for m in (a, b)]
         if a.context_dim != b.context_dim or (None not in shapes and shapes[0] != shapes[1]):
             raise ErasureError(
-                f"The erasure of '{_short(a)}' was made for a {a.family} model and that of '{_short(b)}' for a "
-                f"{b.family} model: combine only erasures of one family."
+                f"The erasure of '{_short(first)}' was made for a {a.family} model and that of '{_short(second)}' for "
+                f"a {b.family} model: combine only erasures of one family."
             )
         if first.identity() == second.identity() and (first.delta or first.erasers):
-            raise ErasureError(f"The erasure of '{_short(a)}' is connected twice: take one of the two off.")
+            raise ErasureError(f"The erasure of '{_short(first)}' is connected twice: take one of the two off.")
 
 
 def conflicts(erasures: Sequence[Erasure]) -> list[str]:
     """Sentences on what does not go well together, though it can be combined."""
-    found = []
-    counts = Counter(spelled(name) for erasure in erasures for name in names_of(erasure))
-    found += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
+    sentences = []
+    counts = Counter(spelled(name) for erasure in erasures for name in erasure.names)
+    sentences += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
     for erasure in erasures:
-        kept = lines(erasure.metadata.preserve)
-        free = others(kept, counts)
-        found += [f"'{word}' is erased, and the erasure of '{_short(erasure.metadata)}' was made to preserve it."
-                  for word in sorted(set(kept) - set(free))]  # fmt: skip
+        preserve = lines(erasure.metadata.preserve)
+        free = others(preserve, counts)
+        sentences += [f"'{word}' is erased, and the erasure of '{_short(erasure)}' was made to preserve it."
+                      for word in sorted(set(preserve) - set(free))]  # fmt: skip
     prints = [made_on for e in erasures if (made_on := parse_fingerprint(e.metadata.fingerprint)) is not None]
     if not all(of_one_checkpoint(a, b) for a, b in combinations(prints, 2)):
-        found.append("They were made on different checkpoints and may work less well together.")
-    return found
+        sentences.append("They were made on different checkpoints and may work less well together.")
+    return sentences
+
+
+def undoing(erasures: Sequence[Erasure]) -> str | None:
+    """A sentence on erasures of which one brings back what another erases, because its target is that concept."""
+    for one, other in permutations(erasures, 2):
+        for move in moves(one):
+            back = next((name for name in other.names if move.target and is_form_of(move.target, name)), None)
+            if back is not None:
+                return (
+                    f"'{plain(move.name)}' becomes '{plain(move.target)}', which the other erasure erases: added up, "
+                    f"prompts for '{plain(move.name)}' would draw '{plain(back)}' again"
+                )
+    return None
+
+
+def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
+    """Whether all of them were solved for in closed form, by settings that their files still hold."""
+    return all(e.metadata.method in CLOSED_FORM and e.metadata.settings for e in erasures)
 
 
 def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None) -> Erasure:
     """Changes added exactly, each times its weight (1 for None); prompts side by side. Raises ErasureError."""
     check_families(erasures)
+    if back := undoing(erasures):
+        raise ErasureError(
+            f"{back}: choose 'solve jointly' with the model and its CLIP connected, or make one of them with another "
+            "target."
+        )
     weights = weights or [1.0] * len(erasures)
     parts: dict[str, list[tuple[Change, float]]] = {}
     for erasure, weight in zip(erasures, weights, strict=True):
@@ -95,15 +105,15 @@ def add(changes: Sequence[tuple[Change, float]]) -> Change:
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
     first = erasures[0].metadata
-    moves = [(name, target) for e in erasures for name, target in zip(names_of(e), targets_of(e), strict=True)]
-    targets = {spelled(name): (name, target) for name, target in moves}
-    kept = others([word for e in erasures for word in lines(e.metadata.preserve)], targets)
+    targets = {spelled(move.name): move for erasure in erasures for move in moves(erasure)}
+    preserve = [word for e in erasures for word in lines(e.metadata.preserve)]
+    preserve = others(preserve, [move.name for move in targets.values()])
     return replace(
         first,
         method=" + ".join(dict.fromkeys(e.metadata.method for e in erasures)),
-        concept="\n".join(name for name, _ in targets.values()),
-        target="\n".join(target for _, target in targets.values()),
-        preserve="\n".join(kept),
+        concept="\n".join(move.name for move in targets.values()),
+        target="\n".join(move.target or NOTHING for move in targets.values()),
+        preserve="\n".join(preserve),
         role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
         parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
         steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="",
@@ -116,10 +126,10 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
     Raises ErasureError when one of them was learned, or when the model and its CLIP are missing.
     """
     check_families(erasures)
-    learned = [e for e in erasures if e.metadata.method not in CLOSED_FORM or not e.metadata.settings]
-    if learned:
+    if not can_be_solved_again(erasures):
+        learned = next(e for e in erasures if not can_be_solved_again([e]))
         raise ErasureError(
-            f"The erasure of '{_short(learned[0].metadata)}' was not solved for in one go, so it cannot be solved for "
+            f"The erasure of '{_short(learned)}' was not solved for in one go, so it cannot be solved for "
             "again: combine by 'sum', or connect the instant erasures themselves."
         )
     if model is None or clip is None:
@@ -129,20 +139,20 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
     settings = Instant(**{**given, "scales": Scales(**given["scales"])})
     encode = Encoder(clip)
     with torch.inference_mode(False), torch.no_grad():
-        texts = _joint_texts(model, encode, erasures)
+        request = _joint_request(erasures)
+        check_width(model, encode, request.texts[0])
+        texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model))
         return solve_texts(model, encode, texts, settings)
 
 
-def _joint_texts(model, encode: Encoder, erasures: Sequence[Erasure]) -> Texts:
+def _joint_request(erasures: Sequence[Erasure]) -> Request:
     """All names; a target that is now erased itself gives way to the nearest text that is preserved."""
-    summed = _metadata(erasures)
-    names, kept = read_texts(model, encode, summed.concept, summed.preserve)
-    targets = ["" if text == TARGETS[1] else text for text in lines_with_repeats(summed.target)]
-    if not kept:
-        kept = others(EVERYDAY, names)
-    near = neighbours(encode, names, kept)
-    targets = [row[0] if text and not others([text], names) else text for text, row in zip(targets, near, strict=True)]
-    return Texts(names, targets, kept, [row[: siblings_for(names)] for row in near])
+    summed = Erasure(_metadata(erasures))
+    names = [
+        Name(move.name, None if move.target and not others([move.target], summed.names) else move.target)
+        for move in moves(summed)
+    ]
+    return Request(names, lines(summed.metadata.preserve))
 
 
 def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[float]:
@@ -159,12 +169,12 @@ def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[floa
         tokens = F.normalize(encode(prompt).context[0, 1:] - centre, dim=-1)
         near = []
         for erasure in erasures:
-            spans = [F.normalize(encode.span(name, name) - centre, dim=-1) for name in names_of(erasure)]
+            spans = [F.normalize(encode.span(name) - centre, dim=-1) for name in erasure.names]
             near.append(max(float((tokens @ span.T).max()) for span in spans))
     squares = torch.tensor(near).clamp_min(0).square()
     norm = squares.norm()
     return (squares / norm).tolist() if norm > 0 else [1.0] * len(erasures)
 
 
-def _short(metadata: Metadata) -> str:
-    return ", ".join(lines(metadata.concept))[:60]
+def _short(erasure: Erasure) -> str:
+    return ", ".join(erasure.names)[:60]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 
 from .artifact import ErasureError, GateTensors
-from .fingerprint import context_dim
 from .prompt import choose_threshold, fit_gate, gate_score
+from .texts.names import EMBEDDING, others, plain
 
 _T = TypeVar("_T")
 
@@ -32,14 +32,16 @@ GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landsca
 """What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
 
 
-SIGNS = " .,;:!?\"'“”‘’"
-"""At the ends of a name; in a phrase they would become one token with the signs around them."""
 ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 WEIGHT = 1.5
 """Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
+STAND_INS = ("thing", "7")
+"""Words that take a name's place in a phrase to find out where the name stands; two, for a name can be like one."""
+LONG = 24
+"""Tokens beyond which a name is so long that texts beside it are not given less room for it."""
 
 
 def batched(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -60,73 +62,9 @@ class Text:
         return [[context[None].to(self.context), dict(self.cond[0][1])]]
 
 
-def lines(text: str) -> list[str]:
-    """The non-empty lines of a text field, in order, each once."""
-    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-
-
-def spelled(name: str) -> str:
-    """What spellings of one name have in common: text encoders read lower case, and an article tells them little."""
-    return re.sub(r"^(an?|the) ", "", " ".join(name.casefold().split()))
-
-
 def say(template: str, word: str) -> str:
     """The phrase with a word, or with nothing, in the place of its ``{}``."""
     return " ".join(template.replace("{}", word).split())
-
-
-def forms(name: str) -> set[str]:
-    """A name and its plurals, right or wrong ones: "cats" must not become "cat"."""
-    word = spelled(name)
-    ends = [("man", "men"), ("y", "ies")]
-    return {word, word + "s", word + "es", *(word.removesuffix(a) + b for a, b in ends if word.endswith(a))}
-
-
-def others(words: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The words, each once, that are none of the names in another form."""
-    taken = {form for name in names for form in forms(name)}
-    return [word for word in dict.fromkeys(words) if not forms(word) & taken]
-
-
-def read_names(text: str) -> list[str]:
-    """The names in a text field, one a line, each in its first spelling only and without ``SIGNS``."""
-    first: dict[str, str] = {}
-    for line in lines(text):
-        if name := line.strip(SIGNS):
-            first.setdefault(spelled(name), name)
-    return list(first.values())
-
-
-def check_anchor(anchor: str, names: Sequence[str]) -> None:
-    """Raises ErasureError for a text that cannot take the names' place."""
-    if not anchor.strip():
-        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
-    if not others([anchor.strip(SIGNS)], names):
-        raise ErasureError(f"The anchor '{anchor.strip()}' is the concept itself: type what is to take its place.")
-
-
-def read_texts(model, encode: Encoder, concept: str, preserve: str) -> tuple[list[str], list[str]]:
-    """The concept's names and the preserve set, both one a line, once all of it is known to be usable with the model.
-
-    Raises ErasureError for an empty concept, a name that is also to be preserved, or a CLIP of another width.
-    """
-    names, kept = read_names(concept), lines(preserve)
-    if not names:
-        raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-    taken = set(map(spelled, names))
-    if both := [word for word in kept if spelled(word) in taken]:
-        raise ErasureError(
-            f"'{both[0]}' is both to be erased and to be preserved: take it out of one of the two lists."
-        )
-    for name in names:
-        encode.name_tokens(name)  # refuses what cannot be a name
-    width = encode(names[0]).context.shape[-1]
-    if width != context_dim(model):
-        raise ErasureError(
-            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
-            "belongs to this model."
-        )
-    return names, kept
 
 
 class Encoder:
@@ -145,6 +83,8 @@ class Encoder:
         self.clip, self.on_read = clip, on_read
         self.known: dict[str, Text] = {}
         self._chunks: dict[str, torch.Tensor] = {}
+        self._contents: dict[str, list[int]] = {}
+        self.tails: dict[str, torch.Tensor] = {}  # of phrases, from a name's last token on: see neighbours.py
 
     def __call__(self, text: str) -> Text:
         if text not in self.known:
@@ -160,9 +100,25 @@ class Encoder:
         return Text(text, cond[0][0].float().cpu(), cond)
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """The token numbers of a text, start, end and padding included."""
-        chunks = next(iter(self.clip.tokenize(text).values()))
-        return tuple(token[0] for chunk in chunks for token in chunk if isinstance(token[0], int))
+        """The token numbers of a text, start, end and padding included; a vector of an embedding has one of its own,
+        below zero."""
+        return tuple(_number(token[0]) for chunk in self._tokenized(text) for token in chunk)
+
+    def content(self, text: str) -> list[int]:
+        """The token numbers of a text's first chunk without start, end and padding."""
+        if text not in self._contents:
+            end = self.tokens("")[1]
+            first = [_number(token[0]) for token in self._tokenized(text)[0]][1:]
+            self._contents[text] = first[: first.index(end)] if end in first else first
+        return self._contents[text]
+
+    def _tokenized(self, text: str) -> list[list[tuple]]:
+        """The chunks of a text as the host's first tokenizer has them."""
+        return next(iter(self.clip.tokenize(text).values()))
+
+    def fits(self, text: str) -> bool:
+        """Whether the text encoder reads a text at once."""
+        return len(self._tokenized(text)) == 1
 
     def read(self, texts: Sequence[str]) -> None:
         """Encodes the texts' first chunks and remembers them, for ``chunks``."""
@@ -211,41 +167,75 @@ class Encoder:
     def name_tokens(self, name: str) -> tuple[int, ...]:
         """The token numbers of a name without start, end and padding.
 
-        Raises ErasureError for an empty name or one that does not fit into one chunk.
+        Raises ErasureError for a name of which the text encoder reads nothing.
         """
-        chunks = next(iter(self.clip.tokenize(name).values()))
-        if len(chunks) > 1:
+        content = tuple(self.content(name))
+        if not content and name.startswith(EMBEDDING):
             raise ErasureError(
-                f"'{name[:40]}…' is longer than the {len(chunks[0])} tokens that the text encoder reads at once: say "
-                "it in a few words."
+                f"There is no embedding '{name.removeprefix(EMBEDDING)}' that this text encoder can load: check its "
+                "name, and that its file lies in models/embeddings."
             )
-        blank = {token[0] for token in next(iter(self.clip.tokenize("").values()))[0]}
-        found = tuple(token[0] for token in chunks[0] if token[0] not in blank)
-        if not found:
-            raise ErasureError("The concept is empty: type what is to be erased, one name a line.")
-        return found
+        if not content:
+            raise ErasureError(f"The text encoder reads nothing in the name '{plain(name)}': say it in other words.")
+        return content
+
+    def shortened(self, name: str, tokens: int | None = None) -> str:
+        """The first words of a name that the text encoder reads at once, or that have at most so many tokens."""
+        room = len(self.tokens("")) - 2 if tokens is None else tokens
+        parts = name.split()
+        while len(parts) > 1 and not (self.fits(" ".join(parts)) and len(self.content(" ".join(parts))) <= room):
+            parts = parts[:-1]
+        return " ".join(parts)
 
     def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
         """Those of the texts that fit beside any of the names into what the text encoder reads at once."""
-        empty = self.tokens("")
-        blank, room = set(empty), len(empty) - ROOM - max(len(self.name_tokens(name)) for name in names)
-        return [text for text in texts if sum(token not in blank for token in self.tokens(text)) <= room]
+        longest = max(min(LONG, len(self.name_tokens(name))) for name in names)
+        room = len(self.tokens("")) - ROOM - longest
+        return [text for text in texts if self.fits(text) and len(self.content(text)) <= room]
 
-    def span(self, text: str, name: str) -> torch.Tensor:
-        """The encodings of a name's tokens where it stands in a text, [t, d]."""
-        first = self.place(text, name)
-        return self(text).context[0, first : first + len(self.name_tokens(name))]
+    def fitting(self, templates: Sequence[str], *words: str) -> list[str]:
+        """Those of the phrases that the text encoder reads at once with any of the words; "{}" in any case."""
+        return [t for t in templates if t == "{}" or all(self.fits(say(t, word)) for word in words)]
 
-    def place(self, text: str, name: str) -> int:
-        """The number of a name's first token in a text. Raises ErasureError where it is no word of its own."""
-        tokens, name_ids = self.tokens(text), self.name_tokens(name)
-        places = [i for i in range(len(tokens)) if tokens[i : i + len(name_ids)] == name_ids]
-        if not places:
+    def span(self, name: str) -> torch.Tensor:
+        """The encodings of a name's tokens where it stands alone, [t, d]."""
+        return self(name).context[0, self.place("{}", name)]
+
+    def place(self, template: str, name: str) -> slice:
+        """Where the tokens of a name stand in a phrase said of it, counted with the start token.
+
+        They are what differs from the phrase said of another word; so signs that the encoder reads together with the
+        name's end belong to them. Raises ErasureError where nothing differs.
+        """
+        own = self.content(say(template, name))
+        said = [self.content(say(template, word)) for word in STAND_INS]
+        first = min(_alike(own, other) for other in said)
+        after = min(_alike(own[::-1], other[::-1]) for other in said)
+        if first + after >= len(own):
+            self.name_tokens(name)  # refuses what is no name
             raise ErasureError(
-                f"The text encoder does not read '{name}' as a word of its own in '{text}': leave out signs at its "
-                "ends."
+                f"The text encoder does not read '{plain(name)}' in '{plain(say(template, name))}': say it in other "
+                "words."
             )
-        return places[0]
+        return slice(1 + first, 1 + len(own) - after)
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def _number(token: int | torch.Tensor) -> int:
+    """The number of a token; of an embedding's vector, one below zero that stands for its values."""
+    if isinstance(token, torch.Tensor):
+        values = token.detach().float().cpu().contiguous().numpy().tobytes()
+        return -1 - int.from_bytes(hashlib.sha256(values).digest()[:6], "big")
+    return int(token)
 
 
 def _filled(chunk: Sequence[tuple], ids: Sequence[int]) -> list[tuple]:

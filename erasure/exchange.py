@@ -23,8 +23,8 @@ from .artifact import (
     read_tensors,
     write_tensors,
 )
-from .concepts import lines
 from .fingerprint import checkpoint_weights, context_dim, fingerprint
+from .texts.names import lines
 from .version import host_version, pack_version
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

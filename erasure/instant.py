@@ -10,15 +10,18 @@ from json import dumps
 import torch
 
 from . import attach
-from .artifact import Erasure, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, check_anchor, others, read_texts, say, spread
+from .artifact import NOTHING, Erasure, Metadata
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, say, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
+from .history import Erased, erased_from, leading_to
 from .methods import CLOSED_FORM
 from .methods.balance import balance
 from .methods.closed_form import Problem, Scales, together
-from .neighbours import neighbours
+from .neighbours import nearness
+from .request import OpenFile, Request, anchors_for, read_request
 from .textmap import TextMap, moment
+from .texts.names import others
 from .version import host_version, pack_version
 from .vocabulary import EVERYDAY, WORDS
 
@@ -59,45 +62,72 @@ class Instant:
 class Texts:
     """The concepts' names, the text that takes the place of each (empty: nothing), and what is preserved.
 
-    ``near``: preserved texts that are nearest to each concept and most easily pulled along.
+    ``near``: preserved texts that are nearest to each concept and most easily pulled along. ``strengths``: how much of
+    its way each concept is moved; none for all of it. ``contexts``: texts beside which alone names are moved; none for
+    everywhere. ``held``: names that were erased before, which stay where they are.
     """
 
     names: Sequence[str]
     targets: Sequence[str]
     kept: Sequence[str]
     near: Sequence[Sequence[str]]
+    strengths: Sequence[float] = ()
+    contexts: Sequence[str] = ()
+    held: Sequence[str] = ()
 
 
 def erase_instantly(
     model, clip, concepts: str, preserve: str, settings: Instant,
     on_read: Callable[[int, int], None] = lambda done, total: None,
+    only_in: str = "", open_file: OpenFile | None = None,
 ) -> Erasure:  # fmt: skip
-    """Solves for all concepts (one a line) at once, preserving texts (one a line). Raises ErasureError.
+    """Solves for all concepts of a field at once, preserving the texts of another. Raises ErasureError.
 
-    ``on_read(done, total)``: how far the text encoder is.
+    What was erased from the model before stays erased. ``only_in``: texts beside which alone the concepts are erased.
+    ``on_read(done, total)``: how far the text encoder is; ``open_file``: see ``texts.names.read_field``.
     """
     attach.require_unet(model)
     encode = Encoder(clip, on_read)
     with torch.inference_mode(False), torch.no_grad():
-        names, kept = read_texts(model, encode, concepts, preserve)
-        return solve_texts(model, encode, choose_texts(encode, names, kept, settings), settings)
+        request = read_request(model, encode, concepts, preserve, only_in, open_file)
+        texts = choose_texts(encode, request, settings, erased_from(model))
+        return solve_texts(model, encode, texts, settings)
 
 
 # ---------------------------------------------------------------- which texts
 
 
-def choose_texts(encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Instant) -> Texts:
-    """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder."""
+def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: Sequence[Erased] = ()) -> Texts:
+    """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder.
+
+    ``erased``: what was erased from the model before. It is neither aimed at nor preserved, and what has become a
+    concept that is erased now moves on with it.
+    """
+    chained = leading_to(erased, request.texts)
+    names = [*request.texts, *chained]
+    before = [move.name for move in erased]
+    taken = [*names, *before]
+    common = others((*WORDS, *EVERYDAY), taken)
+    own = others(encode.beside(names, request.preserve), taken)
+    near = nearness(encode, names, own or common).apart(taken).rows()
+    preserve = list(request.preserve)
+    if not preserve:
+        preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
+    targets = _targets(request, near, settings)
+    targets += [targets[request.texts.index(root)] for root in chained.values()]
+    strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
+    held = [name for name in dict.fromkeys(before) if name not in names]
+    some = [row[: siblings_for(names)] for row in near]
+    return Texts(names, targets, preserve, some, strengths, request.contexts, held)
+
+
+def _targets(request: Request, near: Sequence[Sequence[str]], settings: Instant) -> list[str]:
+    """What takes the place of each name of a request: what its line says, or what the settings say of all."""
     if settings.target == "anchor":
-        check_anchor(settings.anchor, names)
-    common = others((*WORDS, *EVERYDAY), names)
-    near = neighbours(encode, names, others(encode.beside(names, kept), names) or common)
-    if not kept:
-        kept = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], names)
-    targets = [settings.anchor.strip() if settings.target == "anchor" else ""] * len(names)
-    if settings.target == TARGETS[0]:
-        targets = [row[0] for row in near]
-    return Texts(names, targets, kept, [row[: siblings_for(names)] for row in near])
+        targets = anchors_for(settings.anchor, request.texts)
+    else:
+        targets = [row[0] if settings.target == TARGETS[0] else "" for row in near[: len(request.names)]]
+    return [t if name.target is None else name.target for name, t in zip(request.names, targets, strict=True)]
 
 
 def siblings_for(names: Sequence[str]) -> int:
@@ -115,8 +145,9 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Eras
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
-        target="\n".join(text or TARGETS[1] for text in texts.targets),
+        target="\n".join(text or NOTHING for text in texts.targets),
         preserve="\n".join(texts.kept),
+        only_in="\n".join(texts.contexts),
         family=fingerprint(model).family,
         context_dim=str(context_dim(model)),
         fingerprint=str(fingerprint(model)),
@@ -132,8 +163,11 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
-    encode.read([say(template, word) for pair in moved for word in pair for template in templates])
-    moves = together([_pairs(encode, templates, *pair, settings.tokens) for pair in moved])
+    encode.read([say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair])
+    strengths = texts.strengths or [1.0] * len(moved)
+    moves = together(
+        [_pairs(encode, templates, *pair, settings.tokens, s) for pair, s in zip(moved, strengths, strict=True)]
+    )
     parts = [plain_texts(texts), *siblings(texts, templates)]
     count = sum(map(len, parts))
     moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
@@ -183,14 +217,14 @@ def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:
 
 
 def _pairs(
-    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str
+    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encodings of one concept and where they go, [n, d] each."""
-    found = [aligned(encode, template, name, target) for template in templates]
+    """Encodings of one concept and where they go, [n, d] each: so much of the way to the target."""
+    found = [aligned(encode, template, name, target) for template in encode.fitting(templates, name, target)]
     if tokens == TOKENS[1]:
         found = [(source[:1], goal[:1]) for source, goal in found]
     source, goal = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
-    return source, goal
+    return source, goal if strength == 1 else torch.lerp(source, goal, strength)
 
 
 def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,11 +233,10 @@ def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tupl
     Everything after the name is paired token by token, because contextual encodings spread a concept over what follows
     it, the end and the padding included. An empty ``replacement`` pairs the name's last token with the one before it.
     """
-    text, other = say(template, name), say(template, replacement)
-    rows = encode.chunks([text, other])
-    first = encode.place(text, name)
-    last = first + len(encode.name_tokens(name)) - 1
-    there = first - 1 + (len(encode.name_tokens(replacement)) if replacement else 0)
+    rows = encode.chunks([say(template, name), say(template, replacement)])
+    place = encode.place(template, name)
+    last = place.stop - 1
+    there = encode.place(template, replacement).stop - 1 if replacement else place.start - 1
     count = rows.shape[1] - max(last, there)
     return rows[0, last : last + count], rows[1, there : there + count]
 

@@ -12,28 +12,27 @@ import comfy.model_management
 import torch
 
 from . import attach, deltas, training
-from .artifact import Change, Erasure, ErasureError, Metadata, PromptTensors
+from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata, PromptTensors
 from .choice import Choice
 from .concepts import (
     IN_CONTEXT,
     PHRASINGS,
     Encoder,
     build_gate,
-    check_anchor,
     concept_directions,
-    others,
-    read_names,
-    read_texts,
     say,
 )
 from .fingerprint import context_dim, fingerprint
+from .history import erased_from, leading_to
 from .instant import Instant, choose_texts, solve_texts
 from .methods import LEARNED
 from .methods.preservation import adversary
 from .neighbours import neighbours
 from .prompt import ErasurePrompt
+from .request import OpenFile, Request, anchors_for, read_request
 from .run import Phrase, Run
 from .settings import Settings
+from .texts.names import Name, is_form_of, others, plain
 from .training import Preview, Progress
 from .version import host_version, pack_version
 from .vocabulary import WORDS
@@ -51,8 +50,7 @@ class Learning:
     """A training run that can be asked for its erasure at any time, also after an interrupt."""
 
     run: Run
-    names: Sequence[str]
-    preserve: Sequence[str]
+    request: Request
     progress: Progress
     steps_before: int
     gate_gap: float | None
@@ -70,9 +68,9 @@ class Learning:
             Metadata(
                 method=s.method,
                 role=LEARNED[s.method].role,
-                concept="\n".join(self.names),
+                concept="\n".join(self.request.texts),
                 target=self.target,
-                preserve="\n".join(self.preserve),
+                preserve="\n".join(self.request.preserve),
                 family=fingerprint(run.model).family,
                 context_dim=str(context_dim(run.model)),
                 blocks=s.blocks if prompts else "",
@@ -105,20 +103,22 @@ def gradients() -> Iterator[None]:
 
 def prepare(
     model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
-    on_read: Callable[[int, int], None] = lambda done, total: None,
+    on_read: Callable[[int, int], None] = lambda done, total: None, open_file: OpenFile | None = None,
 ) -> Learning:  # fmt: skip
     """Checks every input and sets a training run up; call inside ``gradients()``.
 
-    ``concept``: names of one concept, one a line; ``preserve``: texts to keep, one a line; ``on_read(done, total)`` is
-    told how far the text encoder is. Raises ErasureError.
+    ``concept``: names of one concept; ``preserve``: texts to keep (see ``texts.names.read_field``, for ``open_file``,
+    too); ``on_read(done, total)`` is told how far the text encoder is. Raises ErasureError.
     """
     settings.check()
     attach.require_unet(model)
     encode = Encoder(clip, on_read)
-    names, kept = read_texts(model, encode, concept, preserve)
+    request = _with_names_in_front(_read(model, encode, concept, preserve, open_file), model)
+    names, kept = request.texts, list(request.preserve)
     short = encode.beside(names, kept)
+    before = [*names, *(move.name for move in erased_from(model))]
     if settings.target == "anchor":
-        check_anchor(settings.anchor, names)
+        anchors_for(settings.anchor, names)
     if resume is not None:
         _check_resume(model, names, settings, resume)
         settings = replace(settings, prompt_first=0.0)  # its prompt has learned already
@@ -130,23 +130,25 @@ def prepare(
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
-    near = neighbours(encode, names, others(short, names) or others(WORDS, names))
+    near = neighbours(encode, names, others(short, before) or others(WORDS, before))
+    anchors = _anchors(request, near, settings)
+    if any(name.target is not None for name in request.names):
+        settings = replace(settings, target="anchor", anchor="\n".join(map(str, anchors.values())))
     delta = None
     if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, short, settings)
         delta = _delta(model, method.changes, settings, generator, directions, resume)
         if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
-            found = _closed_form(model, encode, names, kept, settings)
+            found = _closed_form(model, encode, request, anchors, settings)
             delta.begin_with(found)
             if prompt is not None and settings.start == "concept":
                 prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
-    anchors = {name: _anchor(row, settings) for name, row in zip(names, near, strict=True)}
     phrases, kept_texts = _phrases(encode, anchors, short, settings), _kept_texts(encode, kept)
     choices = _choices(encode, near, method.targets, settings)
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
-    before = int(resume.metadata.steps or 0) if resume else 0
-    target = "\n".join(text or settings.target for text in anchors.values())
-    return Learning(run, names, kept, Progress(), before, gap, target)
+    steps = int(resume.metadata.steps or 0) if resume else 0
+    target = "\n".join(NOTHING if text == "" else text or settings.target for text in anchors.values())
+    return Learning(run, request, Progress(), steps, gap, target)
 
 
 def learn(
@@ -179,25 +181,51 @@ def require_trainable(model) -> None:
         )
 
 
-def _anchor(near: Sequence[str], settings: Settings) -> str | None:
-    """The text that takes a name's place, if any: the user's, or the nearest of all."""
-    return {"anchor": settings.anchor, "nearest neighbour": near[0]}.get(settings.target)
+def _read(model, encode: Encoder, concept: str, preserve: str, open_file: OpenFile | None) -> Request:
+    """The request of a training's fields. Raises ErasureError for what only a closed form can be asked."""
+    request = read_request(model, encode, concept, preserve, open_file=open_file)
+    for name in request.names:
+        if name.strength != 1:
+            raise ErasureError(
+                f"A strength behind a colon is for Erase Concept and Instant Erasure: type '{plain(name.text)}' "
+                "without it, and set the strength where the trained erasure is applied."
+            )
+    return request
+
+
+def _with_names_in_front(request: Request, model) -> Request:
+    """The request with names that were erased from the model before and became one of its names: they go with it."""
+    chained = leading_to(erased_from(model), request.texts)
+    targets = {name.text: name.target for name in request.names}
+    return replace(request, names=[*request.names, *(Name(text, targets[root]) for text, root in chained.items())])
+
+
+def _anchors(request: Request, near: Sequence[Sequence[str]], settings: Settings) -> dict[str, str | None]:
+    """The text that takes each name's place, if any: what its line says, the user's anchor, or the nearest of all."""
+    texts: list[str | None] = [row[0] if settings.target == "nearest neighbour" else None for row in near]
+    if settings.target == "anchor":
+        texts = list(anchors_for(settings.anchor, request.texts))
+    if any(name.target is not None for name in request.names):
+        texts = [row[0] if text is None else text for text, row in zip(texts, near, strict=True)]
+    pairs = zip(request.names, texts, strict=True)
+    return {name.text: text if name.target is None else name.target for name, text in pairs}
 
 
 def _closed_form(
-    model, encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings
+    model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
 ) -> Mapping[str, Change]:
     """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
     weights = "values" if settings.weights == "values" else "keys+values"
-    rank = -(-settings.rank // len(names))
+    rank = -(-settings.rank // len(request.names))
     how = Instant(target=settings.target, anchor=settings.anchor, weights=weights, rank=rank)
-    return solve_texts(model, encode, choose_texts(encode, names, kept, how), how).delta
+    aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
+    return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model)), how).delta
 
 
 def _from_the_name_on(encode: Encoder, names: Sequence[str], count: int) -> torch.Tensor:
     """The encodings [count, d] of the names and of what follows them, which carries the concept, too."""
     each = -(-count // len(names))
-    rows = [encode(name).context[0, encode.place(name, name) :][:each] for name in names]
+    rows = [encode(name).context[0, encode.place("{}", name).start :][:each] for name in names]
     return torch.cat(rows)[:count]
 
 
@@ -223,7 +251,7 @@ def _phrases(
     def phrase(template: str, neutral: str, name: str) -> Phrase:
         anchor = anchors[name]
         replaced = None if anchor is None else encode(say(template, anchor))
-        return Phrase(encode(say(template, name)), encode(neutral), replaced, name)
+        return Phrase(encode(say(template, name)), encode(neutral), replaced, name, template)
 
     if not settings.in_context:
         return [phrase("{}", "", name) for name in names]
@@ -251,8 +279,8 @@ def _check_resume(model, names: Sequence[str], settings: Settings, resume: Erasu
             f"The erasure to resume from was trained by '{before.method}', and '{settings.method}' is chosen: choose "
             "the same method, or start anew without it."
         )
-    known = read_names(before.concept)
-    if others(known, names) == known:
+    known = resume.names
+    if not any(is_form_of(a, b) for a in known for b in names):
         raise ErasureError(
             f"The erasure to resume from erases '{', '.join(known)}' and not '{', '.join(names)}': type a name that it "
             "erases, or start anew without it."
@@ -263,7 +291,7 @@ def _prompt(
     encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
 ) -> ErasurePrompt:
     if resume is None:
-        own = torch.cat([encode.span(name, name) for name in names])
+        own = torch.cat([encode.span(name) for name in names])
         return ErasurePrompt.start(settings.start, settings.tokens, own, encode("").context[0], generator)
     if len(resume.prompts) != 1:
         raise ErasureError(

@@ -1,33 +1,137 @@
-"""Which words a text encoder takes for the nearest to a concept's name."""
+"""Which words a text encoder takes for the nearest to a name, which for the same, and whether it knows the name."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
 
 import torch
 import torch.nn.functional as F
 
-from .concepts import Encoder, batched
+from .concepts import Encoder, batched, say
+from .texts.names import EMBEDDING, letters, others, spelled
 
 TAIL = 20
 """Tokens from a name's last one on by which names are compared."""
+SAME = 0.9
+"""Cosine from which on two words are one for the text encoder."""
+SAME_SPELLING, SAME_IF_SPELLED_ALIKE = 0.7, 0.6
+"""Share of letters in common, and the cosine from which on two words so much alike are one: "grey" and "gray"."""
+TWINS = 3
+"""So many unrelated words that a name is the same as mean that the text encoder does not know the name."""
+NONSENSE = 12
+"""Made-up words of as many tokens as a name that the name is compared with."""
+EXACTLY = 0.999
+"""Cosine of what the text encoder reads as one and the same."""
+COMMON_NAME = 24
+"""Tokens of a name by which it is compared; more would leave nothing behind it to compare."""
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Cosines [names, words] between what names and words leave behind themselves in a text."""
+
+    words: Sequence[str]
+    cosines: torch.Tensor
+
+    def rows(self) -> list[list[str]]:
+        """For each name, the words from the nearest to the farthest."""
+        order = self.cosines.argsort(dim=1, descending=True)
+        return [[self.words[i] for i in row] for row in order.tolist()]
+
+    def apart(self, names: Sequence[str]) -> Nearness:
+        """Without the words that are one with any of the names; all of them, when none would be left."""
+        alike = torch.tensor(
+            [[SequenceMatcher(None, letters(a), letters(b)).ratio() for b in self.words] for a in names]
+        )
+        limit = torch.where(alike >= SAME_SPELLING, SAME_IF_SPELLED_ALIKE, SAME)
+        other = (self.cosines < limit).all(0).nonzero().flatten().tolist()
+        if not other or len(other) == len(self.words):
+            return self
+        return Nearness([self.words[i] for i in other], self.cosines[:, other])
 
 
 def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:
-    """For each name, the words from the nearest to the farthest, by what a word leaves behind itself in a text.
+    """For each name, the words from the nearest to the farthest, without those that are one with a name."""
+    return nearness(encode, names, words).apart(names).rows()
+
+
+def nearness(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> Nearness:
+    """How near words are to names, by what they leave behind themselves in a text.
 
     Compared are the encodings of "a WORD" from its last token on, centred, because all encodings share most of their
     length.
     """
-    found = [*names, *words]
-    last = [encode.place(f"a {word}", word) + len(encode.name_tokens(word)) - 1 for word in found]
+    tails = _tails(encode, [encode.shortened(text, COMMON_NAME) for text in (*names, *words)])
+    return Nearness(words, tails[: len(names)] @ tails[len(names) :].T)
+
+
+def _tails(encode: Encoder, texts: Sequence[str], centred_on: int | None = None) -> torch.Tensor:
+    """Directions [texts, tokens * d] of the encodings of "a TEXT" from the text's last token on, less their mean, which
+    is that of the first ``centred_on`` texts."""
+    last = [encode.place("a {}", text).stop - 1 for text in texts]
     count = min(TAIL, encode.chunks([""]).shape[1] - max(last))
-    tails = torch.cat(
-        [
-            torch.stack([row[start : start + count].flatten() for row, start in zip(rows, starts, strict=True)])
-            for rows, starts in zip(encode.stream([f"a {word}" for word in found]), batched(last), strict=True)
-        ]
-    )
-    tails = F.normalize(tails - tails.mean(0), dim=1)
-    order = (tails[: len(names)] @ tails[len(names) :].T).argsort(descending=True)
-    return [[words[i] for i in row] for row in order.tolist()]
+    phrases = [say("a {}", text) for text in texts]
+    new = [i for i, phrase in enumerate(phrases) if phrase not in encode.tails]
+    for part, rows in zip(batched(new), encode.stream([phrases[i] for i in new]), strict=True):
+        encode.tails |= {phrases[i]: row[last[i] : last[i] + TAIL].clone() for i, row in zip(part, rows, strict=True)}
+    tails = torch.stack([encode.tails[phrase][:count].flatten() for phrase in phrases])
+    return F.normalize(tails - tails[:centred_on].mean(0), dim=1)
+
+
+# ---------------------------------------------------------------- does the encoder know a word
+
+
+def unknown(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The names that the text encoder does not know: it takes them for what it takes made-up words for, or for one and
+    the same as several unrelated words.
+
+    ``words``: common words to compare with. An embedding is always known.
+    """
+    asked = [name for name in names if not name.startswith(EMBEDDING)]
+    if not asked:
+        return []
+    lengths = sorted({len(encode.content(encode.shortened(name, COMMON_NAME))) for name in asked})
+    made_up = {count: _nonsense(encode, count) for count in lengths}
+    strange = [word for group in made_up.values() for word in group]
+    texts = [encode.shortened(text, COMMON_NAME) for text in (*words, *asked, *strange)]
+    rest, own, middle = _tails(encode, texts, len(words)).split([len(words), len(asked), len(strange)])
+    groups = dict(zip(lengths, middle.split([len(made_up[n]) for n in lengths]), strict=True))
+    out = []
+    for name, tail in zip(asked, own, strict=True):
+        group = groups[len(encode.content(encode.shortened(name, COMMON_NAME)))]
+        twins = [word for word, cosine in zip(words, (rest @ tail).tolist(), strict=True) if cosine > EXACTLY]
+        if len(others(twins, [name])) >= TWINS or _is_one_of(tail, group):
+            out.append(name)
+    return out
+
+
+def _is_one_of(tail: torch.Tensor, group: torch.Tensor) -> bool:
+    """Whether a tail is as near to made-up words as these are to each other, in the middle."""
+    if len(group) < NONSENSE // 2:
+        return False
+    each = group @ group.T - 2 * torch.eye(len(group))
+    usual = each.topk(3, dim=1).values.mean(1).median()
+    return bool((group @ tail).topk(3).values.mean() >= usual - 1e-4)
+
+
+def _nonsense(encode: Encoder, tokens: int) -> list[str]:
+    """Made-up words of so many tokens, always the same ones; none for one token, which are words of their own."""
+    draw, out = random.Random(tokens), []
+    if tokens > 1:
+        for _ in range(NONSENSE * 20):
+            word = "".join(draw.choice("bcdfghjklmnpqrstvwxz") for _ in range(round(tokens * draw.uniform(1.2, 2.6))))
+            if len(encode.content(word)) == tokens:
+                out.append(word)
+            if len(out) == NONSENSE:
+                break
+    return out
+
+
+def suggestion(encode: Encoder, name: str, words: Sequence[str]) -> str | None:
+    """The word that is spelled most like a name and that the text encoder knows, if there is one."""
+    near = get_close_matches(spelled(name), [spelled(word) for word in words], n=3, cutoff=0.7)
+    known = [word for word in near if word not in unknown(encode, near, words)]
+    return known[0] if known else None

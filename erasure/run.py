@@ -30,12 +30,16 @@ TRAJECTORIES = 4
 
 @dataclass(frozen=True)
 class Phrase:
-    """A text with the concept's ``name`` in it, the same without (``neutral``), and with the anchor in its place."""
+    """A text with the concept's ``name`` in it, the same without (``neutral``), and with the anchor in its place.
+
+    ``template``: the phrase that the name is said in.
+    """
 
     text: Text
     neutral: Text
     anchor: Text | None = None
     name: str = ""
+    template: str = "{}"
 
     @property
     def replacement(self) -> Text:
@@ -125,8 +129,7 @@ class Run:
         return [row[..., span] for layer in maps.maps for row, span in zip(layer, spans, strict=True)]
 
     def _span(self, phrase: Phrase) -> slice:
-        first = self.encode.place(phrase.text.text, phrase.name)
-        return slice(first, first + len(self.encode.name_tokens(phrase.name)))
+        return self.encode.place(phrase.template, phrase.name)
 
     def original(self, batch: Batch) -> torch.Tensor:
         """Noise that the frozen model predicts for the batch's own texts, [b, c, h, w]; no gradients."""

@@ -47,16 +47,18 @@ class ErasureCombine(io.ComfyNode):
     def execute(cls, erasures, how, model=None, clip=None, prompt="") -> io.NodeOutput:
         parts = [erasure for erasure in erasures.values() if erasure is not None]
         said = combine.conflicts(parts)
-        if how == HOW[1]:
+        back = combine.undoing(parts)
+        if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_again(parts)):
             out = combine.solve_jointly(model, clip, parts)
+            said = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
         elif how == HOW[2]:
             weights = cls.weights(clip, prompt, parts)
             out = combine.combine(parts, weights)
             counted = zip(parts, weights, strict=True)
-            said = [*(f"{', '.join(combine.names_of(erasure))}: {w:.2f}." for erasure, w in counted), *said]
+            said = [*(f"{', '.join(erasure.names)}: {w:.2f}." for erasure, w in counted), *said]
         else:
             out = combine.combine(parts)
-        total = f"Erases {', '.join(combine.names_of(out))}; {out.bytes() / 1e6:.2f} MB."
+        total = f"Erases {', '.join(out.names)}; {out.bytes() / 1e6:.2f} MB."
         return io.NodeOutput(out, ui=show(cls, "\n".join([total, *said])))
 
     @staticmethod

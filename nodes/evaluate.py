@@ -10,11 +10,11 @@ from PIL import Image
 
 from ..erasure import attach
 from ..erasure.artifact import ErasureError
-from ..erasure.concepts import lines
 from ..erasure.evaluation.attacks import Search
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
+from ..erasure.texts.names import lines
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, show, telling
 

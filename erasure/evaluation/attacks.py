@@ -17,7 +17,8 @@ from itertools import product
 
 import torch
 
-from ..concepts import GENERIC, PHRASINGS, Encoder, Text, others
+from ..concepts import GENERIC, PHRASINGS, Encoder, Text
+from ..texts.names import others
 
 NEUTRAL = ("a picture", "a photo of a shape")
 """Texts that speak of nothing in particular, which the direction is added to."""

@@ -14,7 +14,8 @@ import comfy.sample
 import torch
 
 from ..artifact import ErasureError
-from ..concepts import Encoder, lines
+from ..concepts import Encoder
+from ..texts.names import lines
 from ..version import host_version, pack_version
 from .grid import grid
 from .judges import ClipJudge, Judge, try_out

@@ -1,0 +1,162 @@
+"""What a user asks for in a node's text fields, read and known to be usable: names, targets, and what is to stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .artifact import ErasureError
+from .concepts import Encoder
+from .fingerprint import context_dim
+from .texts.names import (
+    Name,
+    is_form_of,
+    is_said,
+    listing,
+    others,
+    plain,
+    quoted,
+    read_field,
+)
+
+WHOLE_PROMPT = 5
+"""Words of a name from which on it is more likely a prompt."""
+
+OpenFile = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be erased, and what is to stay.
+
+    ``names``: the concepts, with what their lines say of target and strength. ``preserve``: texts to keep, none to
+    have them found. ``contexts``: texts beside which alone a name is erased; none for everywhere. ``notes``: sentences
+    on what was read in another way than typed. ``warnings``: on what will hardly do what is meant.
+    """
+
+    names: Sequence[Name]
+    preserve: Sequence[str] = ()
+    contexts: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The names alone."""
+        return [name.text for name in self.names]
+
+
+def read_request(
+    model, encode: Encoder, concept: str, preserve: str, only_in: str = "", open_file: OpenFile | None = None
+) -> Request:
+    """Reads the fields, and checks them against the text encoder and the model.
+
+    Raises ErasureError for an empty concept, a name that is also to be preserved, an embedding that is not there, or a
+    CLIP of another width.
+    """
+    fields = [read_field(text, open_file) for text in (concept, preserve, only_in)]
+    names, kept, contexts = fields
+    if not names.entries:
+        why = f" ({' '.join(names.notes)})" if names.notes else ""
+        raise ErasureError(f"The concept is empty{why}: type what is to be erased, one name a line.")
+    for name in [*names.texts, *kept.texts, *contexts.texts]:
+        encode.name_tokens(name)
+    entries = [_readable(encode, entry) for entry in names.entries]
+    check_width(model, encode, entries[0].text)
+    _check_apart([entry.text for entry in entries], kept.texts, contexts.texts)
+    notes = [note for field in fields for note in field.notes]
+    notes += [
+        f"{quoted([text])} stands in 'preserve', where arrows and strengths mean nothing."
+        for text in (entry.text for entry in kept.entries if entry.target is not None or entry.strength != 1)
+    ]
+    notes += [
+        f'"{plain(new.text)}" is as much of its name as the text encoder reads at once.'
+        for old, new in zip(names.entries, entries, strict=True)
+        if old != new
+    ]
+    return Request(entries, kept.texts, contexts.texts, notes, _warnings(entries, kept.texts))
+
+
+def check_width(model, encode: Encoder, text: str) -> None:
+    """Raises ErasureError for a CLIP whose encodings the model cannot read."""
+    width = encode(text).context.shape[-1]
+    if width != context_dim(model):
+        raise ErasureError(
+            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
+            "belongs to this model."
+        )
+
+
+def _readable(encode: Encoder, entry: Name) -> Name:
+    return Name(encode.shortened(entry.text), entry.target, entry.strength)
+
+
+def _check_apart(names: Sequence[str], kept: Sequence[str], contexts: Sequence[str]) -> None:
+    """Raises ErasureError for a name that stands in two fields that contradict each other."""
+    for name in names:
+        for text in kept:
+            if is_form_of(name, text):
+                raise ErasureError(
+                    f"'{plain(text)}' is both to be erased and to be preserved: take it out of one of the two lists."
+                )
+        for text in contexts:
+            if is_form_of(name, text):
+                raise ErasureError(
+                    f"'{plain(text)}' is the concept itself, so it cannot say beside what it is erased: type another "
+                    "text into 'only_in'."
+                )
+
+
+def _warnings(entries: Sequence[Name], kept: Sequence[str]) -> list[str]:
+    warnings = []
+    for entry in entries:
+        shown = quoted([entry.text])
+        if len(entry.text.split()) >= WHOLE_PROMPT:
+            warnings.append(
+                f"{shown} reads like a whole prompt: only prompts that say all of it lose it, so type the name alone."
+            )
+        if entry.target and not others([entry.target], [entry.text]):
+            warnings.append(
+                f"The target {quoted([entry.target])} has a word in common with {shown}, which will still be drawn."
+            )
+        said = [text for text in kept if is_said(entry.text, text)]
+        if said:
+            verb = "says" if len(said) == 1 else "say"
+            warnings.append(
+                f"You preserve {listing(said, 'text', 'texts')}, which {verb} {shown}: prompts like that may still "
+                "show it."
+            )
+    return warnings
+
+
+def check_target(target: str, names: Sequence[str]) -> None:
+    """Raises ErasureError for a text that cannot take the names' place."""
+    if not target.strip():
+        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
+    for name in names:
+        if is_form_of(target, name):
+            raise ErasureError(
+                f"The anchor '{plain(target)}' is the concept itself: type what is to take its place."
+            )
+
+
+def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
+    """The anchor text of each name: one for all, or as many as there are names, in their order.
+
+    Raises ErasureError for another number of them, an empty one, or one that is the concept itself.
+    """
+    rows = [line for line in anchor.splitlines() if line.strip()]
+    several = read_field(anchor).texts
+    if len(several) == len(names) > 1:
+        texts = several
+    elif len(rows) > 1:
+        raise ErasureError(
+            f"There are {len(several)} anchors for {listing(list(names), 'concept', 'concepts')}: type one for all, or "
+            "one for each, in the same order."
+        )
+    else:
+        texts = [" ".join(anchor.split()).strip(" ,.;")]
+    for text in texts:
+        check_target(text, names)
+    return texts * len(names) if len(texts) == 1 else texts
+

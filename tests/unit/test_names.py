@@ -1,0 +1,155 @@
+"""What people type into a field of names, and which names they mean by it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.texts.names import (
+    Name,
+    is_form_of,
+    is_said,
+    letters,
+    listing,
+    others,
+    plain,
+    quoted,
+    read_field,
+    spelled,
+)
+
+
+def names(text: str) -> list[str]:
+    return read_field(text).texts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "circle, square", "circle,square", "circle; square", "circle\tsquare", "circle、square", "circle，square",
+        "circle\nsquare", "circle\r\nsquare", "circle\u2028square", "- circle\n- square", "* circle\n* square",
+        "• circle\n• square", "1. circle\n2. square", "1) circle\n2) square", "(1) circle\n(2) square", "[ ] circle\n[x] square",
+        "(circle:1.4), [square]", "((circle, square:1.2))", "(circle, (square:0.8):1.1)", '"circle", “square”',
+        "«circle», „square“", "「circle」、『square』", "circle BREAK square", "{circle|square}", "circle | square",
+        "a circle, the square", "a photo of a circle, a painting in the style of square", "by circle, style of square",
+        "circle's, square’s", "\ufeffcircle\u200b, square\u00ad", "circle.\nsquare!", "# star\ncircle\nsquare  # both",
+        "<lora:add_detail:0.8> circle, square", "circle,, square,", "[circle:square:0.5]", "circle\ncircle\nSquare\nsquare",
+    ],
+)  # fmt: skip
+def test_two_names_are_read_from_all_that_people_type(text):
+    assert [name.casefold() for name in names(text)] == ["circle", "square"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("3 musketeers", "3 musketeers"), ("2B", "2B"), ("C++", "C++"), ("C#", "C#"), ("Crayola®", "Crayola®"),
+        ("🍆", "🍆"), ("👩\u200d🚀", "👩\u200d🚀"), ("O'Keeffe", "O'Keeffe"), ("1,000 cranes", "1,000 cranes"),
+        ("saber \\(fate\\)", "saber \\(fate\\)"), ("(saber \\(fate\\):1.2)", "saber \\(fate\\)"),
+        ("saber (fate)", "saber fate"), ("Blade Runner: 2049", "Blade Runner: 2049"), ("a", "a"), ("the the", "the"),
+        ("Simon and Garfunkel", "Simon and Garfunkel"), ("embedding:villain", "embedding:villain"),
+        ("(embedding:bad-hands_2:1.2)", "embedding:bad-hands_2"), ("丸", "丸"), ("Art Deco", "Art Deco"),
+        ("cafe\u0301", "café"), ("by Greg Rutkowski", "Greg Rutkowski"), ("oil painting by Claude Monet", "Claude Monet"),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_a_name_stays_with_it(text, name):
+    assert names(text) == [name]
+
+
+def test_a_line_says_what_takes_the_name_s_place_and_how_strongly():
+    field = read_field("Van Gogh -> painting\ncircle : 0.8, star → moon : 0.5\nheart =>\nred")
+    assert field.entries == (
+        Name("Van Gogh", "painting"), Name("circle", None, 0.8), Name("star", "moon", 0.5), Name("heart", ""), Name("red"),
+    )  # fmt: skip
+
+
+def test_what_was_read_in_another_way_than_typed_is_said():
+    notes = " ".join(read_field("# star\ncircle BREAK square\n<lora:x:1>\n{red|blue}\nmoon : 0").notes)
+    for part in ('"star"', "BREAK", '"<lora:x:1>" loads a LoRA', "choice in braces", 'strength is 0: "moon"'):
+        assert part in notes
+
+
+def test_a_file_of_names_is_read_in_the_place_of_its_line():
+    field = read_field("red\nfile: shapes.txt\nblue", {"shapes.txt": "circle, star\n# moon"}.__getitem__)
+    assert field.texts == ["red", "circle", "star", "blue"]
+    assert "2 names come from the file 'shapes.txt'." in field.notes
+
+
+def test_a_file_cannot_be_read_where_nothing_opens_it():
+    with pytest.raises(ErasureError, match="'shapes.txt' here: type them"):
+        read_field("file: shapes.txt")
+
+
+def test_a_file_cannot_ask_for_another_file():
+    with pytest.raises(ErasureError, match=r"more.txt"):
+        read_field("file: a.txt", {"a.txt": "file: more.txt"}.__getitem__)
+
+
+def test_a_line_with_an_arrow_and_no_name_is_refused():
+    with pytest.raises(ErasureError, match="No name can be read in '-> painting'"):
+        read_field("-> painting")
+
+
+@pytest.mark.parametrize("text", ["", " \n ", ",;、", "# only a comment", "\u200b", "()", '""', "..."])
+def test_a_field_can_hold_no_name_at_all(text):
+    assert names(text) == []
+
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyzäéø", min_size=3, max_size=9).filter(
+    lambda w: not w.endswith("s") and w not in ("the", "one", "some", "and", "break")
+)
+AROUND = [("(", ")"), ("((", "))"), ("(", ":1.4)"), ("(", ": 0.7 )"), ("[", "]"), ("{", "}"), ('"', '"'), ("“", "”"), ("'", "'"),
+          ("«", "»"), ("„", "“"), ("「", "」"), ("- ", ""), ("* ", ""), ("• ", ""), ("3. ", ""), ("2) ", ""), ("  ", " "), ("", "."),
+          ("", "!"), ("", "、"), ("a ", ""), ("the ", ""), ("A ", ""), ("a photo of a ", ""), ("an oil painting of ", ""),
+          ("in the style of ", ""), ("by ", ""), ("", "'s"), ("", "’s"), ("\ufeff", ""), ("\u200b", "\u200b"), ("\u00a0", "\u00a0"),
+          ("-", ""), ("–", "")]  # fmt: skip
+
+
+@given(st.lists(WORD, min_size=1, max_size=3), st.lists(st.sampled_from(AROUND), max_size=3))
+def test_no_decoration_changes_a_name(parts, decorations):
+    name = text = " ".join(parts)
+    for left, right in decorations:
+        text = f"{left}{text}{right}"
+    assert [spelled(read) for read in names(text)] == [spelled(name)]
+
+
+@given(st.lists(WORD, min_size=1, max_size=12, unique_by=spelled), st.sampled_from([", ", ";", "\n", "、", "，", "\t", " BREAK "]))
+def test_any_separator_separates(words, separator):
+    assert names(separator.join(words)) == words
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_in_a_sentence(text):
+    try:
+        read = names(text)
+    except ErasureError as error:
+        assert str(error).endswith(".")
+    else:
+        assert all(name.strip() == name and name for name in read)
+        assert all(name in names(name) or len(names(name)) != 1 for name in read)
+
+
+def test_spellings_of_one_name_are_forms_of_each_other():
+    for a, b in [("cat", "cats"), ("Café", "cafe"), ("ice cream", "ice-cream"), ("Straße", "strasse"), ("woman", "women"),
+                 ("city", "cities"), ("a Circle", "circle"), ("knife", "knives")]:  # fmt: skip
+        assert is_form_of(a, b), (a, b)
+    for a, b in [("cat", "car"), ("丸", "四"), ("🍆", "🍅"), ("", "circle")]:
+        assert not is_form_of(a, b), (a, b)
+
+
+def test_a_text_says_a_name_only_as_words_of_their_own():
+    assert is_said("circle", "two red circles in a line") and is_said("Van Gogh", "a Van-Gogh painting")
+    assert not is_said("cat", "concatenate") and not is_said("red circle", "a red star and a circle")
+
+
+def test_no_word_of_a_name_is_left_among_the_others():
+    candidates = ["circle", "circles", "red circle", "Café", "ice cream", "Monet", "dog", "person with hat"]
+    taken = ["circle", "cafe", "ice-cream", "Claude Monet", "man with gun"]
+    assert others(candidates, taken) == ["dog", "person with hat"]
+
+
+def test_names_are_quoted_as_people_write_them_and_counted_beyond_eight():
+    assert plain("saber \\(fate\\)") == "saber (fate)" and quoted(["a", "b"]) == '"a", "b"'
+    assert listing(["a"]) == '1 name: "a"' and listing(["a", "b"]) == '2 names: "a", "b"'
+    assert listing([str(i) for i in range(300)]) == '300 names: "0", "1", "2", …'
+    assert letters("Yu-Gi-Oh") == "yugioh"
