@@ -16,7 +16,7 @@ from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, JudgeSocket, show, telling
+from .types import CATEGORY, ErasureSocket, JudgeSocket, schema, show, telling
 
 MOST = 16
 
@@ -57,23 +57,25 @@ def _drawing(prefix: str = "erasures/report") -> list:
                        tooltip="The host's scheduler."),
         io.Int.Input("width", default=512, min=16, max=4096, step=8, tooltip="Width of the pictures."),
         io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Their height."),
-        io.ClipVision.Input("clip_vision", optional=True,
-                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
-        io.Clip.Input("judge_clip", optional=True,
-                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
-                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
-        io.String.Input("negative", default="", optional=True, multiline=True, advanced=True,
-                        tooltip="Negative prompt of every picture."),
         io.String.Input("filename_prefix", default=prefix, advanced=True,
                         tooltip="Where in the output folder the scores go, as JSON; a number is added."),
     ]  # fmt: skip
 
 
-def _judge() -> io.Input:
-    return JudgeSocket.Input(
-        "judge", optional=True,
-        tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two halves of a CLIP.",
-    )  # fmt: skip
+def _judging() -> list:
+    """What counts, and the negative prompt, which has always stood behind all other widgets."""
+    return [
+        io.ClipVision.Input("clip_vision", optional=True,
+                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
+        io.Clip.Input("judge_clip", optional=True,
+                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
+                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
+        io.String.Input("negative", default="", multiline=True, advanced=True,
+                        tooltip="Negative prompt of every picture."),
+        JudgeSocket.Input("judge", optional=True,
+                          tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two "
+                          "halves of a CLIP."),
+    ]  # fmt: skip
 
 
 OUTPUTS = [
@@ -87,7 +89,7 @@ class ErasureReport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureReport",
             display_name="Erasure Report",
             category=CATEGORY,
@@ -98,7 +100,7 @@ class ErasureReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_before_and_after(),
-                *_prompts(), *_drawing(), _judge(),
+                *_prompts(), *_drawing(), *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -115,7 +117,7 @@ class ErasureCompare(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
-        return io.Schema(
+        return schema(
             node_id="ErasureCompare",
             display_name="Compare Erasures",
             category=CATEGORY,
@@ -128,12 +130,11 @@ class ErasureCompare(io.ComfyNode):
                 io.Model.Input("model", tooltip="The unedited model."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                *_prompts(), *_drawing(),
                 io.Autogrow.Input(
                     "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
                     tooltip="The erasures to compare.",
                 ),
-                _judge(),
+                *_prompts(), *_drawing(), *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -154,7 +155,7 @@ class ErasureStressTest(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureStressTest",
             display_name="Stress Test",
             category=CATEGORY,
@@ -198,7 +199,7 @@ class ErasureStressTest(io.ComfyNode):
                              tooltip="Steps of learning it, batch 8."),
                 io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
                              tooltip="Steps of retraining the model's keys and values, batch 8."),
-                _judge(),
+                *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import FILE, KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, schema, show, telling
 
 
 class ErasureExportLora(io.ComfyNode):
@@ -17,7 +17,7 @@ class ErasureExportLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureExportLora",
             display_name="Export Erasure as LoRA",
             category=CATEGORY,
@@ -60,7 +60,7 @@ class ErasureImport(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureImport",
             display_name="Import Erasure",
             category=CATEGORY,

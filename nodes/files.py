@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, schema, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
@@ -76,7 +76,7 @@ class ErasureLoad(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureLoad",
             display_name="Load Erasure",
             category=CATEGORY,
@@ -110,7 +110,7 @@ class ErasureSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureSave",
             display_name="Save Erasure",
             category=CATEGORY,

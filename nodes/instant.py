@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, OFF, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, Reading, schema, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -36,7 +36,7 @@ class ErasureInstant(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         scales = Scales()
-        return io.Schema(
+        return schema(
             node_id="ErasureInstant",
             display_name="Instant Erasure",
             category=CATEGORY,
@@ -103,7 +103,7 @@ class ErasureText(io.ComfyNode):
         concept, *rest = _texts("concept")
         for choice in rest:
             choice.advanced = True
-        return io.Schema(
+        return schema(
             node_id="ErasureText",
             display_name="Erase Concept (Text)",
             category=CATEGORY,

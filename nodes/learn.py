@@ -18,7 +18,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import FILE, save_new
-from .types import CATEGORY, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, ErasureSocket, Reading, schema, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -36,7 +36,7 @@ class ErasureTrain(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureTrain",
             display_name="Train Erasure",
             category=CATEGORY,

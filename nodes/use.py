@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import attach
 from ..erasure.artifact import Erasure
-from .types import CATEGORY, OFF, ErasureSocket, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, schema, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
 WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
@@ -15,7 +15,7 @@ class ErasureApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureApply",
             display_name="Erase Concept",
             category=CATEGORY,
@@ -44,7 +44,7 @@ class ErasureApply(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+    def execute(cls, model, erasure, strength, start_percent, end_percent) -> io.NodeOutput:
         erased = attach.erase(model, erasure, strength, start_percent, end_percent)
         said = OFF if strength == 0 else NEVER if start_percent >= end_percent else f"Erased: {names(erasure)}"
         if erased is not model and attach.acts_while_drawing(erasure, start_percent, end_percent):
@@ -57,7 +57,7 @@ class ErasureRecover(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ErasureRecover",
             display_name="Recover Concept",
             category=CATEGORY,
