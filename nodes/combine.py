@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
-from .types import CATEGORY, ErasureSocket, schema, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -14,9 +14,10 @@ class ErasureCombine(io.ComfyNode):
     """ERASURE, ERASURE, … -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
-        return schema(
+        return io.Schema(
             node_id="ErasureCombine",
             display_name="Combine Erasures",
             category=CATEGORY,

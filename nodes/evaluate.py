@@ -16,7 +16,7 @@ from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, JudgeSocket, schema, show, telling
+from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
 
@@ -88,8 +88,9 @@ class ErasureReport(io.ComfyNode):
     """MODEL before + MODEL after + prompts -> grid and scores."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureReport",
             display_name="Erasure Report",
             category=CATEGORY,
@@ -115,9 +116,10 @@ class ErasureCompare(io.ComfyNode):
     """MODEL + ERASURE, ERASURE, … + prompts -> grid and scores."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
-        return schema(
+        return io.Schema(
             node_id="ErasureCompare",
             display_name="Compare Erasures",
             category=CATEGORY,
@@ -154,8 +156,9 @@ class ErasureStressTest(io.ComfyNode):
     """MODEL before + MODEL after + concept -> how often attacks bring the concept back."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureStressTest",
             display_name="Stress Test",
             category=CATEGORY,

@@ -9,15 +9,16 @@ from comfy_api.latest import io
 from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import FILE, KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket, schema, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 
 class ErasureExportLora(io.ComfyNode):
     """ERASURE -> a LoRA file."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureExportLora",
             display_name="Export Erasure as LoRA",
             category=CATEGORY,
@@ -59,8 +60,9 @@ class ErasureImport(io.ComfyNode):
     """A file of another program -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureImport",
             display_name="Import Erasure",
             category=CATEGORY,

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket, schema, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
@@ -75,8 +75,9 @@ class ErasureLoad(io.ComfyNode):
     """File -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureLoad",
             display_name="Load Erasure",
             category=CATEGORY,
@@ -109,8 +110,9 @@ class ErasureSave(io.ComfyNode):
     """ERASURE -> one file, or two with the key apart."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureSave",
             display_name="Save Erasure",
             category=CATEGORY,

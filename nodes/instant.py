@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, OFF, ErasureSocket, Reading, schema, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -34,9 +34,10 @@ class ErasureInstant(io.ComfyNode):
     """MODEL + CLIP + texts -> ERASURE, in closed form."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         scales = Scales()
-        return schema(
+        return io.Schema(
             node_id="ErasureInstant",
             display_name="Instant Erasure",
             category=CATEGORY,
@@ -99,11 +100,12 @@ class ErasureText(io.ComfyNode):
     """MODEL + CLIP + text -> MODEL without the concept."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         concept, *rest = _texts("concept")
         for choice in rest:
             choice.advanced = True
-        return schema(
+        return io.Schema(
             node_id="ErasureText",
             display_name="Erase Concept (Text)",
             category=CATEGORY,

@@ -22,16 +22,22 @@ OFF = "Off: strength is 0."
 ErasureError.__module__ = "concept_erasure"
 
 
-def schema(*, inputs: Sequence[io.Input], **parts: Any) -> io.Schema:
-    """A node's schema, in which every input that has a default may be missing from a prompt.
+def lenient(define_schema: Callable[[Any], io.Schema]) -> Callable[[Any], io.Schema]:
+    """For ``define_schema``: every input that has a default may be missing from a prompt.
 
     The host refuses a prompt that lacks a required input, and so would refuse every prompt that was saved before an
     input was added; ``telling`` gives what is missing its default. The editor shows required inputs first and saves
     values by position: list inputs without a default in front of those with one, and new ones at the very end.
     """
-    for one in inputs:
-        one.optional = one.optional or default_of(one) is not None
-    return io.Schema(inputs=list(inputs), **parts)
+
+    @wraps(define_schema)
+    def defined(cls: type[io.ComfyNode]) -> io.Schema:
+        schema = define_schema(cls)
+        for one in schema.inputs:
+            one.optional = one.optional or default_of(one) is not None
+        return schema
+
+    return defined
 
 
 def default_of(one: io.Input) -> Any:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import attach
 from ..erasure.artifact import Erasure
-from .types import CATEGORY, OFF, ErasureSocket, schema, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
 WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
@@ -14,8 +14,9 @@ class ErasureApply(io.ComfyNode):
     """MODEL + ERASURE -> MODEL without the concept."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureApply",
             display_name="Erase Concept",
             category=CATEGORY,
@@ -56,8 +57,9 @@ class ErasureRecover(io.ComfyNode):
     """Erased MODEL + ERASURE with a key -> MODEL with the concept back."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
-        return schema(
+        return io.Schema(
             node_id="ErasureRecover",
             display_name="Recover Concept",
             category=CATEGORY,
