@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -14,6 +14,7 @@ class ErasureCombine(io.ComfyNode):
     """ERASURE, ERASURE, … -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
         return io.Schema(
@@ -36,7 +37,7 @@ class ErasureCombine(io.ComfyNode):
                 ),
                 io.Model.Input("model", optional=True, tooltip="For 'solve jointly': the model to erase from."),
                 io.Clip.Input("clip", optional=True, tooltip="For 'solve jointly' and 'weighted for a prompt'."),
-                io.String.Input("prompt", default="", optional=True, multiline=True, advanced=True,
+                io.String.Input("prompt", default="", multiline=True, advanced=True,
                                 tooltip="For 'weighted for a prompt': the prompt that is to be drawn."),
             ],
             outputs=[ErasureSocket.Output(display_name="erasure", tooltip="All of them in one.")],
@@ -44,7 +45,7 @@ class ErasureCombine(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, erasures, how, model=None, clip=None, prompt="") -> io.NodeOutput:
+    def execute(cls, erasures, how, model=None, clip=None, prompt=None) -> io.NodeOutput:
         parts = [erasure for erasure in erasures.values() if erasure is not None]
         said = combine.conflicts(parts)
         back = combine.undoing(parts)

@@ -16,7 +16,7 @@ from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
 from ..erasure.texts.names import lines
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, JudgeSocket, show, telling
+from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
 
@@ -57,23 +57,25 @@ def _drawing(prefix: str = "erasures/report") -> list:
                        tooltip="The host's scheduler."),
         io.Int.Input("width", default=512, min=16, max=4096, step=8, tooltip="Width of the pictures."),
         io.Int.Input("height", default=512, min=16, max=4096, step=8, tooltip="Their height."),
-        io.ClipVision.Input("clip_vision", optional=True,
-                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
-        io.Clip.Input("judge_clip", optional=True,
-                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
-                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
-        io.String.Input("negative", default="", optional=True, multiline=True, advanced=True,
-                        tooltip="Negative prompt of every picture."),
         io.String.Input("filename_prefix", default=prefix, advanced=True,
                         tooltip="Where in the output folder the scores go, as JSON; a number is added."),
     ]  # fmt: skip
 
 
-def _judge() -> io.Input:
-    return JudgeSocket.Input(
-        "judge", optional=True,
-        tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two halves of a CLIP.",
-    )  # fmt: skip
+def _judging() -> list:
+    """What counts, and the negative prompt, which has always stood behind all other widgets."""
+    return [
+        io.ClipVision.Input("clip_vision", optional=True,
+                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
+        io.Clip.Input("judge_clip", optional=True,
+                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
+                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
+        io.String.Input("negative", default="", multiline=True, advanced=True,
+                        tooltip="Negative prompt of every picture."),
+        JudgeSocket.Input("judge", optional=True,
+                          tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two "
+                          "halves of a CLIP."),
+    ]  # fmt: skip
 
 
 OUTPUTS = [
@@ -86,6 +88,7 @@ class ErasureReport(io.ComfyNode):
     """MODEL before + MODEL after + prompts -> grid and scores."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureReport",
@@ -98,7 +101,7 @@ class ErasureReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_before_and_after(),
-                *_prompts(), *_drawing(), _judge(),
+                *_prompts(), *_drawing(), *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -113,6 +116,7 @@ class ErasureCompare(io.ComfyNode):
     """MODEL + ERASURE, ERASURE, … + prompts -> grid and scores."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         one = ErasureSocket.Input("erasure", tooltip="One of the erasures; a new socket appears when it is connected.")
         return io.Schema(
@@ -128,12 +132,11 @@ class ErasureCompare(io.ComfyNode):
                 io.Model.Input("model", tooltip="The unedited model."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                *_prompts(), *_drawing(),
                 io.Autogrow.Input(
                     "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
                     tooltip="The erasures to compare.",
                 ),
-                _judge(),
+                *_prompts(), *_drawing(), *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -153,6 +156,7 @@ class ErasureStressTest(io.ComfyNode):
     """MODEL before + MODEL after + concept -> how often attacks bring the concept back."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureStressTest",
@@ -198,7 +202,7 @@ class ErasureStressTest(io.ComfyNode):
                              tooltip="Steps of learning it, batch 8."),
                 io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
                              tooltip="Steps of retraining the model's keys and values, batch 8."),
-                _judge(),
+                *_judging(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip

@@ -9,13 +9,14 @@ from comfy_api.latest import io
 from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import FILE, KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 
 class ErasureExportLora(io.ComfyNode):
     """ERASURE -> a LoRA file."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureExportLora",
@@ -59,6 +60,7 @@ class ErasureImport(io.ComfyNode):
     """A file of another program -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureImport",

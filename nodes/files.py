@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
@@ -75,6 +75,7 @@ class ErasureLoad(io.ComfyNode):
     """File -> ERASURE."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureLoad",
@@ -109,6 +110,7 @@ class ErasureSave(io.ComfyNode):
     """ERASURE -> one file, or two with the key apart."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureSave",

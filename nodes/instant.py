@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, OFF, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -34,6 +34,7 @@ class ErasureInstant(io.ComfyNode):
     """MODEL + CLIP + texts -> ERASURE, in closed form."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         scales = Scales()
         return io.Schema(
@@ -99,6 +100,7 @@ class ErasureText(io.ComfyNode):
     """MODEL + CLIP + text -> MODEL without the concept."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         concept, *rest = _texts("concept")
         for choice in rest:

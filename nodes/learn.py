@@ -18,7 +18,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import FILE, save_new
-from .types import CATEGORY, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, ErasureSocket, Reading, lenient, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -35,6 +35,7 @@ class ErasureTrain(io.ComfyNode):
     """MODEL + CLIP + texts -> ERASURE, by training."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureTrain",

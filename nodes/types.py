@@ -1,8 +1,10 @@
 """Socket types and words that several nodes share, and how a node says what it did and how far it is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import signature
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -20,6 +22,29 @@ OFF = "Off: strength is 0."
 ErasureError.__module__ = "concept_erasure"
 
 
+def lenient(define_schema: Callable[[Any], io.Schema]) -> Callable[[Any], io.Schema]:
+    """For ``define_schema``: every input that has a default may be missing from a prompt.
+
+    The host refuses a prompt that lacks a required input, and so would refuse every prompt that was saved before an
+    input was added; ``telling`` gives what is missing its default. The editor shows required inputs first and saves
+    values by position: list inputs without a default in front of those with one, and new ones at the very end.
+    """
+
+    @wraps(define_schema)
+    def defined(cls: type[io.ComfyNode]) -> io.Schema:
+        schema = define_schema(cls)
+        for one in schema.inputs:
+            one.optional = one.optional or default_of(one) is not None
+        return schema
+
+    return defined
+
+
+def default_of(one: io.Input) -> Any:
+    """An input's default; None for what has none, as a socket and a choice of files."""
+    return getattr(one, "default", None)
+
+
 def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     """Writes a text on the node in the editor, and returns it for the run's outputs.
 
@@ -32,17 +57,40 @@ def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
 
 
 def telling(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """For ``execute``: what a user can put right is written on the node, for the editor shows it only when asked to."""
+    """For ``execute``: inputs that are missing have the schema's default, and what a user can put right is written on
+    the node, for the editor shows it only when asked to.
+    """
+    names = list(signature(execute).parameters)[1:]
 
     @wraps(execute)
-    def told(cls: type[io.ComfyNode], *args, **kwargs) -> io.NodeOutput:
+    def told(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
         try:
-            return execute(cls, *args, **kwargs)
+            return execute(cls, *args, **complete(cls, kwargs, names[: len(args)]))
         except ErasureError as error:
             show(cls, str(error))
             raise
 
     return told
+
+
+def complete(node: type[io.ComfyNode], given: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
+    """The inputs that a node is given by name, with defaults for those that are neither among them nor ``others``.
+
+    Raises ErasureError for a name that the node does not have: the host passes over a value for one, but not a link.
+    """
+    known = node.define_schema()
+    unknown = sorted(set(given) - {one.id for one in known.inputs})
+    if unknown:
+        raise ErasureError(
+            f"{known.display_name} has no input {quoted(unknown)}: disconnect it or correct its name, or update this "
+            "pack if the graph comes from a newer version."
+        )
+    defaults = {one.id: default_of(one) for one in known.inputs if default_of(one) is not None}
+    return {**{name: value for name, value in defaults.items() if name not in others}, **given}
+
+
+def quoted(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
 
 
 class Reading:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import attach
 from ..erasure.artifact import Erasure
-from .types import CATEGORY, OFF, ErasureSocket, show, telling
+from .types import CATEGORY, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
 WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
@@ -14,6 +14,7 @@ class ErasureApply(io.ComfyNode):
     """MODEL + ERASURE -> MODEL without the concept."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureApply",
@@ -44,7 +45,7 @@ class ErasureApply(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, model, erasure, strength, start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+    def execute(cls, model, erasure, strength, start_percent, end_percent) -> io.NodeOutput:
         erased = attach.erase(model, erasure, strength, start_percent, end_percent)
         said = OFF if strength == 0 else NEVER if start_percent >= end_percent else f"Erased: {names(erasure)}"
         if erased is not model and attach.acts_while_drawing(erasure, start_percent, end_percent):
@@ -56,6 +57,7 @@ class ErasureRecover(io.ComfyNode):
     """Erased MODEL + ERASURE with a key -> MODEL with the concept back."""
 
     @classmethod
+    @lenient
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureRecover",

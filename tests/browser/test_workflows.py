@@ -12,6 +12,7 @@ from scripts.client import gui_to_api
 
 REPO = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
+OLD = REPO / "tests" / "data" / "0.1.0"
 
 
 def values(workflow: dict) -> dict:
@@ -29,6 +30,18 @@ def test_the_editor_reads_a_workflow_as_it_was_written(editor, info, path):
     assert values(editor.ask("() => app.graph.serialize()")) == values(workflow)
     by_name = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
     assert editor.prompt() == gui_to_api(workflow, info) == by_name
+
+
+@pytest.mark.parametrize("path", sorted((OLD / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_the_editor_reads_a_workflow_of_0_1_0_as_it_was_written(editor, path):
+    """No value is on another widget than then, no link on another socket; new inputs have their defaults."""
+    editor.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    then = json.loads((OLD / "api" / path.name).read_text(encoding="utf-8"))
+    now = editor.prompt()
+    assert set(now) == set(then)
+    for number, node in then.items():
+        had = {name: value for name, value in now[number]["inputs"].items() if name in node["inputs"]}
+        assert had == node["inputs"], node["class_type"]
 
 
 # ---------------------------------------------------------------- templates

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from concept_erasure.nodes import ConceptErasureExtension
+from scripts.client import WIDGET_TYPES
 
 REPO = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("schema.json")
+PARTS = ("required", "optional")
+"""The editor shows and saves inputs in this order, whatever the order of the schema."""
 
 
 def nodes() -> list:
@@ -20,13 +23,15 @@ def nodes() -> list:
 
 
 def described() -> dict:
-    """Every node's inputs and outputs, in order."""
+    """Every node's sockets, widgets and outputs, in the editor's order."""
     found = {}
     for node in nodes():
-        schema = node.define_schema()
-        found[schema.node_id] = {
-            "inputs": [f"{i.id}: {i.get_io_type()}" for i in schema.inputs],
-            "outputs": [o.get_io_type() for o in schema.outputs or []],
+        info = node.GET_NODE_INFO_V1()
+        shown = [(key, kind) for part in PARTS for key, (kind, _) in info["input"].get(part, {}).items()]
+        found[info["name"]] = {
+            "sockets": [f"{key}: {kind}" for key, kind in shown if kind not in WIDGET_TYPES],
+            "widgets": [f"{key}: {kind}" for key, kind in shown if kind in WIDGET_TYPES],
+            "outputs": info["output"],
         }
     return found
 
@@ -40,8 +45,15 @@ def test_nothing_that_a_saved_graph_uses_has_moved():
     now = described()
     for node_id, old in json.loads(SNAPSHOT.read_text()).items():
         assert node_id in now, f"{node_id} is gone: register a replacement"
-        for part in ("inputs", "outputs"):
+        for part in ("sockets", "widgets", "outputs"):
             assert now[node_id][part][: len(old[part])] == old[part], f"{node_id}: only add {part} at the end"
+
+
+def test_the_schema_has_the_order_that_the_editor_shows():
+    """So that an input which is added at the end of one is at the end of the other."""
+    for node in nodes():
+        needed = [not i.optional for i in node.define_schema().inputs]
+        assert needed == sorted(needed, reverse=True), f"{node.__name__}: list inputs without a default first"
 
 
 def test_the_snapshot_is_up_to_date():
