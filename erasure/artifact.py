@@ -1,10 +1,11 @@
 """The Erasure: what every method returns and every use takes, and the file it lives in. torch and safetensors only.
 
-A file holds tensors under three kinds of names::
+A file holds tensors under these names::
 
     prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
     prompt.<i>.gate.direction, .centre       [context_dim] each, its text gate
     delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
+    probe.<i>.source, probe.<i>.goal         [r, context_dim], encodings that what it does is checked by
 
 and strings as metadata, so that a reader needs no tensor to know what the file is.
 """
@@ -99,6 +100,18 @@ class PromptTensors:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Some token encodings of a text, by which is seen how far an erasure moves it: ``source`` [r, d].
+
+    ``goal`` [r, d]: those of the text in whose place it goes; None for a text that stays.
+    """
+
+    text: str
+    source: torch.Tensor
+    goal: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What an erasure says of itself. Every field is a string, as safetensors wants it."""
 
@@ -121,17 +134,22 @@ class Metadata:
     parts: str = ""
     only_in: str = ""
     verdict: str = ""
+    doubts: str = ""
+    unknown: str = ""
+    notes: str = ""
     pack_version: str = ""
     host_version: str = ""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """One erasure: prompts and/or a delta, and what they are. Immutable; tensors are on the CPU."""
+    """One erasure: prompts and/or a delta, what they are, and probes to check them by. Immutable; tensors are on the
+    CPU."""
 
     metadata: Metadata
     prompts: tuple[PromptTensors, ...] = ()
     delta: Mapping[str, Change] = field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
 
     @property
     def key(self) -> tuple[PromptTensors, ...]:
@@ -170,7 +188,7 @@ class Erasure:
     def identity(self) -> str:
         """A short hash of what erases: the same with a key and without, whatever file it came from."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(to_tensors(self.without_key()).items()):
+        for name, tensor in sorted(to_tensors(replace(self.without_key(), probes=())).items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -190,6 +208,10 @@ def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
             out[f"prompt.{i}.gate.centre"] = prompt.gate.centre
     for name, change in erasure.delta.items():
         out |= {f"delta.{name}.{part}": tensor for part, tensor in change.tensors().items()}
+    for i, probe in enumerate(erasure.probes):
+        out[f"probe.{i}.source"] = probe.source
+        if probe.goal is not None:
+            out[f"probe.{i}.goal"] = probe.goal
     return out
 
 
@@ -211,6 +233,8 @@ def save_erasure(erasure: Erasure, path: str | Path) -> None:
             for p in erasure.prompts
         ]
     )
+    if erasure.probes:
+        strings["probes"] = json.dumps([probe.text for probe in erasure.probes], ensure_ascii=False)
     write_tensors(to_tensors(erasure), strings, path)
 
 
@@ -299,9 +323,13 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
     try:
         prompts = tuple(_prompt(tensors, i, p) for i, p in enumerate(json.loads(strings["prompts"])))
         delta = _delta(tensors)
+        texts = json.loads(strings.get("probes", "[]"))
+        probes = tuple(
+            Probe(text, tensors[f"probe.{i}.source"], tensors.get(f"probe.{i}.goal")) for i, text in enumerate(texts)
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise ErasureError(f"'{name}' lacks a part of its erasure: download or save it again.") from error
-    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, delta)
+    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, delta, probes)
 
 
 def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTensors:

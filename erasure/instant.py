@@ -9,7 +9,7 @@ from json import dumps
 
 import torch
 
-from . import attach
+from . import attach, inspection
 from .artifact import NOTHING, Erasure, Metadata
 from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, say, spread
 from .deltas import effective_weights, weight_names
@@ -18,12 +18,14 @@ from .history import Erased, erased_from, leading_to
 from .methods import CLOSED_FORM
 from .methods.balance import balance
 from .methods.closed_form import Problem, Scales, together
-from .neighbours import nearness
-from .request import OpenFile, Request, anchors_for, read_request
+from .neighbours import nearness, unknown
+from .request import OpenFile, Request, read_request
+from .targets import anchors_for
 from .textmap import TextMap, moment
-from .texts.names import others
+from .texts.names import listing, others
+from .verdict import Finding, Verdict
 from .version import host_version, pack_version
-from .vocabulary import EVERYDAY, WORDS
+from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 TARGETS = ("nearest neighbour", "empty prompt", "anchor")
 TOKENS = ("all in context", "last of the name")
@@ -91,7 +93,23 @@ def erase_instantly(
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
         texts = choose_texts(encode, request, settings, erased_from(model))
-        return solve_texts(model, encode, texts, settings)
+        return examined(model, encode, request, solve_texts(model, encode, texts, settings))
+
+
+def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Erasure:
+    """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words."""
+    findings, strange = inspection.knowledge(encode, erasure.names, erasure.targets)
+    findings += [Finding("⚠", warning) for warning in request.warnings]
+    known = [(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True) if name not in strange]
+    if known and not request.contexts:
+        weights = inspection.base_weights(model, erasure)
+        findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
+    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes])
+    metadata = replace(
+        erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
+    )
+    erasure = replace(erasure, metadata=metadata)
+    return replace(erasure, metadata=replace(metadata, verdict=inspection.full(model, erasure).as_json()))
 
 
 # ---------------------------------------------------------------- which texts
@@ -113,12 +131,18 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
-    targets = _targets(request, near, settings)
+    targets = _targets(request, _aimed(encode, near), settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
     held = [name for name in dict.fromkeys(before) if name not in names]
     some = [row[: siblings_for(names)] for row in near]
     return Texts(names, targets, preserve, some, strengths, request.contexts, held)
+
+
+def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The nearest texts of each concept, without those in front that the text encoder does not know."""
+    strange = set(unknown(encode, list(dict.fromkeys(word for row in near for word in row[:NEIGHBOURS])), COMPARED))
+    return [[word for word in row if word not in strange] or list(row) for row in near]
 
 
 def _targets(request: Request, near: Sequence[Sequence[str]], settings: Instant) -> list[str]:
@@ -155,7 +179,9 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Eras
         pack_version=pack_version(),
         host_version=host_version(),
     )
-    return Erasure(metadata, (), delta)
+    near = [*dict.fromkeys(word for row in texts.near for word in row), *texts.kept]
+    probes = inspection.probes_for(encode, texts.names, texts.targets, list(dict.fromkeys(near)), texts.contexts)
+    return Erasure(metadata, (), delta, probes)
 
 
 def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:

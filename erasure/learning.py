@@ -29,9 +29,10 @@ from .methods import LEARNED
 from .methods.preservation import adversary
 from .neighbours import neighbours
 from .prompt import ErasurePrompt
-from .request import OpenFile, Request, anchors_for, read_request
+from .request import OpenFile, Request, read_request
 from .run import Phrase, Run
 from .settings import Settings
+from .targets import anchors_for
 from .texts.names import Name, is_form_of, others, plain
 from .training import Preview, Progress
 from .version import host_version, pack_version

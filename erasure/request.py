@@ -127,36 +127,3 @@ def _warnings(entries: Sequence[Name], kept: Sequence[str]) -> list[str]:
                 "show it."
             )
     return warnings
-
-
-def check_target(target: str, names: Sequence[str]) -> None:
-    """Raises ErasureError for a text that cannot take the names' place."""
-    if not target.strip():
-        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
-    for name in names:
-        if is_form_of(target, name):
-            raise ErasureError(
-                f"The anchor '{plain(target)}' is the concept itself: type what is to take its place."
-            )
-
-
-def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
-    """The anchor text of each name: one for all, or as many as there are names, in their order.
-
-    Raises ErasureError for another number of them, an empty one, or one that is the concept itself.
-    """
-    rows = [line for line in anchor.splitlines() if line.strip()]
-    several = read_field(anchor).texts
-    if len(several) == len(names) > 1:
-        texts = several
-    elif len(rows) > 1:
-        raise ErasureError(
-            f"There are {len(several)} anchors for {listing(list(names), 'concept', 'concepts')}: type one for all, or "
-            "one for each, in the same order."
-        )
-    else:
-        texts = [" ".join(anchor.split()).strip(" ,.;")]
-    for text in texts:
-        check_target(text, names)
-    return texts * len(names) if len(texts) == 1 else texts
-

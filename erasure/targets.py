@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .artifact import ErasureError
+from .texts.names import is_form_of, listing, plain, read_field
 
 ANCHOR = "anchor"
 
@@ -26,18 +27,34 @@ def ignored_anchor(target: str, anchor: str, default: str) -> str:
     return f"The anchor '{shown}' is not used, because target is '{target}': set target to '{ANCHOR}' to use it."
 
 
-def anchor_for_each(anchors: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The anchor of each name: one for all of them, or as many as there are names, in the same order.
+def check_target(target: str, names: Sequence[str]) -> None:
+    """Raises ErasureError for a text that cannot take the names' place."""
+    if not target.strip():
+        raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
+    for name in names:
+        if is_form_of(target, name):
+            raise ErasureError(
+                f"The anchor '{plain(target)}' is the concept itself: type what is to take its place."
+            )
 
-    Both are the lines of their field as read. Raises ErasureError when the counts do not match.
+
+def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
+    """The anchor text of each name: one for all, or as many as there are names, in their order.
+
+    Raises ErasureError for another number of them, an empty one, or one that is the concept itself.
     """
-    if len(anchors) not in (1, len(names)):
+    rows = [line for line in anchor.splitlines() if line.strip()]
+    several = read_field(anchor).texts
+    if len(several) == len(names) > 1:
+        texts = several
+    elif len(rows) > 1:
         raise ErasureError(
-            f"There are {_count(anchors, 'anchor')} for {_count(names, 'concept')}: give one anchor for all, or one a "
-            "line for each concept, in the same order."
+            f"There are {len(several)} anchors for {listing(list(names), 'concept', 'concepts')}: type one for all, or "
+            "one for each, in the same order."
         )
-    return list(anchors) * (len(names) // len(anchors))
+    else:
+        texts = [" ".join(anchor.split()).strip(" ,.;")]
+    for text in texts:
+        check_target(text, names)
+    return texts * len(names) if len(texts) == 1 else texts
 
-
-def _count(texts: Sequence[str], noun: str) -> str:
-    return f"{len(texts)} {noun}{'' if len(texts) == 1 else 's'}"

@@ -23,6 +23,8 @@ from ..artifact import ErasureError
 
 MOST_QUOTED = 8
 """Names that are quoted in a message; of more, only the number is said."""
+LONGEST_QUOTE = 60
+"""Letters of a name in a message."""
 STRONGEST = 2.0
 """The largest number behind a colon that is a strength, and no part of the name."""
 
@@ -297,8 +299,13 @@ def others(candidates: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Names in quotation marks with commas, as prompts would not have to escape them."""
-    return ", ".join(f'"{plain(name)}"' for name in names)
+    """Names in quotation marks with commas, as people write them; long ones are cut."""
+    return ", ".join(f'"{short(plain(name))}"' for name in names)
+
+
+def short(text: str) -> str:
+    """The text, or as much of it as a message has room for."""
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1].rstrip()}…"
 
 
 def plain(name: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.targets import anchor_for_each, ignored_anchor, resolve_target
+from concept_erasure.erasure.targets import anchors_for, ignored_anchor, resolve_target
 
 INSTANT, TRAIN = "nearest neighbour", "from preset"
 
@@ -34,22 +34,27 @@ def test_a_target_that_was_chosen_stays_and_the_node_says_that_the_anchor_is_not
     )
 
 
-def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each():
-    assert anchor_for_each(["square"], ["circle"]) == ["square"]
-    assert anchor_for_each(["square"], ["circle", "heart"]) == ["square", "square"]
-    assert anchor_for_each(["square", "star"], ["circle", "heart"]) == ["square", "star"]
+@pytest.mark.parametrize(
+    ("anchor", "names", "texts"),
+    [
+        ("square", ["circle"], ["square"]), ("a building, at night", ["church"], ["a building, at night"]),
+        ("square", ["circle", "heart"], ["square", "square"]), ("square\nstar", ["circle", "heart"], ["square", "star"]),
+        ("square, star", ["circle", "heart"], ["square", "star"]), ("a red square", ["circle", "heart"], ["a red square"] * 2),
+    ],
+)  # fmt: skip
+def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each(anchor, names, texts):
+    assert anchors_for(anchor, names) == texts
 
 
 @pytest.mark.parametrize(
-    ("anchors", "names", "words"),
+    ("anchor", "names", "words"),
     [
-        (["square", "star"], ["circle"], "There are 2 anchors for 1 concept: give one anchor for all, or one a line"),
-        (["square", "star"], ["circle", "heart", "ring"], "There are 2 anchors for 3 concepts"),
-        (["square"] * 4, ["circle", "heart"], "There are 4 anchors for 2 concepts"),
-        ([], ["circle", "heart"], "There are 0 anchors for 2 concepts"),
+        ("square\nstar", ["circle"], "There are 2 anchors for 1 concept: \"circle\": type one for all, or one for each"),
+        ("square\nstar", ["circle", "heart", "ring"], "There are 2 anchors for 3 concepts"),
+        (" ", ["circle"], "the anchor is empty"), ("circles", ["circle"], "The anchor 'circles' is the concept itself"),
+        ("star\nCircle", ["heart", "circle"], "The anchor 'Circle' is the concept itself"),
     ],
-)
-def test_other_counts_are_refused_in_a_sentence(anchors, names, words):
-    with pytest.raises(ErasureError) as raised:
-        anchor_for_each(anchors, names)
-    assert str(raised.value).startswith(words) and str(raised.value).count(".") == 1
+)  # fmt: skip
+def test_what_cannot_take_a_concept_s_place_is_refused_in_a_sentence(anchor, names, words):
+    with pytest.raises(ErasureError, match=words):
+        anchors_for(anchor, names)

@@ -1,0 +1,205 @@
+"""The verdict on a MODEL: the probes of an erasure, made with the text encoder, and what its weights do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import torch
+
+from . import attach
+from .artifact import Erasure, Probe
+from .concepts import Encoder, say
+from .deltas import READS_TEXT, effective_weights
+from .fingerprint import checkpoint_weights
+from .neighbours import suggestion, unknown
+from .prompt import gate_score
+from .texts.names import MOST_QUOTED, lines, listing, quoted, telling_words
+from .verdict import ARRIVED, Finding, Verdict, added, judge, movement, percent, read_verdict, sample, thin
+from .vocabulary import COMPARED, EVERYDAY, WORDS
+
+PHRASES = ("{}", "a {}", "a photo of a {}", "a white {}")
+"""What is said of a text to see how far it moves."""
+PLACES = (0, 1, 3)
+"""Tokens behind a name's last one at which encodings are taken."""
+MOST_CONCEPTS = 64
+"""Concepts that have probes."""
+MOST_OTHERS = 8
+"""Preserved texts that have probes."""
+BACK = 0.5
+"""Share of the way between two concepts within which prompts for the one draw the other."""
+
+
+# ---------------------------------------------------------------- probes and what the encoder knows
+
+
+def probes_for(
+    encode: Encoder, names: Sequence[str], targets: Sequence[str], others: Sequence[str], contexts: Sequence[str] = ()
+) -> tuple[Probe, ...]:
+    """Probes of concepts, with what takes their places (empty: nothing), and of texts that stay."""
+    phrases = [f"a {{}} beside a {context}" for context in contexts] or list(PHRASES)
+    pairs = list(zip(names, targets, strict=True))[:MOST_CONCEPTS]
+    moving = [_moving(encode, phrases, name, target) for name, target in pairs]
+    return (*moving, *(_staying(encode, text) for text in others[:MOST_OTHERS]))
+
+
+def _moving(encode: Encoder, phrases: Sequence[str], name: str, target: str) -> Probe:
+    fitting = encode.fitting(phrases, name, target) or ["{}"]
+    rows = [(_rows(encode, phrase, name), _rows(encode, phrase, target, name)) for phrase in fitting]
+    least = [min(len(source), len(goal)) for source, goal in rows]
+    source = torch.cat([pair[0][:n] for pair, n in zip(rows, least, strict=True)])
+    goal = torch.cat([pair[1][:n] for pair, n in zip(rows, least, strict=True)])
+    return thin(Probe(name, source, goal))
+
+
+def _staying(encode: Encoder, text: str) -> Probe:
+    fitting = encode.fitting(PHRASES[1:2], text) or ["{}"]
+    return thin(Probe(text, _rows(encode, fitting[0], text)))
+
+
+def _rows(encode: Encoder, phrase: str, text: str, instead_of: str = "") -> torch.Tensor:
+    """Encodings [r, d] at ``PLACES`` behind a text in a phrase; for an empty text, behind where a name would stand."""
+    last = encode.place(phrase, text).stop - 1 if text else encode.place(phrase, instead_of).start - 1
+    context = encode.chunks([say(phrase, text)])[0]
+    return torch.stack([context[last + place] for place in PLACES if last + place < len(context)])
+
+
+def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> tuple[list[Finding], list[str]]:
+    """What is doubtful about words, and the names that the text encoder does not know."""
+    strange = unknown(encode, names, COMPARED)
+    words = list(dict.fromkeys((*WORDS, *EVERYDAY)))
+    meant = {name: suggestion(encode, name, words) for name in strange[:MOST_QUOTED]}
+    findings = [
+        Finding("⚠", f"{quoted([name])} is not a word this text encoder knows. Did you mean {quoted([word])}?")
+        for name, word in meant.items()
+        if word
+    ]
+    if without := [name for name in strange if not meant.get(name)]:
+        what = f"{quoted(without)} is not a word" if len(without) == 1 else f"{listing(without)} are not words"
+        it = "it" if len(without) == 1 else "them"
+        findings.append(
+            Finding("⚠", f"{what} this text encoder knows, so nothing that prompts draw is erased: name {it} as the "
+                    "model's own prompts do, which for most models is in English.")  # fmt: skip
+        )
+    known_names = [target for name, target in zip(names, targets, strict=True) if target and name not in strange]
+    if unclear := unknown(encode, list(dict.fromkeys(known_names)), COMPARED):
+        findings.append(
+            Finding("⚠", f"The target {quoted(unclear[:3])} is not a word this text encoder knows: what is drawn "
+                    "instead is left to chance.")  # fmt: skip
+        )
+    return findings, strange
+
+
+def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> dict[str, tuple[Probe, ...]]:
+    """For each name of several words, probes of its words that the text encoder knows by themselves."""
+    out: dict[str, tuple[Probe, ...]] = {}
+    for name, target in list(zip(names, targets, strict=True))[:MOST_CONCEPTS]:
+        words = telling_words(name) if len(name.split()) > 1 else []
+        strange = unknown(encode, words, COMPARED) if words else []
+        if known := [word for word in words if word not in strange]:
+            out[name] = tuple(_moving(encode, PHRASES[1:], word, target) for word in known)
+    return out
+
+
+def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
+    """What becomes of the words of a name by themselves, where they have not moved with it."""
+    findings = []
+    for name, probes in parts.items():
+        shares = movement(weights, delta, probes).concepts
+        if staying := {word: share for word, share in shares.items() if share < ARRIVED}:
+            said = ", ".join(f'"{word}" alone moved {percent(share)} of the way' for word, share in staying.items())
+            findings.append(
+                Finding("⚠", f"Only {quoted([name])} as a whole is erased: {said}, and may still be drawn.")
+            )
+    return findings
+
+
+# ---------------------------------------------------------------- on a MODEL
+
+
+def base_weights(model, erasure: Erasure) -> dict[str, torch.Tensor]:
+    """Some of the projections of text [out, d] that an erasure changes, float32, with what is on the MODEL already."""
+    return effective_weights(model, [name for name in sampled(erasure) if name in dict(model.model.named_parameters())])
+
+
+def sampled(erasure: Erasure) -> list[str]:
+    """Names of some of the projections of text that an erasure changes."""
+    return sample([name for name in erasure.delta if name.endswith(READS_TEXT)])
+
+
+def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
+    """The verdict on an erasure that goes onto a MODEL, with the erasures in front of it.
+
+    Names that the text encoder does not know are passed over: what moves there is nothing that prompts draw. Empty
+    where there is nothing to see it by: no probes, or no change of what reads text.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        targets = dict(zip(erasure.names, erasure.targets, strict=True))
+        at = "" if strength == 1 else f" at strength {strength:g}"
+        verdict = Verdict()
+        weights = base_weights(model, erasure)
+        strange = set(lines(erasure.metadata.unknown))
+        probes = [probe for probe in erasure.probes if probe.text not in strange]
+        if weights and any(probe.goal is not None for probe in probes):
+            verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at)
+        return verdict.plus(*_gates(erasure), *coming_back(model, erasure, strength))
+
+
+def full(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
+    """The verdict, with what was doubtful about the erasure's words when it was made."""
+    return inspect(model, erasure, strength).plus(*read_verdict(erasure.metadata.doubts).findings)
+
+
+def _gates(erasure: Erasure) -> list[Finding]:
+    """Whether erasure prompts act on the concepts: a closed gate leaves them alone."""
+    findings = []
+    moving = [probe for probe in erasure.probes if probe.goal is not None]
+    for prompt in erasure.erasers:
+        if prompt.gate is None or not moving:
+            continue
+        closed = [p.text for p in moving if gate_score(p.source[None], prompt.gate)[0] < prompt.gate.threshold]
+        if closed:
+            findings.append(
+                Finding("✗", f"The erasure prompt does not act on {quoted(closed[:3])}: its text gate stays closed.")
+            )
+        else:
+            findings.append(Finding("✓", f"The erasure prompt acts on prompts for {quoted([p.text for p in moving][:3])}."))
+    return findings
+
+
+def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:
+    """Which concepts the erasures on a MODEL, with one more, bring back: in prompts for themselves or for another."""
+    together = [*((one.erasure, one.strength) for one in attach.applied(model)), (erasure, strength)]
+    together = [(one, s) for one, s in together if one.delta and any(p.goal is not None for p in one.probes)]
+    if len(together) < 2:
+        return []
+    names = sorted(set.intersection(*(set(sampled(one)) for one, _ in together)))[:4]
+    weights = checkpoint_weights(model)
+    origins: dict[str, torch.Tensor] = {}
+    lands: dict[str, torch.Tensor] = {}
+    for one, _ in together:
+        for probe in one.probes[:MOST_CONCEPTS]:
+            if probe.goal is not None:
+                rows = probe.source.float()
+                before = [rows @ weights[name].float().cpu().T for name in names]
+                moved = [sum(s * _added(other, name, rows) for other, s in together) for name in names]
+                origins[probe.text] = torch.cat(before, 1)
+                lands[probe.text] = torch.cat([b + m for b, m in zip(before, moved, strict=True)], 1)
+    return _returns(origins, lands)
+
+
+def _added(erasure: Erasure, name: str, rows: torch.Tensor) -> torch.Tensor:
+    return added(erasure.delta[name], rows) if name in erasure.delta else torch.tensor(0.0)
+
+
+def _returns(origins: dict[str, torch.Tensor], lands: dict[str, torch.Tensor]) -> list[Finding]:
+    findings = []
+    for one, other in permutations(origins, 2):
+        n = min(len(origins[one]), len(origins[other]))
+        apart_before = (origins[one][:n] - origins[other][:n]).norm()
+        if (lands[one][:n] - origins[other][:n]).norm() < BACK * apart_before:
+            findings.append(
+                Finding("✗", f"Prompts for {quoted([one])} draw {quoted([other])} again, which is erased as well: "
+                        "erase both in one Erase Concept node, or give one of them another target.")  # fmt: skip
+            )
+    return findings
