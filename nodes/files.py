@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
+from ..erasure.exchange import Coverage
 from .types import CATEGORY, ErasureSocket, show, telling
 
 KIND = "erasures"
@@ -223,6 +224,7 @@ def describe(erasure: Erasure) -> str:
     becomes = f", which becomes {', '.join(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
     steps = f", {m.steps} steps" if m.steps else ""
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
+    coverage = Coverage.of(m)
     return "\n".join(
         [
             f"Erases: {', '.join(m.concept.splitlines())}{becomes}",
@@ -230,6 +232,7 @@ def describe(erasure: Erasure) -> str:
             f"Method: {m.method}{steps}",
             *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
+            *([coverage.text()] if coverage else []),
         ]
     )
 
