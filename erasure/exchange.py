@@ -232,7 +232,7 @@ def _read(
     file: str, model, tensors: Mapping[str, torch.Tensor], content: str
 ) -> tuple[dict[str, Change], Coverage]:
     """What a file changes, and how much of it that is."""
-    weights, misfits = checkpoint_weights(model), {}
+    weights, misfits = checkpoint_weights(model), dict[str, Misfit]()
     names = {key: ours for key, ours in _weight_names(model, tensors).items() if ours in weights}
     delta = _from_weights(file, {key: tensors[key] for key in names}, names, weights, content, misfits)
     taken = len(names) - len(misfits)
@@ -257,8 +257,8 @@ def _read(
     for name, change in delta.items():
         _check_size(file, name, change)
     left: dict[str, list[str]] = {}
-    for name, misfit in misfits.items():
-        left.setdefault(misfit.why, []).append(name)
+    for key in sorted(misfits):
+        left.setdefault(misfits[key].why, []).append(key)
     return delta, Coverage(file, taken, left)
 
 
@@ -372,7 +372,7 @@ def _from_lora(
     weights: Mapping[str, torch.Tensor],
 ) -> dict[str, Change]:  # fmt: skip
     """What a layer's tensors change, by weight. Raises Misfit."""
-    target = known.get(layer)
+    target = known.get(layer, "")
     if target not in weights:
         raise Misfit(_foreign(layer, part), _nothing(file))
     try:

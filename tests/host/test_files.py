@@ -231,8 +231,8 @@ def test_numbers_go_on_whatever_way_a_prefix_is_written(output, erasure):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["..\\circle", "erasures/../../circle", "erasures\\..\\..\\circle", "/circle", "\\circle", "\\\\server\\share\\circle",
-     "C:\\circle", "c:/erasures/circle", "C:circle", ".. /../../circle", "%date:../..%/../circle"],
+    ["..\\circle", "erasures/../../circle", "erasures\\..\\..\\circle", "/circle", "\\circle", "C:circle", "C:\\circle",
+     "c:/erasures/circle", "\\\\server\\share\\circle", ".. /../../circle", "%date:../..%/../circle"],
 )  # fmt: skip
 def test_no_prefix_leads_out_of_the_output_folder(output, tmp_path, erasure, prefix):
     with pytest.raises(ErasureError) as caught:
