@@ -49,6 +49,8 @@ TEXT_LAYER = re.compile(
 OTHER_LAYER = re.compile(r"first_stage_model\.|vae\.|lora_vae|model_ema\.|embedder\.|denoiser\.|depth_model\.")
 QUANTISED = (".scale_weight", ".weight_scale", ".comfy_quant", "scaled_fp8", ".absmax", ".quant_map")
 LARGEST = torch.finfo(torch.float16).max
+NAMED = 8
+"""Concepts that a title names; lists in other programs are narrow."""
 EXACT = 1e-6
 """Singular values below this share of the largest are float32 rounding."""
 
@@ -124,13 +126,18 @@ def export_lora(model, erasure: Erasure, path: Path, dtype: torch.dtype) -> dict
     m = erasure.metadata
     rank = max((len(t) for key, t in tensors.items() if key.endswith("lora_down.weight")), default=0)
     strings = {
-        **lora_strings(model, m, f"Erases {', '.join(lines(m.concept))}", rank, tensors),
+        **lora_strings(model, m, _title(lines(m.concept)), rank, tensors),
         "ss_output_name": path.stem,
         **{f"erasure.{name}": value for name in ("method", "concept", "target", "preserve", "family", "fingerprint",
                                                  "settings", "pack_version") if (value := getattr(m, name))},
     }  # fmt: skip
     write_tensors(tensors, strings, path)
     return tensors
+
+
+def _title(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"Erases {', '.join(names[:NAMED])}{more}"
 
 
 # ---------------------------------------------------------------- in
@@ -346,11 +353,13 @@ def _from_weights(
     file: str, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str], weights: Mapping[str, torch.Tensor],
     content: str, misfits: dict[str, Misfit],
 ) -> dict[str, Change]:  # fmt: skip
-    """Changes of the weights that a file holds, as the content says; ``misfits`` gets those of another shape."""
+    """Changes of the weights that a file holds, as the content says; ``misfits`` gets what is left out."""
     named = {}
     for key, tensor in tensors.items():
         name = names[key]
         try:
+            if name in named:
+                raise Misfit(TWICE, "")
             _check_shape(file, name, tensor.shape, weights[name].shape)
             named[name] = tensor.reshape(weights[name].shape)
         except Misfit as misfit:

@@ -104,8 +104,8 @@ def lora_strings(model, made: Metadata, title: str, rank: int, tensors: Mapping[
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",  # whose names the keys are
         "modelspec.title": title,
-        "modelspec.description": f"{title}. A concept erasure ({made.method}), made with Concept Erasure for ComfyUI "
-        f"{made.pack_version or pack_version()}. Use it at strength 1.",
+        "modelspec.description": f"{title}. A concept erasure by the method {made.method or 'unknown'}, made with Concept "
+        f"Erasure for ComfyUI {made.pack_version or pack_version()}. Use it at strength 1.",
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "modelspec.hash_sha256": f"0x{digest}",
         "modelspec.prediction_type": predicted,

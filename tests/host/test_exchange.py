@@ -525,6 +525,20 @@ def test_a_file_of_several_kinds_is_read_whole(model, erasure, tmp_path):
     assert f"7 {exchange.TWICE}" in describe(found)
 
 
+def test_a_weight_under_two_names_is_taken_once(model, erasure, tmp_path):
+    file = theirs(model, erasure, "UCE")
+    name = next(iter(file))
+    found = exchange.import_erasure(model, written(tmp_path, file | {f"unet.{name}": file[name] * 2}), "")
+    assert f"Taken: {len(file)} of {len(file) + 1} changes" in describe(found)
+
+
+def test_a_title_names_no_more_than_fits(model, erasure, tmp_path):
+    many = replace(erasure.metadata, concept="\n".join(f"name{i}" for i in range(300)))
+    exchange.export_lora(model, replace(erasure, metadata=many), tmp_path / "x.safetensors", torch.float16)
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        assert file.metadata()["modelspec.title"].endswith("name6, name7 and 292 more")
+
+
 @pytest.mark.parametrize("end", ["lora_down.weight", "lora_up.weight"])
 def test_half_a_lora_layer_is_one_sentence(model, erasure, tmp_path, end):
     file = theirs(model, erasure, "LoRA")
