@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import comfy.model_sampling
 import comfy.supported_models
 import torch
 from safetensors.torch import save
@@ -78,19 +77,17 @@ def _host_class(name: str) -> type | None:
 
 def prediction(model) -> str:
     """What a host MODEL predicts, in ModelSpec's word; empty for what it has no word for."""
-    sampling = model.get_model_object("model_sampling")
-    if isinstance(sampling, comfy.model_sampling.EDM | comfy.model_sampling.X0):
+    kinds = {kind.__name__ for kind in type(model.get_model_object("model_sampling")).__mro__}
+    if kinds & {"EDM", "X0"}:  # which derive from the two below
         return ""
-    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
-        return "v"
-    return "epsilon" if isinstance(sampling, comfy.model_sampling.EPS) else ""
+    return "v" if "V_PREDICTION" in kinds else "epsilon" if "EPS" in kinds else ""
 
 
 def lora_strings(model, made: Metadata, title: str, rank: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """The strings of a LoRA file of some tensors, whose largest rank is given, of an erasure for a host MODEL."""
     base, predicted = base_of(model, made.family), prediction(model)
     version, architecture = base.names(predicted == "v")
-    digest, legacy = hashes(tensors)
+    digest = numbers_hash(tensors)
     strings = {
         "ss_base_model_version": version,
         "ss_v2": str(base.v2),
@@ -99,13 +96,12 @@ def lora_strings(model, made: Metadata, title: str, rank: int, tensors: Mapping[
         "ss_network_alpha": str(rank),
         "ss_network_args": json.dumps({}),
         "sshs_model_hash": digest,
-        "sshs_legacy_hash": legacy,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",  # whose names the keys are
         "modelspec.title": title,
-        "modelspec.description": f"{title}. A concept erasure by the method {made.method or 'unknown'}, made with Concept "
-        f"Erasure for ComfyUI {made.pack_version or pack_version()}. Use it at strength 1.",
+        "modelspec.description": f"{title}. A concept erasure by the method {made.method or 'unknown'}, made with "
+        f"Concept Erasure for ComfyUI {made.pack_version or pack_version()}. Use it at strength 1.",
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "modelspec.hash_sha256": f"0x{digest}",
         "modelspec.prediction_type": predicted,
@@ -113,10 +109,10 @@ def lora_strings(model, made: Metadata, title: str, rank: int, tensors: Mapping[
     return {name: value for name, value in strings.items() if value}
 
 
-def hashes(tensors: Mapping[str, torch.Tensor]) -> tuple[str, str]:
-    """SHA-256 of the numbers in a .safetensors file of some tensors, which no string in it changes, and the short one
-    by which old programs know it: of 64 KB behind the first megabyte."""
+def numbers_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the numbers in a .safetensors file of some tensors, in hexadecimal; no string in the file changes it.
+
+    The short hash of older programs (``sshs_legacy_hash``) is left out: it is the same for all files below 1 MB.
+    """
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    header = 8 + int.from_bytes(data[:8], "little")
-    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
-    return hashlib.sha256(memoryview(data)[header:]).hexdigest(), legacy
+    return hashlib.sha256(memoryview(data)[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
