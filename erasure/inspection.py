@@ -163,7 +163,8 @@ def _gates(erasure: Erasure) -> list[Finding]:
                 Finding("✗", f"The erasure prompt does not act on {quoted(closed[:3])}: its text gate stays closed.")
             )
         else:
-            findings.append(Finding("✓", f"The erasure prompt acts on prompts for {quoted([p.text for p in moving][:3])}."))
+            names = quoted([probe.text for probe in moving][:3])
+            findings.append(Finding("✓", f"The erasure prompt acts on prompts for {names}."))
     return findings
 
 

@@ -45,7 +45,7 @@ class ErasureExportLora(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model, erasure, filename_prefix, precision) -> io.NodeOutput:
-        path, shown = (place + FILE for place in new_path(filename_prefix, FILE))
+        path, shown = (place + FILE for place in new_path(filename_prefix, FILE, kinds=("loras", KIND)))
         tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
         size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
         said = [f"Saved {shown}, {size:.2f} MB."]

@@ -2,17 +2,30 @@
 
 import contextlib
 import os
+import posixpath
+import re
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import PurePath
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
+from ..erasure.exchange import Coverage
 from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
+NAMELESS = "erasure"
+"""What a file is called whose prefix is a folder."""
+DATE = re.compile("%date:([^%]*)%")
+DATE_PART = re.compile("dd?|MM?|hh?|mm?|ss?|yyy?y?")
+DRIVE = re.compile("[A-Za-z]:")
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|\.git", re.IGNORECASE)
+"""Names of devices on Windows, and the one folder that the host's lists leave out."""
 
 
 def register_folders() -> None:
@@ -25,24 +38,23 @@ def register_folders() -> None:
         os.makedirs(places[0], exist_ok=True)
 
 
-def new_path(prefix: str, *endings: str) -> tuple[str, str]:
+def new_path(prefix: str, *endings: str, kinds: Sequence[str] = ()) -> tuple[str, str]:
     """A prefix of the output folder with its next number that is free for all of some endings.
 
-    As a path without an ending, and the same relative to that folder. A loader that looks into several folders takes
-    the first file of a name, so one that any of them holds is not free. Raises ErasureError.
+    As a path without an ending, and the same relative to that folder. The prefix may hold ``%date:yyyy-MM-dd%`` and the
+    host's own ``%year%`` and so on; its folders are told apart by / or \\. ``kinds``: the host's kinds of folders, one
+    of which must list the file; a prefix that lies in none of them goes into the first. A loader that looks into
+    several folders takes the first file of a name, so one that any of them holds is not free. Raises ErasureError.
     """
+    place, output = _in_lists(_portable(prefix), kinds), folder_paths.get_output_directory()
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory()
-        )
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(place, output)
     except OSError as error:
         raise ErasureError(
             f"Nothing can be saved to '{prefix}' ({error.strerror}): choose another filename_prefix."
         ) from error
     except Exception as error:  # the host's own has no class
-        raise ErasureError(
-            f"'{prefix}' is not in the output folder, and nothing is saved elsewhere: choose another filename_prefix."
-        ) from error
+        raise _outside(prefix) from error
 
     def is_taken(file: str) -> bool:
         kind, *rest = PurePath(subfolder, file).parts
@@ -54,6 +66,65 @@ def new_path(prefix: str, *endings: str) -> tuple[str, str]:
     return os.path.join(folder, file), os.path.join(subfolder, file)
 
 
+def _outside(prefix: str) -> ErasureError:
+    return ErasureError(
+        f"'{prefix}' is not in the output folder, and nothing is saved elsewhere: choose another filename_prefix."
+    )
+
+
+def _portable(prefix: str) -> str:
+    """A prefix as a path relative to the output folder, with / between names that every system allows.
+
+    Raises ErasureError for one that leads out of that folder.
+    """
+    text, output = expand_dates(prefix.strip()).replace("\\", "/"), folder_paths.get_output_directory()
+    is_folder = not text or text.endswith("/")
+    if os.path.isabs(text) and _is_within(text, output):
+        text = os.path.relpath(text, output).replace("\\", "/")
+    parts = posixpath.normpath(text).split("/")
+    if DRIVE.match(text) or text.startswith("/") or parts[0] == "..":
+        raise _outside(prefix)
+    names = [_portable_name(part) for part in parts if part != "."]
+    return "/".join([*names, NAMELESS] if is_folder or not names else names)
+
+
+def _portable_name(name: str) -> str:
+    """A name of a file or folder that every system allows and every list shows."""
+    name = FORBIDDEN.sub("_", name).strip().rstrip(". ") or "_"
+    return f"_{name}" if RESERVED.fullmatch(name) else name
+
+
+def expand_dates(text: str, now: datetime | None = None) -> str:
+    """``%date:yyyy-MM-dd hh.mm.ss%`` becomes the date and time, as in the editor, which the API bypasses."""
+    now = now or datetime.now()
+    return DATE.sub(lambda token: DATE_PART.sub(lambda part: _date_part(part[0], now), token[1]), text)
+
+
+def _date_part(part: str, now: datetime) -> str:
+    """One part of a date; what the editor leaves alone stays."""
+    if part[0] == "y":
+        return {2: f"{now.year % 100:02}", 4: str(now.year)}.get(len(part), part)
+    number = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}[part[0]]
+    return str(number).zfill(len(part))
+
+
+def _in_lists(prefix: str, kinds: Sequence[str]) -> str:
+    """The prefix if a list of one of the kinds shows what is saved there, else the same below the first kind."""
+    first, _, rest = prefix.partition("/")
+    if rest and first.lower() in kinds:  # a folder of another case is another folder on some systems
+        return f"{first.lower()}/{rest}"
+    folder = os.path.join(folder_paths.get_output_directory(), os.path.dirname(prefix))
+    places = [place for kind in kinds for place in folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]]
+    return f"{kinds[0]}/{prefix}" if kinds and not any(_is_within(folder, place) for place in places) else prefix
+
+
+def _is_within(path: str, folder: str) -> bool:
+    try:
+        return os.path.commonpath((os.path.abspath(path), os.path.abspath(folder))) == os.path.abspath(folder)
+    except ValueError:  # another drive
+        return False
+
+
 def _is_known(kind: str, file: str) -> bool:
     """Whether one of the host's folders of a kind holds a file."""
     known = bool(file) and kind in folder_paths.folder_names_and_paths
@@ -61,11 +132,11 @@ def _is_known(kind: str, file: str) -> bool:
 
 
 def save_new(prefix: str, erasures: dict[str, Erasure]) -> list[str]:
-    """Saves erasures, each under its ending, with the next free number of a prefix in the output folder.
+    """Saves erasures, each under its ending, with the next free number of a prefix, where Load Erasure lists them.
 
-    Returns their paths relative to that folder.
+    Returns their paths relative to the output folder. Raises ErasureError.
     """
-    path, shown = new_path(prefix, *erasures)
+    path, shown = new_path(prefix, *erasures, kinds=(KIND,))
     for ending, erasure in erasures.items():
         save_erasure(erasure, path + ending)
     return [shown + ending for ending in erasures]
@@ -155,6 +226,7 @@ def describe(erasure: Erasure) -> str:
     becomes = f", which becomes {', '.join(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
     steps = f", {m.steps} steps" if m.steps else ""
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
+    coverage = Coverage.of(m)
     return "\n".join(
         [
             f"Erases: {', '.join(m.concept.splitlines())}{becomes}",
@@ -162,6 +234,7 @@ def describe(erasure: Erasure) -> str:
             f"Method: {m.method}{steps}",
             *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
+            *([coverage.text()] if coverage else []),
         ]
     )
 

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 from dataclasses import replace
+from datetime import datetime
 
 import folder_paths
 import pytest
@@ -152,3 +154,95 @@ def test_saving_works_in_inference_mode(output, erasure):
     with torch.inference_mode():
         ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
     assert len(saved(output)) == 1
+
+
+def listed(output, erasure, prefix: str) -> str:
+    """The name under which Load Erasure lists what is saved with a prefix."""
+    ErasureSave.execute(erasure, prefix, KEY_PLACES[0])
+    [name] = folder_paths.get_filename_list("erasures")
+    assert ErasureLoad.execute(name).result[0].identity() == erasure.identity()
+    assert not [p for p in output.rglob("*") if p.is_file() and not p.is_relative_to(output / "erasures")]
+    return name.replace(os.sep, "/")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("circle", "circle"),
+        ("styles/monet", "styles/monet"),
+        ("erasures\\win", "win"),
+        ("erasures\\2026\\win", "2026/win"),
+        ("Erasures/circle", "circle"),
+        ("loras/circle", "loras/circle"),
+        ("./erasures/./circle", "circle"),
+        ("styles/../erasures/circle", "circle"),
+        ("erasures/", "erasure"),
+        ("erasures\\styles\\", "styles/erasure"),
+        ("", "erasure"),
+        (" erasures/circle\n", "circle"),
+        ('erasures/a<b>c:d"e|f?g*h\ti', "a_b_c_d_e_f_g_h_i"),
+        ("erasures/styles. /con/circle", "styles/_con/circle"),
+        ("erasures/.git/circle", "_.git/circle"),
+        ("erasures/…/circle", "…/circle"),
+        ("erasures/100%_sure", "100%_sure"),
+        ("erasures/サークル", "サークル"),
+    ],
+)
+def test_what_is_saved_is_in_the_list_of_load_erasure(output, erasure, prefix, name):
+    assert listed(output, erasure, prefix) == f"{name}_00001.safetensors"
+
+
+def test_a_whole_path_into_the_output_folder_is_understood(output, erasure):
+    assert listed(output, erasure, str(output / "erasures" / "circle")) == "circle_00001.safetensors"
+
+
+def test_a_folder_of_erasures_elsewhere_in_the_output_folder_is_kept(output, erasure):
+    folder_paths.add_model_folder_path("erasures", str(output / "mine"))
+    ErasureSave.execute(erasure, "mine/circle", KEY_PLACES[0])
+    assert (output / "mine" / "circle_00001.safetensors").is_file()
+
+
+def test_the_date_is_written_as_the_editor_writes_it():
+    now = datetime(2026, 3, 7, 4, 5, 9)
+    for form, text in {
+        "yyyy-MM-dd": "2026-03-07",
+        "yy.M.d": "26.3.7",
+        "yyyyMMddhhmmss": "20260307040509",
+        "h_m_s": "4_5_9",
+        "yyy y": "yyy y",
+        "Week": "Week",
+        "": "",
+    }.items():
+        assert files.expand_dates(f"a%date:{form}%b", now) == f"a{text}b"
+    assert files.expand_dates("%date:yyyy%/%date:MM%_%year%_%date%", now) == "2026/03_%year%_%date%"
+
+
+def test_dates_and_the_tokens_of_the_host_are_filled_in(output, erasure):
+    year = str(datetime.now().year)
+    name = listed(output, erasure, "erasures/%date:yyyy/'y'%_%year%_%date:hh:mm%_%Node.widget%")
+    assert re.fullmatch(rf"{year}/'y'_{year}_\d\d_\d\d_%Node\.widget%_00001\.safetensors", name)
+
+
+def test_numbers_go_on_whatever_way_a_prefix_is_written(output, erasure):
+    for prefix in ("circle", "erasures\\circle", "erasures/circle", "Erasures/circle"):
+        ErasureSave.execute(erasure, prefix, KEY_PLACES[0])
+    assert list(saved(output)) == [f"circle_{i:05}.safetensors" for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["..\\circle", "erasures/../../circle", "erasures\\..\\..\\circle", "/circle", "\\circle", "C:circle", "C:\\circle",
+     "c:/erasures/circle", "\\\\server\\share\\circle", ".. /../../circle", "%date:../..%/../circle"],
+)  # fmt: skip
+def test_no_prefix_leads_out_of_the_output_folder(output, tmp_path, erasure, prefix):
+    with pytest.raises(ErasureError) as caught:
+        ErasureSave.execute(erasure, prefix, KEY_PLACES[0])
+    assert "not in the output folder" in sentence(caught)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_other_files_stay_where_their_prefix_says(output):
+    path, shown = new_path("reports\\%date:yyyy%_circle", ".json")
+    assert shown.replace(os.sep, "/") == f"reports/{datetime.now().year}_circle_00001"
+    assert path == os.path.join(output, shown)
+    assert new_path("circle", ".json")[1] == "circle_00001"

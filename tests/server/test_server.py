@@ -4,6 +4,7 @@ import io
 import json
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,21 @@ def test_the_stock_lora_loader_draws_our_picture(client, info):
     assert abs(base - ours).max() > 50
     assert abs(ours - stock).max() <= 8 and abs(ours - stock).mean() < 0.5, "fp16 of the file is all that differs"
     assert apart.max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [("erasures\\win", "win"), ("bare", "bare"), ("erasures/%date:yyyy%_of_%year%", "{0}_of_{0}")],
+)
+def test_whatever_the_prefix_what_is_saved_over_the_api_can_be_chosen(client, info, prefix, name):
+    graph = {
+        "1": node(info, "CheckpointLoaderSimple", ckpt_name="toyworld.safetensors"),
+        "2": node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts="circle", preserve="square"),
+        "3": node(info, "ErasureSave", erasure=["2", 0], filename_prefix=prefix),
+    }
+    client.wait(client.queue(graph), timeout=300)
+    file = f"{name.format(datetime.now().year)}_00001.safetensors"
+    assert file in client.object_info()["ErasureLoad"]["input"]["required"]["file"][1]["options"]
 
 
 def test_an_exported_file_can_be_imported(client, info):
