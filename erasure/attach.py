@@ -22,6 +22,8 @@ from .prompt import BLOCKS, extend, is_open
 
 KEY = "concept_erasure"
 log = logging.getLogger(KEY)
+Warn = Callable[[str], None]
+"""Takes a sentence for the user, once a run is on its way."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Attachment:
     prompt: PromptTensors
     strength: float
     window: Window | None
+    warn: Warn = log.warning
 
     def patch(self, sampling) -> PromptPatch:
         levels = None if self.window is None else self.window.levels(sampling)
@@ -112,7 +115,7 @@ class Attachment:
         options = guider.model_options.setdefault("transformer_options", {})
         add_patch(options, self.patch(guider.model_patcher.get_model_object("model_sampling")))
         if options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
-            log.warning("An erasure prompt joins this run, which is not compiled: a compiled model would not see it.")
+            self.warn("The erasure prompt joins this run, which is not compiled: a compiled model would not see it.")
         return executor(*args, **kwargs)
 
 
@@ -161,11 +164,12 @@ def carries(model: ModelPatcher, erasure: Erasure) -> bool:
 
 
 def erase(
-    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0
-) -> ModelPatcher:
+    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0,
+    warn: Warn = log.warning,
+) -> ModelPatcher:  # fmt: skip
     """The model with the erasure's delta and eraser prompts on it; the same object when strength is 0.
 
-    Raises ErasureError when the erasure does not fit the model or holds nothing that erases.
+    ``warn`` is told what goes otherwise than expected while the model runs. Raises ErasureError when the erasure does not fit the model or holds nothing that erases.
     """
     if strength == 0 or start_percent >= end_percent:
         return model
@@ -175,14 +179,16 @@ def erase(
     out = model.clone()
     window = Window.of(start_percent, end_percent)
     for prompt in erasure.erasers:
-        _attach(out, prompt, strength, window)
+        _attach(out, prompt, strength, window, warn)
     if erasure.delta:
         _apply_delta(out, erasure.delta, strength, window)
     out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window)))
     return out
 
 
-def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> ModelPatcher:
+def recover(
+    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning
+) -> ModelPatcher:
     """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
 
     Raises ErasureError when the erasure has no key or does not fit the model.
@@ -195,11 +201,9 @@ def recover(model: ModelPatcher, erasure: Erasure, strength: float = 1.0) -> Mod
             "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
-    if erasure.delta and not carries(model, erasure):
-        log.warning("Recover Concept: the model it got does not carry this erasure; connect Erase Concept before it.")
     out = model.clone()
     for prompt in erasure.key:
-        _attach(out, prompt, strength, None)
+        _attach(out, prompt, strength, None, warn)
     return out
 
 
@@ -210,12 +214,14 @@ def with_prompt(model: ModelPatcher, prompt: PromptTensors) -> ModelPatcher:
     return out
 
 
-def _attach(model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None) -> None:
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window))
+def _attach(
+    model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None, warn: Warn = log.warning
+) -> None:
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window, warn))
 
 
 def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
-    """Raises ErasureError when the erasure was made for another family or width; warns for another checkpoint."""
+    """Raises ErasureError when the erasure was made for another family or width; see ``doubts`` for the rest."""
     require_unet(model)
     here = fingerprint(model)
     made_for = erasure.metadata
@@ -230,9 +236,24 @@ def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
             f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than "
             f"those of the connected {here.family} model: connect the model it was made for."
         )
-    if saved is not None and not of_one_checkpoint(saved, here):
-        log.warning("The erasure of '%s' was made on another %s checkpoint; it may work less well here.",
-                    made_for.concept, here.family)  # fmt: skip
+
+
+def doubts(model: ModelPatcher, erasure: Erasure) -> list[str]:
+    """Sentences on why an erasure that fits a MODEL may do less there than where it was made."""
+    saved, here = parse_fingerprint(erasure.metadata.fingerprint), fingerprint(model)
+    if saved is None or of_one_checkpoint(saved, here):
+        return []
+    return [f"This erasure was made on another {here.family} checkpoint and may erase less here."]
+
+
+def missing(model: ModelPatcher, erasure: Erasure) -> list[str]:
+    """A sentence where a key comes to a MODEL that does not carry its erasure."""
+    if carries(model, erasure) if erasure.delta else applied(model):
+        return []
+    return [
+        "The connected model does not carry this erasure, so there is nothing to recover: connect the output of Erase "
+        "Concept."
+    ]
 
 
 def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
