@@ -37,6 +37,7 @@ from .settings import Settings
 from .training import Preview, Progress
 from .version import host_version, pack_version
 from .vocabulary import WORDS
+from .weights import require_unpacked
 
 CANDIDATES = 100
 """So many texts nearest to a concept can be found to be hurt most (arXiv 2410.15618)."""
@@ -114,6 +115,7 @@ def prepare(
     """
     settings.check()
     attach.require_unet(model)
+    require_trainable(model)
     encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)
     short = encode.beside(names, kept)
@@ -177,6 +179,7 @@ def require_trainable(model) -> None:
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
             "loader, or start ComfyUI with --disable-dynamic-vram."
         )
+    require_unpacked(model)
 
 
 def _anchor(near: Sequence[str], settings: Settings) -> str | None:
@@ -311,8 +314,7 @@ def _delta(
     if changes == "pruned":
         delta = deltas.Mask(deltas.effective_weights(model, names))
     else:
-        parameters = dict(model.model.named_parameters())
-        delta = deltas.Delta({name: parameters[name].shape for name in names}, settings.rank, generator, directions)
+        delta = deltas.Delta(deltas.true_shapes(model, names), settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta
