@@ -116,6 +116,8 @@ def prepare(
     settings.check()
     attach.require_unet(model)
     require_trainable(model)
+    if LEARNED[settings.method].role:
+        attach.require_blocks(model, settings.blocks)
     encode = Encoder(clip, on_read)
     names, kept = read_texts(model, encode, concept, preserve)
     short = encode.beside(names, kept)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
@@ -144,7 +144,7 @@ def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
     if hasattr(tensor, "__tensor_flatten__"):  # a quantised tensor, which is made of others
         parts, how = tensor.__tensor_flatten__()
         inner = {part: _autograd_safe(getattr(tensor, part)) for part in parts}
-        return type(tensor).__tensor_unflatten__(inner, how, tensor.size(), tensor.stride())
+        return cast(Any, type(tensor)).__tensor_unflatten__(inner, how, tensor.size(), tensor.stride())
     if not tensor.is_inference():
         return tensor.detach()
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

@@ -8,16 +8,25 @@ what it makes of the unit vectors is its weight.
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.float import stochastic_rounding
+from comfy.lora import calculate_weight
 from comfy.quant_ops import QuantizedTensor
 from torch import nn
 
 from .artifact import ErasureError
+
+try:
+    from comfy.utils import string_to_seed
+except ImportError:  # where older hosts have it
+    from comfy.model_patcher import string_to_seed
 
 ORDINARY = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LINEAR = 0.05
@@ -48,6 +57,9 @@ class Weights(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return read(self.model, name, self.stored[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored  # without reading it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
@@ -89,7 +101,7 @@ def shape_of(model, name: str, weight: torch.Tensor) -> torch.Size:
     if is_packed(weight):
         layer, part = layer_of(model, name)
         if part == "weight" and hasattr(layer, "in_features") and hasattr(layer, "out_features"):
-            return torch.Size((layer.out_features, layer.in_features))
+            return torch.Size((int(layer.out_features), int(layer.in_features)))  # type: ignore[arg-type]
     return weight.shape
 
 
@@ -106,6 +118,21 @@ def read(model, name: str, weight: torch.Tensor) -> torch.Tensor:
     leave_nothing_on(model)
     # the layer's own weight again: unloading may have put another tensor there
     return ask(layer_of(model, name)[0], name, kind(weight), shape)
+
+
+def with_patches(model, name: str, weight: torch.Tensor, patches: list) -> torch.Tensor:
+    """A stored weight with patches as the host has it once the MODEL is loaded, float32: rounded to its own precision,
+    or quantised anew by its layer. Not for packed weights."""
+    dense = read(model, name, weight).detach().float().clone()
+    if not patches:
+        return dense
+    patched = calculate_weight(patches, dense, name)
+    layer, part = layer_of(model, name)
+    seed = string_to_seed(name)
+    assign = getattr(layer, f"set_{part}", None)
+    if assign is None:
+        return stochastic_rounding(patched, weight.dtype, seed=seed).float()
+    return plain_numbers(assign(patched, inplace_update=False, seed=seed, return_weight=True)).float()
 
 
 def plain_numbers(weight: torch.Tensor) -> torch.Tensor:
@@ -140,9 +167,46 @@ def bare(layer: nn.Module) -> nn.Module:
     out._forward_hooks, out._forward_pre_hooks = OrderedDict(), OrderedDict()
     for name in (*FROM_THE_DYNAMIC_LOADER, "forward"):
         out.__dict__.pop(name, None)
-    if hasattr(layer, "weight_function"):
-        out.weight_function, out.bias_function = [], []
+    for functions in ("weight_function", "bias_function"):
+        if hasattr(layer, functions):
+            setattr(out, functions, [])
     return out
+
+
+@torch.no_grad()
+def asks_functions(layer: nn.Module, part: str) -> bool:
+    """Whether a layer computes with what weight functions make of its weight, seen by two that make different things.
+
+    Layers of the host do; those of other loaders may not, though they have a list for such functions.
+    """
+    if not hasattr(layer, f"{part}_function"):
+        return False
+    probe = bare(layer)
+    weight = probe._parameters[part]
+    assert weight is not None
+    answers = []
+    try:
+        x = some_input(layer, weight)
+        for change in (lambda w: w, lambda w: w + 1):
+            setattr(probe, f"{part}_function", [change])
+            answers.append(probe(x))
+        return not torch.equal(*answers)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception:  # whatever a stranger's layer raises, it did not do what was asked
+        return False
+
+
+def some_input(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """What a layer of the host takes (linear, convolution, norm or embedding), as little of it as may be, not constant."""
+    size = [int(n) for n in getattr(layer, "normalized_shape", ())]
+    for name in ("in_features", "in_channels", "num_channels", "num_features"):
+        size = [*size, *([int(getattr(layer, name))] if hasattr(layer, name) else [])]
+    if hasattr(layer, "num_embeddings"):
+        return torch.zeros(1, dtype=torch.long, device=weight.device)
+    size += getattr(layer, "kernel_size", (2,) if hasattr(layer, "num_groups") else ())
+    dtype = weight.dtype if is_ordinary(weight) else torch.float32
+    return torch.linspace(0.5, 1.0, math.prod(size), device=weight.device).to(dtype).view(1, *size)
 
 
 def ask(layer: nn.Module, name: str, form: str, shape: torch.Size) -> torch.Tensor:
@@ -163,11 +227,13 @@ def ask(layer: nn.Module, name: str, form: str, shape: torch.Size) -> torch.Tens
 @torch.no_grad()
 def _by_unit_vectors(layer: nn.Module, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor | None:
     """None where the layer cannot be asked, or does not answer as a matrix would."""
-    device = layer.weight.device
+    device = cast(torch.Tensor, layer.weight).device
     unit = torch.eye(shape[1], device=device, dtype=dtype)
     other = torch.linspace(-1, 1, shape[1], device=device).cos().to(dtype)[None]
     try:
         offset, rows, answer = (layer(x).float() for x in (torch.zeros_like(other), unit, other))
+    except comfy.model_management.InterruptProcessingException:
+        raise
     except Exception:  # whatever a stranger's layer raises, it means that it cannot be asked
         return None
     if rows.shape != (shape[1], shape[0]) or not torch.isfinite(rows).all():
