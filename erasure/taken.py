@@ -68,6 +68,11 @@ class Taken:
         return self.changed == self.total and not self.doubt()
 
     @property
+    def is_dropped(self) -> bool:
+        """Whether the loader of packed weights does nothing with a change."""
+        return self.beside and self.changed == 0 and self.share > 0
+
+    @property
     def is_lost(self) -> bool:
         """Whether the change cannot be seen in any picture."""
         return self.unseen == 0 and (self.changed == 0 or self.left <= LOST)
@@ -84,15 +89,17 @@ class Taken:
 
     def doubt(self) -> str:
         """What speaks against relying on it, in a sentence; empty where nothing does."""
+        if self.is_dropped:
+            return f"The loader of the model's weights ({self.form}) drops the change."
         if self.share and self.left < WHOLE:
             return (
-                f"This change is too small for the model's {self.form} weights: only {percent(self.left)} of it is left "
-                "after rounding."
+                f"This change is too small for the model's {self.form} weights: only {percent(self.left)} of it is "
+                "left after rounding."
             )
         if self.noise > QUIET:
             return (
-                f"Rounding to the model's {self.form} weights adds {self.noise:.0f} times as much as the change itself, "
-                "for all prompts alike."
+                f"Rounding to the model's {self.form} weights adds {self.noise:.0f} times as much as the change "
+                "itself, for all prompts alike."
             )
         if self.unseen:
             return f"The loader of {self.unseen} of them ({self.form}) does not show whether it adds the change."
@@ -144,6 +151,11 @@ def require_taken(of: Taken) -> None:
         raise ErasureError(
             f"This erasure changes none of the {of.total} weights that it is for on the connected model: make it anew, "
             "for more steps or with another target, and connect the model it was made for."
+        )
+    if of.is_dropped:
+        raise ErasureError(
+            f"The loader of the connected model's weights ({of.form}) drops changes of them, so that nothing would be "
+            "erased: load the model with another loader, or an unpacked checkpoint of it."
         )
     if of.is_lost:
         raise ErasureError(

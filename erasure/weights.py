@@ -198,7 +198,7 @@ def asks_functions(layer: nn.Module, part: str) -> bool:
 
 
 def some_input(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """What a layer of the host takes (linear, convolution, norm or embedding), as little of it as may be, not constant."""
+    """As little as a layer of the host takes (linear, convolution, norm, embedding), and not constant."""
     size = [int(n) for n in getattr(layer, "normalized_shape", ())]
     for name in ("in_features", "in_channels", "num_channels", "num_features"):
         size = [*size, *([int(getattr(layer, name))] if hasattr(layer, name) else [])]
