@@ -27,7 +27,7 @@ from .attention import AttentionMaps
 from .choice import Mixture, Soft
 from .concepts import Text
 from .deltas import Delta, Mask
-from .weights import is_ordinary, read
+from .weights import is_ordinary, mode_of, read
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ class Network:
         self.model, self.shape, self.checkpointing = model, shape, checkpointing
         self.device: torch.device = model.load_device
         inner = model.model
-        with _mode_of(inner):
+        with mode_of(inner):
             comfy.model_management.load_models_gpu([model], force_full_load=True)
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
         self._conds: dict[str, dict[str, torch.Tensor]] = {}
@@ -131,12 +131,6 @@ class _Scope(nn.Module):
 
     def forward(self, function: Callable):
         return function()
-
-
-def _mode_of(network: nn.Module) -> torch.inference_mode:
-    """The mode in which a network's weights were made. A quantised weight that is moved or wrapped in the other one is
-    half of each, and can no longer be read in inference mode, where the host runs its nodes."""
-    return torch.inference_mode(any(p.is_inference() for p in network.parameters()))
 
 
 def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from .weights import (
     kind,
     layer_of,
     leave_nothing_on,
+    mode_of,
     plain_numbers,
     read,
     shape_of,
@@ -30,6 +31,9 @@ WHOLE = 0.9
 """A change of which at least this share is left has arrived."""
 LOST = 0.05
 """A change of which no more than this share is left has not."""
+DROWNED = 100.0
+"""Nor has one that rounding exceeds so many times over: of noise in d directions, a change of rank r meets the share
+(r / d) ** .5, which is .1 for 8 of 768."""
 QUIET = 3.0
 """Rounding that adds up to so many times the change's own norm does little: it is spread over all directions, and the
 change is in a few."""
@@ -75,7 +79,7 @@ class Taken:
     @property
     def is_lost(self) -> bool:
         """Whether the change cannot be seen in any picture."""
-        return self.unseen == 0 and (self.changed == 0 or self.left <= LOST)
+        return self.unseen == 0 and (self.changed == 0 or self.left <= LOST or self.noise > DROWNED)
 
     def sentence(self) -> str:
         """Everything in plain words."""
@@ -159,8 +163,8 @@ def require_taken(of: Taken) -> None:
         )
     if of.is_lost:
         raise ErasureError(
-            f"This change is too small for the model's {of.form} weights, and {percent(of.left)} of it is left after "
-            "rounding: raise the strength, or load the model in a higher precision."
+            f"This change is too small for the model's {of.form} weights, and rounding leaves nothing of it: raise the "
+            "strength, or load the model in a higher precision."
         )
 
 
@@ -229,11 +233,12 @@ def _packed(model, name: str, stored: torch.Tensor, patches: list) -> torch.Tens
     leave_nothing_on(model)
     patcher = model.clone()
     patcher.patches = {name: patches}
-    try:
-        patcher.patch_weight_to_device(name, plain_numbers(stored).device)
-        return ask(layer_of(model, name)[0], name, kind(stored), shape_of(model, name, stored))
-    finally:
-        patcher.unpatch_model(patcher.offload_device)
+    with mode_of(model.model):
+        try:
+            patcher.patch_weight_to_device(name, plain_numbers(stored).device)
+            return ask(layer_of(model, name)[0], name, kind(stored), shape_of(model, name, stored))
+        finally:
+            patcher.unpatch_model(patcher.offload_device)
 
 
 def _fits(change: Change, shape: torch.Size) -> bool:

@@ -151,10 +151,17 @@ def leave_nothing_on(model) -> None:
     if getattr(model.model, "current_weight_patches_uuid", None) is None:
         return
     unload = getattr(comfy.model_management, "unload_model_and_clones", None)
-    if unload is None:
-        comfy.model_management.unload_all_models()
-    else:
-        unload(model)
+    with mode_of(model.model):
+        if unload is None:
+            comfy.model_management.unload_all_models()
+        else:
+            unload(model)
+
+
+def mode_of(network: nn.Module) -> torch.inference_mode:
+    """The mode in which a network's weights were made. A quantised weight that is moved or wrapped in the other one is
+    half of each, and can no longer be read in inference mode, where the host runs its nodes."""
+    return torch.inference_mode(any(p.is_inference() for p in network.parameters()))
 
 
 def bare(layer: nn.Module) -> nn.Module:
