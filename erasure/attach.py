@@ -19,6 +19,8 @@ from . import deltas
 from .artifact import Change, Erasure, ErasureError, PromptTensors
 from .fingerprint import context_dim, fingerprint, of_one_checkpoint, parse_fingerprint
 from .prompt import BLOCKS, extend, is_open
+from .taken import Taken, require_taken, taken
+from .weights import asks_functions, kind, layer_of
 
 KEY = "concept_erasure"
 log = logging.getLogger(KEY)
@@ -143,11 +145,12 @@ def acts_while_drawing(erasure: Erasure, start_percent: float, end_percent: floa
 
 @dataclass(frozen=True)
 class Applied:
-    """An erasure on a MODEL, with how strongly it acts and in which part of sampling."""
+    """An erasure on a MODEL: how strongly it acts, in which part of sampling, and how its change arrived."""
 
     erasure: Erasure
     strength: float
     window: Window | None
+    arrival: Taken | None = None
 
 
 def applied(model: ModelPatcher) -> tuple[Applied, ...]:
@@ -161,6 +164,11 @@ def carries(model: ModelPatcher, erasure: Erasure) -> bool:
         erasure.identity() in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())
         for one in applied(model)
     )
+
+
+def arrival_on(model: ModelPatcher) -> Taken | None:
+    """How the change of the last erasure that was put on a MODEL arrived there; None without one."""
+    return applied(model)[-1].arrival if applied(model) else None
 
 
 def erase(
@@ -177,12 +185,15 @@ def erase(
     if not erasure.delta and not erasure.erasers:
         raise ErasureError("This erasure holds only a key and erases nothing: connect it to Recover Concept instead.")
     out = model.clone()
-    window = Window.of(start_percent, end_percent)
+    window, arrival = Window.of(start_percent, end_percent), None
     for prompt in erasure.erasers:
         _attach(out, prompt, strength, window, warn)
     if erasure.delta:
         _apply_delta(out, erasure.delta, strength, window)
-    out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window)))
+        arrival = taken(model, erasure.delta, strength, beside=window is not None)
+        if not erasure.erasers:
+            require_taken(arrival)
+    out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window, arrival)))
     return out
 
 
@@ -217,6 +228,7 @@ def with_prompt(model: ModelPatcher, prompt: PromptTensors) -> ModelPatcher:
 def _attach(
     model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None, warn: Warn = log.warning
 ) -> None:
+    require_blocks(model, prompt.blocks)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window, warn))
 
 
@@ -267,37 +279,89 @@ def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: flo
     if window is None:
         model.add_patches(deltas.patches(delta), strength)
         return
-    switch = Switch(window)
-    for name, change in delta.items():
-        model.add_weight_wrapper(name, SwitchedChange(change, strength, switch))
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, switch)
+    changes = {name: SwitchedChange(change, strength) for name, change in delta.items()}
+    answers: dict[tuple, bool] = {}
+    for name, change in changes.items():
+        layer, part = layer_of(model, name)
+        like = type(layer), kind(getattr(layer, part)), part
+        if like not in answers:
+            answers[like] = asks_functions(layer, part)
+        if answers[like]:
+            model.add_weight_wrapper(name, change)
+        elif not adds(layer, part):
+            raise ErasureError(
+                f"The weight {name} is in a layer ({type(layer).__name__}) that cannot be changed for a part of "
+                "sampling only: set start_percent to 0 and end_percent to 1."
+            )
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Switch(window, changes))
 
 
 class Switch:
-    """Tells the changed weights, before each call of the model, whether its noise level lies in the window."""
+    """Switches changes of weights on for each call of the model whose noise level lies in the window.
 
-    def __init__(self, window: Window):
-        self.window, self.on = window, False
+    A layer that does not have its change among its weight functions gets it added to its answer, for the one call:
+    those of other loaders ignore such functions, and the host's dynamic loader gives small layers none.
+    """
+
+    def __init__(self, window: Window, changes: Mapping[str, SwitchedChange]):
+        self.window, self.changes = window, changes
 
     def __call__(self, executor, x, t, *args, **kwargs):
-        self.on = float(t.flatten()[0]) in self.window.levels(executor.class_obj.model_sampling)
+        network = executor.class_obj
+        if float(t.flatten()[0]) not in self.window.levels(network.model_sampling):
+            return executor(x, t, *args, **kwargs)
+        hooks = []
         try:
+            for name, change in self.changes.items():
+                change.on = True
+                path, _, part = name.rpartition(".")
+                layer = network.get_submodule(path)
+                if change not in getattr(layer, f"{part}_function", ()):
+                    hooks.append(layer.register_forward_hook(change.answer_of(part)))
             return executor(x, t, *args, **kwargs)
         finally:
-            self.on = False
+            for hook in hooks:
+                hook.remove()
+            for change in self.changes.values():
+                change.on = False
 
 
 class SwitchedChange:
-    """A weight function of the host: the weight, plus the change while its switch is on."""
+    """A change of a weight that acts while it is switched ``on``.
 
-    def __init__(self, change: Change, strength: float, switch: Switch):
-        self.change, self.strength, self.switch = change, strength, switch
+    As a weight function of the host it gives the weight with the change; beside the layer, what the change adds to the
+    layer's answer.
+    """
+
+    def __init__(self, change: Change, strength: float):
+        self.change, self.strength, self.on = change, strength, False
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        if not self.switch.on:
+        if not self.on:
             return weight
         dense = self.change.dense().to(weight.device) * self.strength
         return (weight.float() + dense).to(weight.dtype)
+
+    def answer_of(self, part: str) -> Callable:
+        """A forward hook for the layer whose ``part`` (weight or bias) is changed."""
+
+        def add(layer, inputs, answer):
+            x = inputs[0].float()
+            dense = self.change.dense().to(x.device) * self.strength
+            if part == "bias":
+                more = dense.view(-1, *[1] * (answer.ndim - 2)) if hasattr(layer, "_conv_forward") else dense
+            elif hasattr(layer, "_conv_forward"):
+                more = layer._conv_forward(x, dense, None)
+            else:
+                more = torch.nn.functional.linear(x, dense)
+            return (answer.float() + more).to(answer.dtype)
+
+        return add
+
+
+def adds(layer: torch.nn.Module, part: str) -> bool:
+    """Whether a layer is of a kind whose answer is a sum over its weight, so that a change can be added beside it."""
+    return part in ("weight", "bias") and (hasattr(layer, "in_features") or hasattr(layer, "_conv_forward"))
 
 
 def require_unet(model: ModelPatcher) -> None:
@@ -307,4 +371,26 @@ def require_unet(model: ModelPatcher) -> None:
         raise ErasureError(
             f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can "
             "reach: use an SD 1.x, SD 2.x or SDXL checkpoint."
+        )
+
+
+PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+"""The host's name of a part of the UNet -> the same in ``BLOCKS``."""
+
+
+def attending_parts(model: ModelPatcher) -> set[str]:
+    """The parts of a UNet that have cross-attention on text; small versions of SDXL have none in the middle."""
+    names = [n.split(".") for n, _ in model.model.named_parameters() if n.endswith(".attn2.to_k.weight")]
+    return {PARTS[name[1]] for name in names if name[1] in PARTS}
+
+
+def require_blocks(model: ModelPatcher, blocks: str) -> None:
+    """Raises ErasureError when a prompt for these blocks would attach nowhere on this model."""
+    parts = attending_parts(model)
+    if parts.isdisjoint(BLOCKS[blocks]):
+        choices = [f"'{choice}'" for choice, wanted in BLOCKS.items() if not parts.isdisjoint(wanted)]
+        raise ErasureError(
+            f"The erasure prompt attaches to blocks '{blocks}', and the connected model "
+            f"({fingerprint(model).family}) has no cross-attention on text there: train it with blocks set to "
+            f"{' or '.join(choices)}, which this model has."
         )

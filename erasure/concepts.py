@@ -95,7 +95,7 @@ class Encoder:
         return self._text(text, self.clip.tokenize(text))
 
     def _text(self, text: str, tokens: dict[str, list]) -> Text:
-        cond = self.clip.encode_from_tokens_scheduled(tokens)
+        cond = as_the_host_runs(self.clip.encode_from_tokens_scheduled, tokens)
         cond = [[_plain(c), {k: _plain(v) for k, v in extra.items()}] for c, extra in cond]
         return Text(text, cond[0][0].float().cpu(), cond)
 
@@ -139,7 +139,7 @@ class Encoder:
         for number, part in enumerate(batched(texts)):
             tokens = [self.clip.tokenize(text) for text in part]
             merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
-            rows = _plain(self.clip.encode_from_tokens(merged))[0].float().cpu()
+            rows = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
             if len(texts) > BATCH:
                 self.on_read(number * BATCH + len(part), len(texts))
             yield torch.stack(rows.chunk(len(part)))
@@ -152,7 +152,7 @@ class Encoder:
     def stream_tokens(self, rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """The encodings of rows of token numbers, in parts of ``BATCH`` rows: [rows, n, d]."""
         for part in batched(rows):
-            encoded = _plain(self.clip.encode_from_tokens(self.with_tokens(part)))[0].float().cpu()
+            encoded = _plain(as_the_host_runs(self.clip.encode_from_tokens, self.with_tokens(part)))[0].float().cpu()
             yield torch.stack(encoded.chunk(len(part)))
 
     def of_tokens(self, ids: Sequence[int]) -> Text:
@@ -241,6 +241,13 @@ def _number(token: int | torch.Tensor) -> int:
 def _filled(chunk: Sequence[tuple], ids: Sequence[int]) -> list[tuple]:
     """An empty text's chunk with tokens behind its start; its padding becomes so much shorter."""
     return [chunk[0], *((i, 1.0) for i in ids), *chunk[1 : len(chunk) - len(ids)]]
+
+
+def as_the_host_runs(encode: Callable, tokens):
+    """What the text encoder makes of tokens, in the host's inference mode. It may have to be loaded and other models
+    unloaded for it, and quantised weights that are moved in another mode can no longer be used."""
+    with torch.inference_mode():
+        return encode(tokens)
 
 
 def _plain(value):

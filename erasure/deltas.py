@@ -43,12 +43,21 @@ def weight_names(model: nn.Module, choice: str) -> list[str]:
 
 
 def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures)."""
+    """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures).
+
+    Raises ErasureError for packed weights that their layer does not give away.
+    """
     weights = checkpoint_weights(model)
     return {
         name: calculate_weight(model.patches.get(name, []), weights[name].detach().float().clone(), name)
         for name in names
     }
+
+
+def true_shapes(model, names: Iterable[str]) -> dict[str, torch.Size]:
+    """The shapes of named weights of a host MODEL, however its layers keep them."""
+    weights = checkpoint_weights(model)
+    return {name: weights.shape(name) for name in names}
 
 
 class Delta(nn.Module):

@@ -37,6 +37,7 @@ from .texts.names import Name, is_form_of, others, plain
 from .training import Preview, Progress
 from .version import host_version, pack_version
 from .vocabulary import WORDS
+from .weights import require_unpacked
 
 CANDIDATES = 100
 """So many texts nearest to a concept can be found to be hurt most (arXiv 2410.15618)."""
@@ -113,6 +114,9 @@ def prepare(
     """
     settings.check()
     attach.require_unet(model)
+    require_trainable(model)
+    if LEARNED[settings.method].role:
+        attach.require_blocks(model, settings.blocks)
     encode = Encoder(clip, on_read)
     request = _with_names_in_front(_read(model, encode, concept, preserve, open_file), model)
     names, kept = request.texts, list(request.preserve)
@@ -180,6 +184,7 @@ def require_trainable(model) -> None:
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
             "loader, or start ComfyUI with --disable-dynamic-vram."
         )
+    require_unpacked(model)
 
 
 def _read(model, encode: Encoder, concept: str, preserve: str, open_file: OpenFile | None) -> Request:
@@ -340,8 +345,7 @@ def _delta(
     if changes == "pruned":
         delta = deltas.Mask(deltas.effective_weights(model, names))
     else:
-        parameters = dict(model.model.named_parameters())
-        delta = deltas.Delta({name: parameters[name].shape for name in names}, settings.rank, generator, directions)
+        delta = deltas.Delta(deltas.true_shapes(model, names), settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

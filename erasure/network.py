@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
@@ -27,6 +27,7 @@ from .attention import AttentionMaps
 from .choice import Mixture, Soft
 from .concepts import Text
 from .deltas import Delta, Mask
+from .weights import is_ordinary, mode_of, read
 
 _T = TypeVar("_T")
 
@@ -40,8 +41,9 @@ class Network:
     def __init__(self, model, shape: Sequence[int], checkpointing: bool):
         self.model, self.shape, self.checkpointing = model, shape, checkpointing
         self.device: torch.device = model.load_device
-        comfy.model_management.load_models_gpu([model], force_full_load=True)
         inner = model.model
+        with mode_of(inner):
+            comfy.model_management.load_models_gpu([model], force_full_load=True)
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
         self._conds: dict[str, dict[str, torch.Tensor]] = {}
 
@@ -53,7 +55,15 @@ class Network:
     def changed(self, delta: Delta | Mask | None) -> dict[str, torch.Tensor]:
         """Its weights with a delta, as that stands, added."""
         changes = {} if delta is None else delta.changes()
-        return self.base | {n: (self.base[n].float() + c).to(self.base[n].dtype) for n, c in changes.items()}
+        return self.base | {name: self._changed(name, change) for name, change in changes.items()}
+
+    def _changed(self, name: str, change: torch.Tensor) -> torch.Tensor:
+        """A weight with a change, in the precision that it is kept in; one of fewer than 16 bits in that of the
+        computation, because steps of learning are too small for it and gradients cannot be summed in it."""
+        weight = self.base[name]
+        if is_ordinary(weight):
+            return (weight.float() + change).to(weight.dtype)
+        return (read(self.model, name, weight).float() + change).to(self.dtype)
 
     def computing_with(self, weights: dict[str, torch.Tensor], function: Callable[[], _T]) -> _T:
         """Calls ``function`` while the host's module computes with these tensors instead of its own."""
@@ -125,6 +135,10 @@ class _Scope(nn.Module):
 
 def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
     """The same memory as a tensor that autograd accepts; those made in inference mode are refused by it."""
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantised tensor, which is made of others
+        parts, how = tensor.__tensor_flatten__()
+        inner = {part: _autograd_safe(getattr(tensor, part)) for part in parts}
+        return cast(Any, type(tensor)).__tensor_unflatten__(inner, how, tensor.size(), tensor.stride())
     if not tensor.is_inference():
         return tensor.detach()
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

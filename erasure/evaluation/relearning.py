@@ -80,8 +80,7 @@ def relearned(
     """The edited model after a few steps of fine-tuning on the concept."""
     settings = replace(SETTINGS, steps=steps, weight_lr=rate, lr_decay=0.0)
     names = deltas.weight_names(model.model, settings.weights)
-    parameters = dict(model.model.named_parameters())
-    delta = deltas.Delta({name: parameters[name].shape for name in names}, 0, torch.Generator())
+    delta = deltas.Delta(deltas.true_shapes(model, names), 0, torch.Generator())
     run = Attack(model, encode, taught, delta, {}, settings)
 
     def loss(_) -> torch.Tensor:
