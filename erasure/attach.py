@@ -177,7 +177,8 @@ def erase(
 ) -> ModelPatcher:  # fmt: skip
     """The model with the erasure's delta and eraser prompts on it; the same object when strength is 0.
 
-    ``warn`` is told what goes otherwise than expected while the model runs. Raises ErasureError when the erasure does not fit the model or holds nothing that erases.
+    ``warn`` is told what goes otherwise than expected while the model runs. Raises ErasureError when the erasure does
+    not fit the model or holds nothing that erases.
     """
     if strength == 0 or start_percent >= end_percent:
         return model

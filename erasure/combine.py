@@ -16,10 +16,12 @@ from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Met
 from .concepts import Encoder
 from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .history import erased_from, moves
-from .instant import TARGETS, Instant, choose_texts, solve_texts
+from .inspection import MOST_OTHERS
+from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
 from .methods import CLOSED_FORM, Scales
 from .request import Request, check_width
 from .texts.names import Name, is_form_of, lines, others, plain, spelled
+from .verdict import Verdict, read_verdict
 
 
 def check_families(erasures: Sequence[Erasure]) -> None:
@@ -87,7 +89,10 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
             parts.setdefault(name, []).append((change, weight))
     delta = {name: add(changes) for name, changes in parts.items()}
     prompts = tuple(prompt for erasure in erasures for prompt in erasure.prompts)
-    return Erasure(_metadata(erasures), prompts, delta)
+    probes = {probe.text: probe for erasure in erasures for probe in erasure.probes}
+    moving = [probe for probe in probes.values() if probe.goal is not None]
+    staying = [probe for probe in probes.values() if probe.goal is None]
+    return Erasure(_metadata(erasures), prompts, delta, (*moving, *staying[:MOST_OTHERS]))
 
 
 def add(changes: Sequence[tuple[Change, float]]) -> Change:
@@ -116,7 +121,9 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
         preserve="\n".join(preserve),
         role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
         parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
-        steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="",
+        doubts=Verdict().plus(*(f for e in erasures for f in read_verdict(e.metadata.doubts).findings)).as_json(),
+        unknown="\n".join(dict.fromkeys(name for e in erasures for name in lines(e.metadata.unknown))),
+        steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
     )  # fmt: skip
 
 
@@ -142,7 +149,7 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
         request = _joint_request(erasures)
         check_width(model, encode, request.texts[0])
         texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model))
-        return solve_texts(model, encode, texts, settings)
+        return examined(model, encode, request, solve_texts(model, encode, texts, settings))
 
 
 def _joint_request(erasures: Sequence[Erasure]) -> Request:

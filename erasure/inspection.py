@@ -130,19 +130,23 @@ def sampled(erasure: Erasure) -> list[str]:
 def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     """The verdict on an erasure that goes onto a MODEL, with the erasures in front of it.
 
-    Names that the text encoder does not know are passed over: what moves there is nothing that prompts draw. Empty
-    where there is nothing to see it by: no probes, or no change of what reads text.
+    Names that the text encoder does not know are passed over, because what moves there is nothing that prompts draw,
+    and those that were erased before, which have only moved on. Empty where there is nothing to see it by: no probes, or no change of what reads text.
     """
     with torch.inference_mode(False), torch.no_grad():
         targets = dict(zip(erasure.names, erasure.targets, strict=True))
         at = "" if strength == 1 else f" at strength {strength:g}"
         verdict = Verdict()
         weights = base_weights(model, erasure)
-        strange = set(lines(erasure.metadata.unknown))
-        probes = [probe for probe in erasure.probes if probe.text not in strange]
+        passed = {*lines(erasure.metadata.unknown), *_erased_before(model)}
+        probes = [probe for probe in erasure.probes if probe.text not in passed]
         if weights and any(probe.goal is not None for probe in probes):
             verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at)
-        return verdict.plus(*_gates(erasure), *coming_back(model, erasure, strength))
+        return verdict.plus(*gates(erasure), *coming_back(model, erasure, strength))
+
+
+def _erased_before(model) -> set[str]:
+    return {probe.text for one in attach.applied(model) for probe in one.erasure.probes if probe.goal is not None}
 
 
 def full(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
@@ -150,7 +154,7 @@ def full(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     return inspect(model, erasure, strength).plus(*read_verdict(erasure.metadata.doubts).findings)
 
 
-def _gates(erasure: Erasure) -> list[Finding]:
+def gates(erasure: Erasure) -> list[Finding]:
     """Whether erasure prompts act on the concepts: a closed gate leaves them alone."""
     findings = []
     moving = [probe for probe in erasure.probes if probe.goal is not None]

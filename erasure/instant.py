@@ -127,7 +127,7 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     taken = [*names, *before]
     common = others((*WORDS, *EVERYDAY), taken)
     own = others(encode.beside(names, request.preserve), taken)
-    near = nearness(encode, names, own or common).apart(taken).rows()
+    near = nearness(encode, names, own or common).apart(names).rows()
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)

@@ -11,8 +11,8 @@ from itertools import product
 import comfy.model_management
 import torch
 
-from . import attach, deltas, training
-from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata, PromptTensors
+from . import attach, deltas, inspection, training
+from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata, Probe, PromptTensors
 from .choice import Choice
 from .concepts import (
     IN_CONTEXT,
@@ -33,8 +33,9 @@ from .request import OpenFile, Request, read_request
 from .run import Phrase, Run
 from .settings import Settings
 from .targets import anchors_for
-from .texts.names import Name, is_form_of, others, plain
+from .texts.names import Name, is_form_of, listing, others, plain
 from .training import Preview, Progress
+from .verdict import Finding, Verdict, predictions
 from .version import host_version, pack_version
 from .vocabulary import WORDS
 from .weights import require_unpacked
@@ -57,9 +58,12 @@ class Learning:
     steps_before: int
     gate_gap: float | None
     target: str
+    probes: tuple[Probe, ...] = ()
+    findings: Sequence[Finding] = ()
+    unknown: Sequence[str] = ()
 
     def erasure(self) -> Erasure:
-        """What has been learned so far."""
+        """What has been learned so far, without a verdict."""
         s, run = self.run.settings, self.run
         prompts: tuple[PromptTensors, ...] = ()
         if run.prompt is not None and run.attached is not None:
@@ -83,12 +87,31 @@ class Learning:
                 steps=str(self.steps_before + len(losses)),
                 loss=f"first {losses[0]:.4g}, last {losses[-1]:.4g}" if losses else "",
                 gate_gap="" if self.gate_gap is None else f"{self.gate_gap:.3f}",
+                doubts=Verdict(tuple(self.findings)).as_json(),
+                unknown="\n".join(self.unknown),
+                notes="\n".join(self.notes()),
                 pack_version=pack_version(),
                 host_version=host_version(),
             ),
             prompts,
             delta,
+            self.probes,
         )
+
+    def notes(self) -> list[str]:
+        """How the names were read."""
+        names = self.request.texts
+        of_one = f"Read {listing(names)}{' of one concept' if len(names) > 1 else ''}."
+        return [of_one, *self.request.notes]
+
+    def judged(self) -> Erasure:
+        """What has been learned so far, with a verdict: how far the model's predictions for the concept have moved."""
+        erasure = self.erasure()
+        findings = [*self.findings, *inspection.gates(erasure)]
+        if not self.unknown:
+            findings = [*predictions(*self.run.way(), self.request.texts, erasure.targets), *findings]
+        verdict = Verdict().plus(*findings)
+        return replace(erasure, metadata=replace(erasure.metadata, verdict=verdict.as_json()))
 
 
 @contextlib.contextmanager
@@ -153,7 +176,11 @@ def prepare(
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     steps = int(resume.metadata.steps or 0) if resume else 0
     target = "\n".join(NOTHING if text == "" else text or settings.target for text in anchors.values())
-    return Learning(run, request, Progress(), steps, gap, target)
+    findings, strange = inspection.knowledge(encode, names, [text or "" for text in anchors.values()])
+    findings += [Finding("⚠", warning) for warning in request.warnings]
+    others_near = list(dict.fromkeys([*(word for row in near for word in row[:4]), *kept]))
+    probes = inspection.probes_for(encode, names, [text or "" for text in anchors.values()], others_near)
+    return Learning(run, request, Progress(), steps, gap, target, probes, findings, strange)
 
 
 def learn(
@@ -163,7 +190,7 @@ def learn(
     settings = learning.run.settings
     phases = [*LEARNED[settings.method].phases(settings), *adversary(settings)]
     training.train(learning.run, phases, learning.progress, on_step, preview)
-    return learning.erasure()
+    return learning.judged()
 
 
 def plain_patcher(model):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -171,6 +172,29 @@ class Run:
 
     def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
         return distance(prediction, target, batch.sigma, self.settings.space)
+
+    @torch.no_grad()
+    def way(self, batches: int = 6) -> tuple[float, float]:
+        """How far the result has moved what the model predicts for the concept, as a share of the way to the target;
+        and how far what it predicts for preserved texts, as a share of that way.
+
+        Seen in clean latents on pooled trajectories; an eraser prompt is on, a key is not.
+        """
+        prompt = self.attached is not None and self.attached.role == "eraser"
+        weights = self.network.changed(self.result)
+        done = whole = moved = 0.0
+        for _ in range(batches):
+            batch, other = self.concept_batch(), self._draw(lambda row: True)
+            original, target = self.original_and_target(batch)
+            edited = self.network.computing_with(weights, partial(self.edited, batch, prompt))
+            scale = batch.sigma.view(-1, 1, 1, 1)
+            wanted, change = (target - original) * scale, (edited - original) * scale
+            done, whole = done + float((wanted * change).sum()), whole + float(wanted.square().sum())
+            texts = [self._pick(self.kept) for _ in other.phrases]
+            [before] = self.original_under(other, texts)
+            after = self.network.computing_with(weights, partial(self.edited_under, other, texts))
+            moved += float(((after - before) * other.sigma.view(-1, 1, 1, 1)).square().sum())
+        return (done / whole, (moved / whole) ** 0.5) if whole else (0.0, 0.0)
 
     # -- where latents come from ------------------------------------------------------------------------------------
 

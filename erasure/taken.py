@@ -84,7 +84,7 @@ class Taken:
     def sentence(self) -> str:
         """Everything in plain words."""
         noun = "text layers" if self.of_text else "weights"
-        first = f"{self.changed} of {self.total} {noun} changed, by {percent(self.share)} of their norm."
+        first = f"{self.changed} of {self.total} {noun} changed."
         if self.changed == 0:
             first = f"None of {self.total} {noun} changed."
         elif self.unseen == self.changed:

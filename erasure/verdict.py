@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -26,6 +27,10 @@ HARDLY = 0.1
 """Share of the way below which nothing can have been erased."""
 DISTURBED = 0.5
 """Share of the concepts' way beyond which another text is said to have moved, too."""
+LEARNED = 0.8
+"""Share of the way of a model's predictions from which on a trained concept counts as erased."""
+LEARNED_DISTURBED = 0.4
+"""Share of that way beyond which preserved pictures are said to have changed."""
 LAYERS = 16
 """Layers that are looked at; more tell the same."""
 
@@ -99,8 +104,8 @@ def movement(
     for name in names:
         weight = weights[name].float().cpu()
         for i, probe in enumerate(concepts):
-            source, goal = probe.source.float(), probe.goal.float()
-            wanted = (goal - source) @ weight.T
+            source = probe.source.float()
+            wanted = (cast("torch.Tensor", probe.goal).float() - source) @ weight.T
             done[i] += (wanted * added(delta[name], source)).sum() * strength / len(source)
             way[i] += wanted.square().sum() / len(source)
         for i, probe in enumerate(others):
@@ -146,6 +151,22 @@ def judge(move: Movement, targets: Mapping[str, str], at: str = "") -> Verdict:
         else:
             verdict = verdict.plus(Finding("✓", f"Others moved at most {percent(share)} ({plain(most)})."))
     return verdict
+
+
+def predictions(share: float, others: float, names: Sequence[str], targets: Sequence[str]) -> list[Finding]:
+    """The verdict on a training: how far the model's predictions moved, as a share of the way, and those for preserved
+    texts, as a share of that way."""
+    target = " and ".join(dict.fromkeys(short(plain(text)) for text in targets if text)) or "what is drawn without it"
+    what = f"{quoted(names[:3])} → {target}: the model's predictions moved {percent(share)} of the way"
+    if share < HARDLY:
+        findings = [Finding("✗", f"{what}, so it is still drawn: train more steps.")]
+    elif share < LEARNED:
+        findings = [Finding("⚠", f"{what}, so it may still be drawn: train more steps.")]
+    else:
+        findings = [Finding("✓", f"{what}.")]
+    if others > LEARNED_DISTURBED:
+        return [*findings, Finding("⚠", f"Those for preserved texts moved by {percent(others)} of it, which shows.")]
+    return [*findings, Finding("✓", f"Those for preserved texts moved by {percent(others)} of it.")]
 
 
 def _finding(name: str, target: str, share: float, at: str) -> Finding:

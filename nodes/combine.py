@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
+from ..erasure.verdict import read_verdict
+from .messages import names
 from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
@@ -47,25 +49,26 @@ class ErasureCombine(io.ComfyNode):
     @telling
     def execute(cls, erasures, how, model=None, clip=None, prompt=None) -> io.NodeOutput:
         parts = [erasure for erasure in erasures.values() if erasure is not None]
-        said = combine.conflicts(parts)
+        notices, weighed = combine.conflicts(parts), []
         back = combine.undoing(parts)
         if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_again(parts)):
             out = combine.solve_jointly(model, clip, parts)
-            said = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
+            notices = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
         elif how == HOW[2]:
             weights = cls.weights(clip, prompt, parts)
             out = combine.combine(parts, weights)
             counted = zip(parts, weights, strict=True)
-            said = [*(f"{', '.join(erasure.names)}: {w:.2f}." for erasure, w in counted), *said]
+            weighed = [f"{names(erasure)}: {w:.2f}." for erasure, w in counted]
         else:
             out = combine.combine(parts)
-        total = f"Erases {', '.join(out.names)}; {out.bytes() / 1e6:.2f} MB."
-        return io.NodeOutput(out, ui=show(cls, "\n".join([total, *said])))
+        total = f"Erases {names(out)}; {out.bytes() / 1e6:.2f} MB."
+        lines = [read_verdict(out.metadata.verdict).text(), *(f"⚠ {notice}" for notice in notices), total, *weighed]
+        return io.NodeOutput(out, ui=show(cls, "\n".join(line for line in lines if line)))
 
     @staticmethod
     def weights(clip, prompt, parts) -> list[float]:
         combine.check_families(parts)
-        if clip is None or not prompt.strip():
+        if clip is None or not (prompt or "").strip():
             raise ErasureError("Weighing for a prompt needs the prompt and a CLIP: give it both, or combine by 'sum'.")
         return combine.elastic_weights(clip, prompt, parts)
 

@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..erasure import attach
-from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
+from ..erasure.targets import ignored_anchor, resolve_target
+from .messages import file_facts, open_input_file, put_on, shown, what_was_read
 from .types import CATEGORY, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
@@ -14,20 +15,34 @@ def _texts(concept_id: str) -> list:
     return [
         io.String.Input(
             concept_id, default="", multiline=True,
-            tooltip="What to erase, one concept a line. Other names of the same thing are lines of their own.",
+            tooltip="What to erase: one concept a line, or with commas. 'Van Gogh -> painting' says what is drawn "
+            "instead, 'circle : 0.8' how strongly to erase, '# circle' is a comment, and 'file: names.txt' reads a "
+            "file of the input folder.",
         ),
         io.Combo.Input(
             "target", options=list(TARGETS), default=TARGETS[0],
             tooltip="What is drawn instead. nearest neighbour: the preserved text closest to the concept, shown below "
             "the node. empty prompt: what the prompt says without the concept. anchor: the text in 'anchor'.",
         ),
-        io.String.Input("anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."),
+        io.String.Input(
+            "anchor", default="",
+            tooltip="What to draw instead, e.g. a building; one for all, or one for each concept in order. Used when "
+            "target is 'nearest neighbour' or 'anchor'.",
+        ),
         io.String.Input(
             "preserve", default="", multiline=True,
-            tooltip="What must not change, one a line. Empty: common words close to each concept, looked for in the "
-            "text encoder and shown below the node.",
+            tooltip="What must not change, one a line or with commas. Empty: common words close to each concept, "
+            "looked for in the text encoder and shown below the node.",
         ),
     ]  # fmt: skip
+
+
+def _only_in() -> io.Input:
+    return io.String.Input(
+        "only_in", default="", multiline=True, advanced=True,
+        tooltip="Texts beside which alone the concept is erased: concept 'hat', only in 'cowboy' leaves every other "
+        "hat as it is. Empty: everywhere.",
+    )  # fmt: skip
 
 
 class ErasureInstant(io.ComfyNode):
@@ -76,6 +91,7 @@ class ErasureInstant(io.ComfyNode):
                 io.Int.Input("balance", default=scales.balance, min=0, max=20, advanced=True,
                              tooltip="Rounds in which the neighbours that the edit would hurt most are preserved more, "
                              "and the others less; 0 preserves all alike."),
+                _only_in(),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -85,15 +101,19 @@ class ErasureInstant(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return file_facts(*inputs.values())
+
+    @classmethod
     @telling
     def execute(
         cls, model, clip, concepts, target, anchor, preserve, method, tokens, weights, erase_scale, preserve_scale,
-        ridge, rank, balance,
+        ridge, rank, balance, only_in,
     ) -> io.NodeOutput:  # fmt: skip
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
-        settings = Instant(method, target, anchor, tokens, weights, rank, scales)
-        erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls))
-        return io.NodeOutput(erasure, ui=show(cls, shown(erasure)))
+        settings = Instant(method, resolve_target(target, anchor, TARGETS[0]), anchor, tokens, weights, rank, scales)
+        erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls), only_in, open_input_file)
+        return io.NodeOutput(erasure, ui=show(cls, shown(erasure, ignored_anchor(target, anchor, TARGETS[0]))))
 
 
 class ErasureText(io.ComfyNode):
@@ -121,27 +141,25 @@ class ErasureText(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,
                     tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 is all.",
                 ),
-                *rest,
+                *rest, _only_in(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return file_facts(*inputs.values())
+
+    @classmethod
     @telling
-    def execute(cls, model, clip, concept, strength, target, anchor, preserve) -> io.NodeOutput:
+    def execute(cls, model, clip, concept, strength, target, anchor, preserve, only_in) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model, ui=show(cls, OFF))
-        settings = Instant(target=target, anchor=anchor)
-        erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls))
-        return io.NodeOutput(attach.erase(model, erasure, strength), ui=show(cls, shown(erasure)))
-
-
-def shown(erasure: Erasure) -> str:
-    """What became of what, and what was preserved."""
-    m = erasure.metadata
-    pairs = zip(m.concept.splitlines(), m.target.splitlines(), strict=True)
-    moved = ", ".join(f"{name} → {target}" for name, target in pairs)
-    return f"Erased: {moved}.\nPreserved: {', '.join(m.preserve.splitlines())}."
+        settings = Instant(target=resolve_target(target, anchor, TARGETS[0]), anchor=anchor)
+        erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls), only_in, open_input_file)
+        erased = attach.erase(model, erasure, strength)
+        verdict = put_on(model, erased, erasure, strength, ignored_anchor(target, anchor, TARGETS[0]))
+        return io.NodeOutput(erased, ui=show(cls, "\n".join([verdict.text(), *what_was_read(erasure)])))
 
 
 NODES = [ErasureText, ErasureInstant]

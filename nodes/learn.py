@@ -10,19 +10,23 @@ import latent_preview
 from comfy_api.latest import io
 from PIL import Image
 
-from ..erasure import learning
-from ..erasure.artifact import ErasureError
+from ..erasure import attach, learning
+from ..erasure.artifact import Erasure, ErasureError
 from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
+from ..erasure.targets import ignored_anchor, resolve_target
 from .files import FILE, save_new
+from .messages import file_facts, open_input_file, shown
 from .types import CATEGORY, ErasureSocket, Reading, lenient, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
 """Between two texts that say how far training is."""
+NARROW = 0.05
+"""Gap of a text gate that is too narrow to rely on."""
 CHOICES = ("target", "blocks", "start", "weights", "preserve_by", "weights_start")
 PRESET_NUMBER = "0 takes the preset's value."
 
@@ -51,7 +55,8 @@ class ErasureTrain(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.String.Input(
                     "concept", default="", multiline=True,
-                    tooltip="What to erase. Several names of the same thing, one a line, are erased together.",
+                    tooltip="What to erase: one concept. Several names of it, one a line or with commas, are erased "
+                    "together; 'Van Gogh -> painting' says what is drawn instead.",
                 ),
                 io.String.Input(
                     "preserve", default="", multiline=True,
@@ -68,7 +73,8 @@ class ErasureTrain(io.ComfyNode):
                 _choice("target", TARGETS, "What the concept becomes. empty prompt: whatever the model draws without "
                         "it. anchor: the text below. nearest neighbour: what the text encoder takes for most alike."),
                 io.String.Input(
-                    "anchor", default="", tooltip="For target 'anchor': what to draw instead, e.g. a building."
+                    "anchor", default="",
+                    tooltip="What to draw instead, e.g. a building. Used when target is 'from preset' or 'anchor'.",
                 ),
                 io.Int.Input("steps", default=0, min=0, max=100000, tooltip=f"Training steps. {PRESET_NUMBER}"),
                 io.Int.Input(
@@ -131,18 +137,25 @@ class ErasureTrain(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return file_facts(*inputs.values())
+
+    @classmethod
     @telling
     def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
+        notices = [ignored_anchor(chosen["target"], chosen["anchor"], PRESET)]
+        notices += attach.doubts(model, resume) if resume is not None else []
         settings = settings_from(model, chosen)
         with learning.gradients():
-            run = learning.prepare(model, clip, concept, preserve, settings, resume, Reading(cls, bar=False))
+            reading = Reading(cls, bar=False)
+            run = learning.prepare(model, clip, concept, preserve, settings, resume, reading, open_input_file)
             watch = Watch(cls, model, settings.steps)
             try:
                 erasure = learning.learn(run, watch.step, watch)
             except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
                 show(cls, keep_partial(run))
                 raise
-        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=show(cls, summary(run)))
+        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=show(cls, summary(run, erasure, notices)))
 
 
 def settings_from(model, chosen: dict):
@@ -155,6 +168,9 @@ def settings_from(model, chosen: dict):
     }
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
     given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
+    given["target"] = resolve_target(chosen["target"], chosen["anchor"], PRESET)
+    if given["target"] == PRESET:
+        del given["target"]
     if "weight_lr" in given:
         given["width"] = 0
     if chosen["loss_space"] != PRESET:
@@ -225,7 +241,7 @@ def keep_partial(run: learning.Learning) -> str:
     steps = len(run.progress.losses)
     if not steps:
         return "Ended before the first step: nothing was learned."
-    name = "".join(c if c.isalnum() else "-" for c in run.names[0])[:40]
+    name = "".join(c if c.isalnum() else "-" for c in run.request.texts[0])[:40]
     try:
         [file] = save_new(f"erasures/{name}_interrupted", {FILE: run.erasure()})
         said = (
@@ -238,17 +254,19 @@ def keep_partial(run: learning.Learning) -> str:
     return said
 
 
-def summary(run: learning.Learning) -> str:
-    """What the node says under itself when it is done."""
+def summary(run: learning.Learning, erasure: Erasure, notices: Sequence[str] = ()) -> str:
+    """What the node says under itself when it is done: the verdict first."""
     losses = run.progress.losses
-    parts = [f"{len(losses)} steps, loss {losses[0]:.4g} to {losses[-1]:.4g}."]
+    steps = [f"{len(losses)} steps, loss {losses[0]:.4g} to {losses[-1]:.4g}."]
     if run.gate_gap is not None:
-        parts.append(f"Text gate: gap {run.gate_gap:.2f} between the concept and the preserve set.")
-        if run.gate_gap <= 0.05:
-            parts.append(
-                "That is narrow: add texts close to the concept to the preserve set, or name it in other words."
-            )
-    return " ".join([*parts, run.progress.stopped]).strip()
+        steps.append(f"Text gate: gap {run.gate_gap:.2f} between the concept and the preserve set.")
+    doubts = [*notices, run.progress.stopped]
+    if run.gate_gap is not None and run.gate_gap <= NARROW:
+        doubts.append(
+            "The text gate hardly tells the concept from the preserve set: add texts close to the concept to it, or "
+            "name the concept in other words."
+        )
+    return "\n".join([shown(erasure, *doubts), " ".join(steps)])
 
 
 NODES = [ErasureTrain]

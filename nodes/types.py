@@ -45,14 +45,16 @@ def default_of(one: io.Input) -> Any:
     return getattr(one, "default", None)
 
 
-def show(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
+def show(node: type[io.ComfyNode], text: str, place: str | None = None) -> ui.PreviewText:
     """Writes a text on the node in the editor, and returns it for the run's outputs.
 
-    The node's schema must ask for ``io.Hidden.unique_id``; outside a running server nothing is shown.
+    The node's schema must ask for ``io.Hidden.unique_id``; outside a running server nothing is shown. ``place``: the
+    node's id, where it is asked after its run.
     """
     server, hidden = getattr(PromptServer, "instance", None), node.hidden
-    if server is not None and hidden is not None and hidden.unique_id is not None:
-        server.send_progress_text(text, hidden.unique_id)
+    place = place or (hidden.unique_id if hidden is not None else None)
+    if server is not None and place is not None:
+        server.send_progress_text(text, place)
     return ui.PreviewText(text)
 
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..erasure import attach
-from ..erasure.artifact import Erasure
+from .messages import names, put_on, warner
 from .types import CATEGORY, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
@@ -46,11 +46,15 @@ class ErasureApply(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model, erasure, strength, start_percent, end_percent) -> io.NodeOutput:
-        erased = attach.erase(model, erasure, strength, start_percent, end_percent)
-        said = OFF if strength == 0 else NEVER if start_percent >= end_percent else f"Erased: {names(erasure)}"
-        if erased is not model and attach.acts_while_drawing(erasure, start_percent, end_percent):
-            said += f"\n{WHILE_DRAWING}"
-        return io.NodeOutput(erased, ui=show(cls, said))
+        if strength == 0 or start_percent >= end_percent:
+            return io.NodeOutput(model, ui=show(cls, OFF if strength == 0 else NEVER))
+        text = [f"Erases {names(erasure)}."]
+        if attach.acts_while_drawing(erasure, start_percent, end_percent):
+            text.append(WHILE_DRAWING)
+        warn = warner(cls, "\n".join(text))
+        erased = attach.erase(model, erasure, strength, start_percent, end_percent, warn)
+        verdict = put_on(model, erased, erasure, strength)
+        return io.NodeOutput(erased, ui=show(cls, "\n".join([verdict.text(), *text]).strip()))
 
 
 class ErasureRecover(io.ComfyNode):
@@ -81,14 +85,12 @@ class ErasureRecover(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model, erasure, strength) -> io.NodeOutput:
-        recovered = attach.recover(model, erasure, strength)
-        said = f"Recovered: {names(erasure)}\n{WHILE_DRAWING}" if strength else OFF
-        return io.NodeOutput(recovered, ui=show(cls, said))
-
-
-def names(erasure: Erasure) -> str:
-    """The concepts of an erasure, in one line."""
-    return ", ".join(erasure.metadata.concept.splitlines())
+        if strength == 0:
+            return io.NodeOutput(model, ui=show(cls, OFF))
+        text = f"The key for {names(erasure)} is on, at strength {strength:g}.\n{WHILE_DRAWING}"
+        recovered = attach.recover(model, erasure, strength, warner(cls, text))
+        doubts = [f"⚠ {doubt}" for doubt in (*attach.missing(model, erasure), *attach.doubts(model, erasure))]
+        return io.NodeOutput(recovered, ui=show(cls, "\n".join([*doubts, text])))
 
 
 NODES = [ErasureApply, ErasureRecover]

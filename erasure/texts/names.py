@@ -235,6 +235,12 @@ def without_weights(line: str) -> str:
     return re.sub(r"(?<!\\)[()]", " ", line)
 
 
+def files_in(text: str) -> list[str]:
+    """The files that a field asks for."""
+    matches = (FILE.fullmatch(line.strip()) for line in visible(text).splitlines())
+    return [match[1].strip(QUOTES + " ") for match in matches if match]
+
+
 def lines(text: str) -> list[str]:
     """The non-empty lines of a text, in order, each once."""
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
