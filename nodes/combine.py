@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -22,6 +22,7 @@ class ErasureCombine(io.ComfyNode):
             category=CATEGORY,
             description="Makes one erasure of several, of any method, for one Erase Concept node or one file.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["merge erasures", "add erasures", "erase several concepts", "stack"],
             inputs=[
                 io.Autogrow.Input(

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
-from .types import CATEGORY, ErasureSocket, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
@@ -82,6 +82,7 @@ class ErasureLoad(io.ComfyNode):
             category=CATEGORY,
             description="Loads an erasure from models/erasures or output/erasures.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["erasure loader", "open erasure"],
             inputs=[
                 io.Combo.Input(

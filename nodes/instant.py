@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.artifact import Erasure
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
-from .types import CATEGORY, OFF, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -44,6 +44,7 @@ class ErasureInstant(io.ComfyNode):
             "the text encoder says. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or "
             "Export Erasure as LoRA.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
@@ -110,6 +111,7 @@ class ErasureText(io.ComfyNode):
             description="Type a concept, and the model cannot draw it any more: no training, no file. Put it between "
             "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "erase", "unlearn", "forget", "censor", "negative", "UCE"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),

@@ -18,7 +18,7 @@ from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from .files import FILE, save_new
-from .types import CATEGORY, ErasureSocket, Reading, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, Reading, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -44,6 +44,7 @@ class ErasureTrain(io.ComfyNode):
             "it, and a key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved "
             "until you connect Save Erasure.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
