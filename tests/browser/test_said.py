@@ -87,10 +87,10 @@ def test_what_a_node_said_is_gone_as_soon_as_a_run_begins_that_runs_it_again(edi
     editor.ask(AT_BEGIN, number)
     editor.run()
     assert editor.ask("() => window.atBegin") == text  # kept
-    editor.fill_in({"ErasureText": {"concept": "star"}})
+    editor.fill_in({"ErasureText": {"concept": "square"}})
     editor.run()
     assert editor.ask("() => window.atBegin") == ""
-    assert "star" in editor.said("ErasureText")
+    assert "square" in editor.said("ErasureText")
 
 
 def test_all_sheets_of_a_large_report_are_shown(editor, info):
