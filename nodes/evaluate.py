@@ -282,7 +282,7 @@ def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutp
     sheets, place = found.grid(), save(found, prefix)
     # the editor shows the last preview in front of the node's own pictures
     bar.update_absolute(bar.total, bar.total, thumbnail(sheets, SIDE))
-    text = f"{found.text()}\nSaved {place}."
+    text = f"{found.text()}\nSaved {place}.".lstrip()
     shown = {**ui.PreviewImage(sheets, cls=cls).as_dict(), **show(cls, text).as_dict()}
     return io.NodeOutput(sheets, text, ui=shown)
 
