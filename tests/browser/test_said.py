@@ -14,6 +14,8 @@ TO_SUBGRAPH = """id => {
 OPEN_SUBGRAPH = "id => { const node = app.graph.getNodeById(id); app.canvas.openSubgraph(node.subgraph, node); }"
 INSIDE = """() => app.canvas.graph.nodes.find(node => node.type == 'ErasureText')
     .widgets.find(widget => widget.name == '$$node-text-preview')?.value"""
+SHEETS = "id => app.graph.getNodeById(id).imgs?.length == 3"
+SHEETS_2 = "id => document.querySelectorAll(`[data-node-id='${id}'] img[src*='/view?']`).length == 3"
 AT_BEGIN = f"""id => app.api.addEventListener("execution_cached", () => {{ window.atBegin = ({SAID})(id); }})"""
 ON_SCREEN = "text => document.body.innerText.includes(text)"
 
@@ -93,9 +95,11 @@ def test_what_a_node_said_is_gone_as_soon_as_a_run_begins_that_runs_it_again(edi
     assert "square" in editor.said("ErasureText")
 
 
-def test_all_sheets_of_a_large_report_are_shown(editor, info):
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+def test_all_sheets_of_a_large_report_are_shown(editor, info, nodes_2):
+    editor.ask("([name, value]) => app.ui.settings.setSettingValueAsync(name, value)", [NODES_2, nodes_2])
     editor.load(reporting(info, 100))
     editor.run()
     editor.look_at("ErasureReport")
-    editor.until("id => app.graph.getNodeById(id).imgs?.length > 1", editor.number("ErasureReport"))
-    editor.shot("sheets")
+    editor.until(SHEETS_2 if nodes_2 else SHEETS, editor.number("ErasureReport"))
+    editor.shot(f"sheets_{'nodes_2' if nodes_2 else 'classic'}")
