@@ -131,7 +131,7 @@ def quick(monkeypatch):
 def test_nothing_that_the_editor_gets_is_larger_than_it_can_take(quick, monkeypatch, output, prompts, size):
     """A preview of more than 65,500 pixels a side ended the host's process."""
     previews = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, preview, node_id: previews.append(preview))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, shown, node_id: previews.append(shown))
     width, height = size
     how = {**HOW, "pictures": 1, "width": width, "height": height}
     out = ErasureReport.execute(1, 2, None, None, "\n".join(f"a circle {i}" for i in range(prompts)), "", **how)
