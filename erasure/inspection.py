@@ -78,14 +78,20 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
         what = f"{quoted(without)} is not a word" if len(without) == 1 else f"{listing(without)} are not words"
         it = "it" if len(without) == 1 else "them"
         findings.append(
-            Finding("⚠", f"{what} this text encoder knows, so nothing that prompts draw is erased: name {it} as the "
-                    "model's own prompts do, which for most models is in English.")  # fmt: skip
+            Finding(
+                "⚠",
+                f"{what} this text encoder knows, so nothing that prompts draw is erased: name {it} as the "
+                "model's own prompts do, which for most models is in English.",
+            )  # fmt: skip
         )
     known_names = [target for name, target in zip(names, targets, strict=True) if target and name not in strange]
     if unclear := unknown(encode, list(dict.fromkeys(known_names)), COMPARED):
         findings.append(
-            Finding("⚠", f"The target {quoted(unclear[:3])} is not a word this text encoder knows: what is drawn "
-                    "instead is left to chance.")  # fmt: skip
+            Finding(
+                "⚠",
+                f"The target {quoted(unclear[:3])} is not a word this text encoder knows: what is drawn "
+                "instead is left to chance.",
+            )  # fmt: skip
         )
     return findings, strange
 
@@ -204,7 +210,10 @@ def _returns(origins: dict[str, torch.Tensor], lands: dict[str, torch.Tensor]) -
         apart_before = (origins[one][:n] - origins[other][:n]).norm()
         if (lands[one][:n] - origins[other][:n]).norm() < BACK * apart_before:
             findings.append(
-                Finding("✗", f"Prompts for {quoted([one])} draw {quoted([other])} again, which is erased as well: "
-                        "erase both in one Erase Concept node, or give one of them another target.")  # fmt: skip
+                Finding(
+                    "✗",
+                    f"Prompts for {quoted([one])} draw {quoted([other])} again, which is erased as well: "
+                    "erase both in one Erase Concept node, or give one of them another target.",
+                )  # fmt: skip
             )
     return findings

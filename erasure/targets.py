@@ -33,9 +33,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
         raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
     for name in names:
         if is_form_of(target, name):
-            raise ErasureError(
-                f"The anchor '{plain(target)}' is the concept itself: type what is to take its place."
-            )
+            raise ErasureError(f"The anchor '{plain(target)}' is the concept itself: type what is to take its place.")
 
 
 def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
@@ -57,4 +55,3 @@ def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
     for text in texts:
         check_target(text, names)
     return texts * len(names) if len(texts) == 1 else texts
-

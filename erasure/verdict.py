@@ -145,8 +145,11 @@ def judge(move: Movement, targets: Mapping[str, str], at: str = "") -> Verdict:
         if share > DISTURBED:
             far = [text for text in sorted(move.others, key=lambda t: -move.others[t]) if move.others[text] > DISTURBED]
             verdict = verdict.plus(
-                Finding("⚠", f"Also moved: {quoted(far[:MOST_QUOTED])}, by up to {percent(share)} of the concept's "
-                        "way: type what must stay into 'preserve'.")  # fmt: skip
+                Finding(
+                    "⚠",
+                    f"Also moved: {quoted(far[:MOST_QUOTED])}, by up to {percent(share)} of the concept's "
+                    "way: type what must stay into 'preserve'.",
+                )  # fmt: skip
             )
         else:
             verdict = verdict.plus(Finding("✓", f"Others moved at most {percent(share)} ({plain(most)})."))

@@ -6,7 +6,7 @@ from ..erasure import combine
 from ..erasure.artifact import ErasureError
 from ..erasure.verdict import read_verdict
 from .messages import names
-from .types import CATEGORY, ErasureSocket, lenient, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 HOW = ["sum", "solve jointly", "weighted for a prompt"]
 MOST = 32
@@ -25,6 +25,7 @@ class ErasureCombine(io.ComfyNode):
             category=CATEGORY,
             description="Makes one erasure of several, of any method, for one Erase Concept node or one file.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["merge erasures", "add erasures", "erase several concepts", "stack"],
             inputs=[
                 io.Autogrow.Input(

@@ -6,11 +6,11 @@ import comfy.model_management
 import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io, ui
-from PIL import Image
 
 from ..erasure import attach
 from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.attacks import Search
+from ..erasure.evaluation.grid import SIDE, within
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
@@ -19,6 +19,10 @@ from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
+THUMBNAIL = 512
+"""Pixels of a preview's longer side: every picture that is drawn goes to the editor."""
+LONGEST = 80
+"""Characters of a concept in a table and over a grid."""
 
 
 def _before_and_after() -> list:
@@ -148,6 +152,7 @@ class ErasureCompare(io.ComfyNode):
         for erasure in erasures.values():
             if erasure is not None:
                 concept = ", ".join(erasure.metadata.concept.splitlines())
+                concept = concept if len(concept) <= LONGEST else f"{concept[:LONGEST]}…"
                 models[f"{len(models)}. {erasure.metadata.method}: {concept}"] = attach.erase(model, erasure)
         return report(cls, models, clip, vae, erase, keep, how)
 
@@ -271,19 +276,19 @@ def drawing_from(how: dict) -> Drawing:
     return Drawing(seeds=tuple(range(first, first + count)), **how)
 
 
-def thumbnail(pictures) -> tuple:
-    """The first of some pictures, as a preview."""
-    return "JPEG", Image.fromarray((pictures[0].clamp(0, 1) * 255).byte().numpy()), None
+def thumbnail(pictures, side: int = THUMBNAIL) -> tuple:
+    """The first of some pictures, as a preview of at most so many pixels a side."""
+    return "JPEG", within(pictures[0], side), None
 
 
 def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutput:
     """Saves and shows what was found."""
-    sheet, place = found.grid(), save(found, prefix)
-    # the editor shows the last preview in front of the node's own picture
-    bar.update_absolute(bar.total, bar.total, thumbnail(sheet))
-    text = f"{found.text()}\nSaved {place}."
-    shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **show(cls, text).as_dict()}
-    return io.NodeOutput(sheet, text, ui=shown)
+    sheets, place = found.grid(), save(found, prefix)
+    # the editor shows the last preview in front of the node's own pictures
+    bar.update_absolute(bar.total, bar.total, thumbnail(sheets, SIDE))
+    text = f"{found.text()}\nSaved {place}.".lstrip()
+    shown = {**ui.PreviewImage(sheets, cls=cls).as_dict(), **show(cls, text).as_dict()}
+    return io.NodeOutput(sheets, text, ui=shown)
 
 
 def save(found: Report | StressReport, prefix: str) -> str:

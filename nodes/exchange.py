@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
 from .files import FILE, KIND, describe, new_path
-from .types import CATEGORY, ErasureSocket, lenient, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 
 class ErasureExportLora(io.ComfyNode):
@@ -69,6 +69,7 @@ class ErasureImport(io.ComfyNode):
             description="Makes an erasure of a file that another eraser wrote: UNet weights from the UCE and ESD "
             "scripts, whole or as differences, and LoRA files (SPM, LECO, this pack's own).",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["UCE", "ESD", "load weights", "convert erasure"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the file was made for."),

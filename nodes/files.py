@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
 from ..erasure.exchange import Coverage
-from .types import CATEGORY, ErasureSocket, lenient, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
@@ -154,6 +154,7 @@ class ErasureLoad(io.ComfyNode):
             category=CATEGORY,
             description="Loads an erasure from models/erasures or output/erasures.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["erasure loader", "open erasure"],
             inputs=[
                 io.Combo.Input(

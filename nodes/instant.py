@@ -7,7 +7,7 @@ from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
 from ..erasure.targets import ignored_anchor, resolve_target
 from .messages import file_facts, open_input_file, put_on, shown, what_was_read
-from .types import CATEGORY, OFF, ErasureSocket, Reading, lenient, show, telling
+from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
 def _texts(concept_id: str) -> list:
@@ -60,6 +60,7 @@ class ErasureInstant(io.ComfyNode):
             "the text encoder says. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or "
             "Export Erasure as LoRA.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
@@ -132,6 +133,7 @@ class ErasureText(io.ComfyNode):
             description="Type a concept, and the model cannot draw it any more: no training, no file. Put it between "
             "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "erase", "unlearn", "forget", "censor", "negative", "UCE"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),

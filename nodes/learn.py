@@ -20,7 +20,7 @@ from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from ..erasure.targets import ignored_anchor, resolve_target
 from .files import FILE, save_new
 from .messages import file_facts, open_input_file, shown
-from .types import CATEGORY, ErasureSocket, Reading, lenient, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, Reading, lenient, show, telling
 
 PRESET = "from preset"
 SECONDS = 1.0
@@ -49,6 +49,7 @@ class ErasureTrain(io.ComfyNode):
             "it, and a key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved "
             "until you connect Save Erasure.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),

@@ -18,6 +18,9 @@ ErasureSocket = io.Custom("ERASURE")
 JudgeSocket = io.Custom("ERASURE_JUDGE")
 """Anything that ranks labels as ``erasure.evaluation.judges.Judge`` says; other packs' nodes can make one."""
 OFF = "Off: strength is 0."
+KEPT: dict = {"has_intermediate_output": True} if hasattr(io.Schema, "has_intermediate_output") else {}
+"""For the schema of a node that is no output node: when its result is kept from an earlier run, the host sends anew
+what it said then. Hosts before 0.19 do not."""
 # The editor shows an error's class with its module in front, which for a custom node is the path of its folder.
 ErasureError.__module__ = "concept_erasure"
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import attach
 from .messages import names, put_on, warner
-from .types import CATEGORY, OFF, ErasureSocket, lenient, show, telling
+from .types import CATEGORY, KEPT, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
 WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
@@ -23,6 +23,7 @@ class ErasureApply(io.ComfyNode):
             description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; "
             "everything else you prompt stays as it was. Several of them stack.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
@@ -70,6 +71,7 @@ class ErasureRecover(io.ComfyNode):
             description="Brings an erased concept back with the key that was learned together with the erasure. Put it "
             "after Erase Concept.",
             hidden=[io.Hidden.unique_id],
+            **KEPT,
             search_aliases=["undo erase", "restore concept", "key", "KPOP"],
             inputs=[
                 io.Model.Input("model", tooltip="The erased model, from Erase Concept."),

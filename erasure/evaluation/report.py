@@ -6,23 +6,29 @@ The first model is the unedited one, and every other is read against it.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import mean
 
 import comfy.sample
+import folder_paths
 import torch
 
 from ..artifact import ErasureError
 from ..concepts import Encoder
 from ..texts.names import lines
 from ..version import host_version, pack_version
-from .grid import grid
+from .grid import grid, shrunk
 from .judges import ClipJudge, Judge, try_out
 from .metrics import Share, cosine, erasing, preserving, psnr
 
 KS = (1, 3, 5)
 """The k of ESR-k and PSR-k, where there are more labels than that."""
+HELD = 2**28
+"""Bytes of pictures that wait for the judge."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3].
+    """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3], shrunk for the grid.
 
     ``doubt``: what speaks against relying on the judge.
     """
@@ -80,7 +86,7 @@ class Report:
     doubt: str = ""
 
     def grid(self) -> torch.Tensor:
-        """All pictures in one, [1, h, w, 3]."""
+        """All pictures, [sheets, h, w, 3]."""
         labels = [f"{'erase' if prompt.erased else 'keep'}: {prompt.text}" for prompt in self.prompts]
         return grid(labels, [row.name for row in self.rows], self.pictures)
 
@@ -156,20 +162,29 @@ def compare(
     judge: Judge | None = None,
     on_picture: Callable[[int, int, torch.Tensor], None] = lambda done, total, picture: None,
 ) -> Report:
-    """Draws every prompt with every model and scores them; ``on_picture`` gets the pictures of each prompt."""
+    """Draws every prompt with every model and scores them; ``on_picture`` gets the pictures of each prompt.
+
+    Memory does not grow with the number of prompts: pictures are scored ``HELD`` bytes at a time and then shrunk to
+    what the grid shows, and those that others are measured against wait in the host's temporary folder.
+    """
     doubt = try_out(judge, labels_of(prompts), drawing.width, drawing.height)
     encode = Encoder(clip)
-    total, pictures = len(models) * len(prompts), []
-    for m, model in enumerate(models.values()):
-        drawn = []
-        for p, prompt in enumerate(prompts):
-            drawn.append(draw(model, vae, encode(prompt.text).cond, encode(drawing.negative).cond, drawing))
-            on_picture(m * len(prompts) + p + 1, total, drawn[-1])
-        pictures.append(torch.cat(drawn))
-    rows = [
-        score(name, shown, pictures[0] if m else None, prompts, drawing, judge)
-        for m, (name, shown) in enumerate(zip(models, pictures, strict=True))
-    ]
+    total, pictures, rows = len(models) * len(prompts), [], []
+    with Shelf() as shelf:
+        for m, (name, model) in enumerate(models.items()):
+            scores, drawn = Scores(labels_of(prompts), judge), []
+            for p, prompt in enumerate(prompts):
+                shown = draw(model, vae, encode(prompt.text).cond, encode(drawing.negative).cond, drawing)
+                before = None
+                if not prompt.erased and m == 0 and len(models) > 1:
+                    shelf.put(p, shown)
+                elif not prompt.erased and m > 0:
+                    before = shelf.get(p)
+                scores.add(prompt, shown, before)
+                drawn.append(shrunk(shown, total * len(drawing.seeds)))
+                on_picture(m * len(prompts) + p + 1, total, shown)
+            pictures.append(torch.cat(drawn))
+            rows.append(scores.row(name))
     return Report(rows, prompts, drawing, pictures, doubt)
 
 
@@ -187,44 +202,92 @@ def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tens
     return vae.decode(latents)[..., :3].float().cpu()
 
 
-def score(
-    name: str,
-    pictures: torch.Tensor,
-    before: torch.Tensor | None,
-    prompts: Sequence[Prompt],
-    drawing: Drawing,
-    judge: Judge | None,
-) -> Row:
-    """One model's row; ``before``: the first model's pictures of the same prompts and noise."""
-    each = [prompt for prompt in prompts for _ in drawing.seeds]
-    gone = [i for i, prompt in enumerate(each) if prompt.erased]
-    kept = [i for i, prompt in enumerate(each) if not prompt.erased]
-    found: dict = {}
-    if judge is not None:
-        among = labels_of(prompts)
-        ranks = judge.ranks(pictures, [prompt.label for prompt in each], among)
-        ks = [k for k in KS if k < len(among)]
-        found["esr"] = {k: erasing([ranks[i] for i in gone], k) for k in ks if gone}
-        found["psr"] = {k: preserving([ranks[i] for i in kept], k) for k in ks if kept}
-    if isinstance(judge, ClipJudge):
-        found["clip_score"] = _clip_scores(judge, pictures, each, {"erased": gone, "kept": kept})
-    if before is not None and kept:
-        found |= _likeness(pictures[kept], before[kept], judge)
-    return Row(name, **found)
+class Shelf:
+    """Pictures that wait in files, as they are to the bit; gone with the ``with`` block."""
+
+    def __enter__(self) -> Shelf:
+        os.makedirs(folder_paths.get_temp_directory(), exist_ok=True)
+        self.folder = tempfile.TemporaryDirectory(dir=folder_paths.get_temp_directory(), prefix="erasure_report_")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.folder.cleanup()
+
+    def put(self, number: int, pictures: torch.Tensor) -> None:
+        """Raises ErasureError when there is no room."""
+        try:
+            torch.save(pictures, self._file(number))
+        except (OSError, RuntimeError) as error:
+            raise ErasureError(
+                "The pictures to compare with cannot be kept in the temporary folder: make room on its disk, or draw "
+                "fewer or smaller pictures."
+            ) from error
+
+    def get(self, number: int) -> torch.Tensor:
+        """The pictures that were put under a number."""
+        return torch.load(self._file(number), weights_only=True)
+
+    def _file(self, number: int) -> Path:
+        return Path(self.folder.name, f"{number}.pt")
 
 
-def _clip_scores(
-    judge: ClipJudge, pictures: torch.Tensor, each: Sequence[Prompt], parts: Mapping[str, list[int]]
-) -> dict[str, float]:
-    texts = torch.stack([judge.text(prompt.text) for prompt in each])
-    scores = 100 * cosine(judge.pictures(pictures), texts)
-    return {part: float(scores[places].mean()) for part, places in parts.items() if places}
+class Scores:
+    """What the pictures of one model show, counted as they come; the judge looks at ``HELD`` bytes at a time, because
+    the host may have to make room for it."""
 
+    def __init__(self, among: Sequence[str], judge: Judge | None):
+        self.among, self.judge = among, judge
+        self.waiting: list[tuple[Prompt, torch.Tensor, torch.Tensor | None]] = []
+        self.ranks: dict[bool, list[int]] = {True: [], False: []}
+        self.clip_scores: dict[bool, list[float]] = {True: [], False: []}
+        self.alike: list[float] = []
+        self.apart: list[float] = []
 
-def _likeness(pictures: torch.Tensor, before: torch.Tensor, judge: Judge | None) -> dict:
-    apart = psnr(pictures, before)
-    same = Share(sum(value == float("inf") for value in apart), len(apart))
-    found = {"psnr": sorted(apart)[len(apart) // 2], "identical": same}
-    if isinstance(judge, ClipJudge):
-        found["clip_i"] = mean(cosine(judge.pictures(pictures), judge.pictures(before)).tolist())
-    return found
+    def add(self, prompt: Prompt, pictures: torch.Tensor, before: torch.Tensor | None) -> None:
+        """Takes a prompt's pictures; ``before``: the first model's of the same noise, if they are to be compared."""
+        if before is not None:
+            self.apart += psnr(pictures, before)
+        if self.judge is not None:
+            self.waiting.append((prompt, pictures, before))
+            if sum(shown.nbytes for _, shown, _ in self.waiting) >= HELD:
+                self._look()
+
+    def row(self, name: str) -> Row:
+        """All that was counted."""
+        self._look()
+        found: dict = {}
+        if self.judge is not None:
+            ks = [k for k in KS if k < len(self.among)]
+            gone, kept = self.ranks[True], self.ranks[False]
+            found["esr"] = {k: erasing(gone, k) for k in ks if gone}
+            found["psr"] = {k: preserving(kept, k) for k in ks if kept}
+        parts = {"erased": self.clip_scores[True], "kept": self.clip_scores[False]}
+        found["clip_score"] = {part: mean(values) for part, values in parts.items() if values}
+        if self.apart:
+            found["psnr"] = sorted(self.apart)[len(self.apart) // 2]
+            found["identical"] = Share(sum(value == float("inf") for value in self.apart), len(self.apart))
+        if self.alike:
+            found["clip_i"] = mean(self.alike)
+        return Row(name, **found)
+
+    def _look(self) -> None:
+        """The judge looks at what waits."""
+        if not self.waiting or self.judge is None:
+            return
+        each = [prompt for prompt, shown, _ in self.waiting for _ in shown]
+        pictures = torch.cat([shown for _, shown, _ in self.waiting])
+        for prompt, rank in zip(each, self.judge.ranks(pictures, [p.label for p in each], self.among), strict=True):
+            self.ranks[prompt.erased].append(rank)
+        if isinstance(self.judge, ClipJudge):
+            self._look_with_clip(self.judge, each, pictures)
+        self.waiting = []
+
+    def _look_with_clip(self, judge: ClipJudge, each: Sequence[Prompt], pictures: torch.Tensor) -> None:
+        shown = judge.pictures(pictures)
+        values = 100 * cosine(shown, torch.stack([judge.text(prompt.text) for prompt in each]))
+        for prompt, value in zip(each, values.tolist(), strict=True):
+            self.clip_scores[prompt.erased].append(value)
+        compared = [before is not None for _, part, before in self.waiting for _ in part]
+        if any(compared):
+            before = judge.pictures(torch.cat([before for _, _, before in self.waiting if before is not None]))
+            self.alike += cosine(shown[torch.tensor(compared)], before).tolist()

@@ -22,7 +22,7 @@ from ..trajectories import Sampling
 from ..version import host_version, pack_version
 from . import attacks, relearning
 from .attacks import Search
-from .grid import grid
+from .grid import grid, shrunk
 from .judges import Judge, try_out
 from .metrics import Share, preserving
 from .report import Drawing, draw, shares
@@ -76,7 +76,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """One attack: its prompts, and the pictures [prompts * seeds, h, w, 3] of the unedited and of the edited model.
+    """One attack: its prompts, and the pictures [prompts * seeds, h, w, 3] of the unedited and of the edited model,
+    shrunk for the grid.
 
     ``before`` and ``after``: in how many of them the judge sees the concept; None without a judge.
     """
@@ -100,7 +101,7 @@ class StressReport:
     doubt: str = ""
 
     def grid(self) -> torch.Tensor:
-        """All pictures in one, [1, h, w, 3]: a row for each prompt."""
+        """All pictures, [sheets, h, w, 3]: a row for each prompt."""
         labels = [f"{trial.attack}: {prompt}" for trial in self.trials for prompt in trial.prompts]
         pictures = [torch.cat([trial.pictures[side] for trial in self.trials]) for side in (0, 1)]
         return grid(labels, ["unedited", "edited"], pictures)
@@ -165,19 +166,23 @@ def stress(
         on_tick(done[0], total, picture)
 
     negative = encode(drawing.negative).cond
+    by_text = black_box(encode, concept, tests, budget, tick)
+    pictured = 2 * len(drawing.seeds) * (sum(map(len, by_text.values())) + len(learns))
 
     def trial(attack: str, asked: Mapping[str, list], attacked=after) -> Trial:
-        pictures = []
+        pictures, counts = [], []
         for model in (before, attacked):
-            drawn = []
+            drawn, hits = [], []
             for positive in asked.values():
-                drawn.append(draw(model, vae, positive, negative, drawing))
-                tick(drawn[-1])
+                shown = draw(model, vae, positive, negative, drawing)
+                hits += [] if judge is None else ranks(judge, shown, concept)
+                drawn.append(shrunk(shown, pictured))
+                tick(shown)
             pictures.append(torch.cat(drawn))
-        counts = [None, None] if judge is None else [seen(judge, shown, concept) for shown in pictures]
+            counts.append(None if judge is None else preserving(hits))
         return Trial(attack, budget.said(attack), list(asked), (pictures[0], pictures[1]), *counts)
 
-    trials = [trial(name, asked) for name, asked in black_box(encode, concept, tests, budget, tick).items()]
+    trials = [trial(name, asked) for name, asked in by_text.items()]
     if learns:
         ways = white_box(before, after, encode, concept, sampling_of(before, drawing), tests, budget, tick)
         trials += [trial(name, *found) for name, found in ways.items()]
@@ -196,9 +201,9 @@ def _check(concept: Concept, judge: Judge | None, tests: Sequence[str]) -> None:
         )
 
 
-def seen(judge: Judge, pictures: torch.Tensor, concept: Concept) -> Share:
-    """In how many pictures the judge sees the concept."""
-    return preserving(judge.ranks(pictures, [concept.label] * len(pictures), concept.labels))
+def ranks(judge: Judge, pictures: torch.Tensor, concept: Concept) -> list[int]:
+    """The concept's place (0 = top) in what the judge sees in each picture."""
+    return judge.ranks(pictures, [concept.label] * len(pictures), concept.labels)
 
 
 def sampling_of(model, drawing: Drawing) -> Sampling:

@@ -66,7 +66,7 @@ def language():
 def editor(browser, server, client, settings, language):
     """The editor as a user sees it who was never here before."""
     with browser.new_context(viewport=SIZE, locale=language) as context:
-        # The server keeps results, and what a node said on another page is not said again.
+        # The server keeps results; a test is to see what it ran itself.
         context.request.post(f"{server.address}/free", data={"free_memory": True})
         editor = Editor(context.new_page(), server.address, PICTURES)
         editor.open()

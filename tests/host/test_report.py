@@ -1,7 +1,11 @@
 """Reports: the same noise for every model, what is counted, and what the nodes leave behind."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import comfy.utils
+import folder_paths
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,9 +14,10 @@ from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.evaluation import report
+from concept_erasure.erasure.evaluation.grid import CELL, SIDE
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
-from concept_erasure.nodes.evaluate import ErasureCompare, ErasureReport
+from concept_erasure.nodes.evaluate import THUMBNAIL, ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure
 from tests.unit.test_evaluation import Mirrored, Vision, Words
@@ -106,6 +111,59 @@ def test_the_grid_shows_every_picture_under_its_model(model, clip, world):
     assert sheet.shape[0] == 1 and sheet.shape[1] > 2 * 64 and sheet.shape[2] > 4 * 64
     assert float(sheet.min()) >= 0 and float(sheet.max()) == 1.0
     assert found.rows[0].esr == {} and json.loads(found.json())["rows"][1]["psnr"] is None
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Pictures that nobody draws, another one for every model and seed."""
+
+    def draw(model, vae, positive, negative, how):
+        shades = torch.tensor([(seed % 7 + model) / 20 for seed in how.seeds])
+        return shades[:, None, None, None].expand(-1, how.height, how.width, 3).clone()
+
+    monkeypatch.setattr(report, "Encoder", lambda clip: lambda text: SimpleNamespace(cond=text))
+    monkeypatch.setattr(report, "draw", draw)
+
+
+@pytest.mark.parametrize(
+    "prompts, size", [(300, (256, 256)), (3, (4096, 2048)), (3, (16, 4096))], ids=["many", "large", "tall"]
+)
+def test_nothing_that_the_editor_gets_is_larger_than_it_can_take(quick, monkeypatch, output, prompts, size):
+    """A preview of more than 65,500 pixels a side ended the host's process."""
+    previews = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, shown, node_id: previews.append(shown))
+    width, height = size
+    how = {**HOW, "pictures": 1, "width": width, "height": height}
+    out = ErasureReport.execute(1, 2, None, None, "\n".join(f"a circle {i}" for i in range(prompts)), "", **how)
+    sheets, _ = out.result
+    assert len(previews) == 2 * prompts + 1
+    assert all(max(image.size) <= THUMBNAIL and limit is None for _, image, limit in previews[:-1])
+    assert max(previews[-1][1].size) <= SIDE and max(sheets.shape[1:3]) <= SIDE
+    assert len(out.ui["images"]) == len(sheets) and (prompts < 300 or len(sheets) > 1)
+    assert out.ui["text"] == ("Saved erasures/report_00001.json.",)
+
+
+def test_no_full_sized_picture_is_kept(quick):
+    prompts = read_prompts("a circle", "\n".join(f"square {i}" for i in range(20)))
+    found = compare({"a": 1, "b": 2}, None, None, prompts, Drawing(seeds=(3, 4), width=640, height=320))
+    assert all(part.shape == (42, CELL // 2, CELL, 3) and part.dtype == torch.uint8 for part in found.pictures)
+    assert found.rows[1].identical.count == 40 and found.rows[1].psnr == pytest.approx(26.02, abs=0.01)
+    assert not list(Path(folder_paths.get_temp_directory()).glob("erasure_report_*"))
+
+
+@pytest.mark.parametrize("judge", [Always("square"), ClipJudge(Vision(), Words())], ids=["another", "clip"])
+def test_the_scores_are_the_same_however_many_pictures_are_judged_at_a_time(quick, monkeypatch, judge):
+    prompts = read_prompts("red | red\nblack | black", "blue | blue\nwhite | white\nsquare | square")
+
+    def rows(held):
+        monkeypatch.setattr(report, "HELD", held)
+        return compare({"a": 1, "b": 2, "c": 1}, None, None, prompts, SMALL, judge).rows
+
+    together, apart = rows(10**9), rows(1)
+    assert together[2].identical.hits == 6 and together[1].identical.hits == 0
+    for one, other in zip(together, apart, strict=True):
+        assert (one.esr, one.psr, one.psnr) == (other.esr, other.psr, other.psnr)
+        assert one.clip_score == pytest.approx(other.clip_score) and one.clip_i == pytest.approx(other.clip_i)
 
 
 def test_the_report_node_saves_json_and_counts_with_clip(model, clip, world, output):

@@ -116,6 +116,7 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
     saved = json.loads(found.json())
     assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
     assert found.grid().shape[1] > 11 * 64
+    assert all(part.dtype == torch.uint8 for trial in found.trials for part in trial.pictures)  # kept for the grid
 
 
 def test_only_what_is_asked_for_is_run(encode):

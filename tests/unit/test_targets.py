@@ -37,11 +37,14 @@ def test_a_target_that_was_chosen_stays_and_the_node_says_that_the_anchor_is_not
 @pytest.mark.parametrize(
     ("anchor", "names", "texts"),
     [
-        ("square", ["circle"], ["square"]), ("a building, at night", ["church"], ["a building, at night"]),
-        ("square", ["circle", "heart"], ["square", "square"]), ("square\nstar", ["circle", "heart"], ["square", "star"]),
-        ("square, star", ["circle", "heart"], ["square", "star"]), ("a red square", ["circle", "heart"], ["a red square"] * 2),
+        ("square", ["circle"], ["square"]),
+        ("a building, at night", ["church"], ["a building, at night"]),
+        ("square", ["circle", "heart"], ["square", "square"]),
+        ("square\nstar", ["circle", "heart"], ["square", "star"]),
+        ("square, star", ["circle", "heart"], ["square", "star"]),
+        ("a red square", ["circle", "heart"], ["a red square"] * 2),
     ],
-)  # fmt: skip
+)
 def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each(anchor, names, texts):
     assert anchors_for(anchor, names) == texts
 
@@ -49,12 +52,13 @@ def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each(anchor, name
 @pytest.mark.parametrize(
     ("anchor", "names", "words"),
     [
-        ("square\nstar", ["circle"], "There are 2 anchors for 1 concept: \"circle\": type one for all, or one for each"),
+        ("square\nstar", ["circle"], 'There are 2 anchors for 1 concept: "circle": type one for all, or one for each'),
         ("square\nstar", ["circle", "heart", "ring"], "There are 2 anchors for 3 concepts"),
-        (" ", ["circle"], "the anchor is empty"), ("circles", ["circle"], "The anchor 'circles' is the concept itself"),
+        (" ", ["circle"], "the anchor is empty"),
+        ("circles", ["circle"], "The anchor 'circles' is the concept itself"),
         ("star\nCircle", ["heart", "circle"], "The anchor 'Circle' is the concept itself"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_take_a_concept_s_place_is_refused_in_a_sentence(anchor, names, words):
     with pytest.raises(ErasureError, match=words):
         anchors_for(anchor, names)

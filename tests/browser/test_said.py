@@ -1,0 +1,105 @@
+"""What a node said is still there after the page is loaded anew, when nothing has to run again."""
+
+import pytest
+
+from scripts.graph import Graph
+from scripts.make_workflows import CHECKPOINT, CONCEPT, TOY_SIZE
+from tests.browser.editor import SAID
+
+NODES_2 = "Comfy.VueNodes.Enabled"
+TO_SUBGRAPH = """id => {
+    app.canvas.selectItems([app.graph.getNodeById(id)]);
+    return app.graph.convertToSubgraph(app.canvas.selectedItems).node.id;
+}"""
+OPEN_SUBGRAPH = "id => { const node = app.graph.getNodeById(id); app.canvas.openSubgraph(node.subgraph, node); }"
+INSIDE = """() => app.canvas.graph.nodes.find(node => node.type == 'ErasureText')
+    .widgets.find(widget => widget.name == '$$node-text-preview')?.value"""
+SHEETS = "id => app.graph.getNodeById(id).imgs?.length == 3"
+SHEETS_2 = "id => document.querySelectorAll(`[data-node-id='${id}'] img[src*='/view?']`).length == 3"
+AT_BEGIN = f"""id => app.api.addEventListener("execution_cached", () => {{ window.atBegin = ({SAID})(id); }})"""
+ON_SCREEN = "text => document.body.innerText.includes(text)"
+
+
+def erasing(info) -> dict:
+    """Text node between loader and sampler, whose result nobody but a sampler reads."""
+    graph = Graph(info, (1.0, 100, 130))
+    loader = graph.node("CheckpointLoaderSimple", (0, 300, 320, 98), ckpt_name=CHECKPOINT)
+    both = {"model": (loader, 0), "clip": (loader, 1)}
+    erase = graph.node("ErasureText", (400, 0, 400, 420), sockets=both, concept=CONCEPT, preserve="heart\nstar")
+    text = {"clip": (loader, 1)}
+    positive = graph.node("CLIPTextEncode", (0, 450, 320, 110), "Prompt", text, text="a red circle")
+    latent = graph.node("EmptyLatentImage", (0, 750, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
+    sockets = {"model": (erase, 0), "positive": (positive, 0), "negative": (positive, 0), "latent_image": (latent, 0)}
+    sampling = {"seed": 0, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
+    sampler = graph.node("KSampler", (880, 300, 320, 262), sockets=sockets, **sampling)
+    decode = graph.node("VAEDecode", (880, 612, 320, 46), sockets={"samples": (sampler, 0), "vae": (loader, 2)})
+    graph.node("PreviewImage", (1250, 300, 360, 400), "Picture", {"images": (decode, 0)})
+    return graph.saved()
+
+
+def reporting(info, prompts: int) -> dict:
+    """A report of many prompts."""
+    graph = Graph(info, (1.0, 100, 130))
+    loader = graph.node("CheckpointLoaderSimple", (0, 0, 320, 98), ckpt_name=CHECKPOINT)
+    sockets = {"model_before": (loader, 0), "model_after": (loader, 0), "clip": (loader, 1), "vae": (loader, 2)}
+    erase = "\n".join(f"a circle {i}" for i in range(prompts))
+    values = {"pictures": 1, "steps": 1, "cfg": 1.0, "width": TOY_SIZE, "height": TOY_SIZE, "erase": erase}
+    graph.node("ErasureReport", (400, 0, 400, 1310), sockets=sockets, **values)
+    return graph.saved()
+
+
+def again(editor, workflow: dict) -> None:
+    """Load the page anew, and the same workflow in it."""
+    editor.open()
+    editor.load(workflow)
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+def test_a_node_whose_result_is_kept_says_after_a_reload_what_it_said(editor, info, nodes_2):
+    editor.ask("([name, value]) => app.ui.settings.setSettingValueAsync(name, value)", [NODES_2, nodes_2])
+    workflow = erasing(info)
+    editor.load(workflow)
+    editor.run()
+    text = editor.said("ErasureText")
+    again(editor, workflow)
+    assert editor.ask(SAID, editor.number("ErasureText")) is None
+    editor.run()
+    assert editor.said("ErasureText") == text
+    editor.until(ON_SCREEN, text.splitlines()[0])
+    editor.shot(f"said_again_{'nodes_2' if nodes_2 else 'classic'}")
+
+
+def test_a_node_in_a_subgraph_says_what_it_said_when_the_subgraph_is_opened(editor, info):
+    editor.load(erasing(info))
+    subgraph = editor.ask(TO_SUBGRAPH, editor.number("ErasureText"))
+    workflow = editor.ask("() => app.graph.serialize()")
+    for _ in range(2):  # the first run computes, the second finds all results kept
+        editor.run()
+        editor.ask(OPEN_SUBGRAPH, subgraph)
+        editor.until(f"() => ({INSIDE})()")
+        assert CONCEPT in editor.ask(INSIDE)
+        again(editor, workflow)
+
+
+def test_what_a_node_said_is_gone_as_soon_as_a_run_begins_that_runs_it_again(editor, info):
+    editor.load(erasing(info))
+    number = editor.number("ErasureText")
+    editor.run()
+    text = editor.said("ErasureText")
+    editor.ask(AT_BEGIN, number)
+    editor.run()
+    assert editor.ask("() => window.atBegin") == text  # kept
+    editor.fill_in({"ErasureText": {"concept": "square"}})
+    editor.run()
+    assert editor.ask("() => window.atBegin") == ""
+    assert "square" in editor.said("ErasureText")
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+def test_all_sheets_of_a_large_report_are_shown(editor, info, nodes_2):
+    editor.ask("([name, value]) => app.ui.settings.setSettingValueAsync(name, value)", [NODES_2, nodes_2])
+    editor.load(reporting(info, 100))
+    editor.run()
+    editor.look_at("ErasureReport")
+    editor.until(SHEETS_2 if nodes_2 else SHEETS, editor.number("ErasureReport"))
+    editor.shot(f"sheets_{'nodes_2' if nodes_2 else 'classic'}")
