@@ -20,6 +20,8 @@ from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 PHRASES = ("{}", "a {}", "a photo of a {}", "a white {}")
 """What is said of a text to see how far it moves."""
+IN_CONTEXTS = ("a {} {{}}", "a photo of a {} {{}}")
+"""The same for a concept that is erased beside other texts only."""
 PLACES = (0, 1, 3)
 """Tokens behind a name's last one at which encodings are taken."""
 MOST_CONCEPTS = 64
@@ -37,7 +39,7 @@ def probes_for(
     encode: Encoder, names: Sequence[str], targets: Sequence[str], others: Sequence[str], contexts: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
     """Probes of concepts, with what takes their places (empty: nothing), and of texts that stay."""
-    phrases = [f"a {{}} beside a {context}" for context in contexts] or list(PHRASES)
+    phrases = [said.format(context) for said in IN_CONTEXTS for context in contexts[:4]] or list(PHRASES)
     pairs = list(zip(names, targets, strict=True))[:MOST_CONCEPTS]
     moving = [_moving(encode, phrases, name, target) for name, target in pairs]
     return (*moving, *(_staying(encode, text) for text in others[:MOST_OTHERS]))
@@ -137,7 +139,8 @@ def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     """The verdict on an erasure that goes onto a MODEL, with the erasures in front of it.
 
     Names that the text encoder does not know are passed over, because what moves there is nothing that prompts draw,
-    and those that were erased before, which have only moved on. Empty where there is nothing to see it by: no probes, or no change of what reads text.
+    and so are names that were erased before, which have only moved on. Empty where there is nothing to see it by: no
+    probes, or no change of what reads text.
     """
     with torch.inference_mode(False), torch.no_grad():
         targets = dict(zip(erasure.names, erasure.targets, strict=True))

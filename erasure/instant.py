@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from json import dumps
 
 import torch
 
-from . import attach, inspection
+from . import attach, inspection, only_in
 from .artifact import NOTHING, Erasure, Metadata
 from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, say, spread
 from .deltas import effective_weights, weight_names
@@ -192,9 +193,12 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     encode.read([say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair])
     strengths = texts.strengths or [1.0] * len(moved)
     moves = together(
-        [_pairs(encode, templates, *pair, settings.tokens, s) for pair, s in zip(moved, strengths, strict=True)]
+        [_pairs(encode, templates, *p, settings.tokens, s, texts.contexts) for p, s in zip(moved, strengths, strict=True)]
     )
     parts = [plain_texts(texts), *siblings(texts, templates)]
+    parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
+    if texts.contexts:
+        parts += only_in.staying(texts.names, texts.contexts, short.kept)
     count = sum(map(len, parts))
     moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
     return Problem(
@@ -243,10 +247,13 @@ def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:
 
 
 def _pairs(
-    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0
+    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0,
+    contexts: Sequence[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encodings of one concept and where they go, [n, d] each: so much of the way to the target."""
+    """Encodings of one concept, or of it beside ``contexts``, and where they go, [n, d] each: so much of the way."""
     found = [aligned(encode, template, name, target) for template in encode.fitting(templates, name, target)]
+    if contexts:
+        found = only_in.pairs(encode, partial(aligned, encode), name, target, contexts, EVERYDAY)
     if tokens == TOKENS[1]:
         found = [(source[:1], goal[:1]) for source, goal in found]
     source, goal = (torch.cat([pair[side] for pair in found]) for side in (0, 1))

@@ -175,8 +175,9 @@ class Run:
 
     @torch.no_grad()
     def way(self, batches: int = 6) -> tuple[float, float]:
-        """How far the result has moved what the model predicts for the concept, as a share of the way to the target;
-        and how far what it predicts for preserved texts, as a share of that way.
+        """How far the result has moved what the model predicts for the concept, as a share of the way to what takes its
+        place: the anchor, or what is predicted without the concept, which negative guidance goes 1 + eta times as far
+        as. And how far what it predicts for preserved texts, as a share of that way.
 
         Seen in clean latents on pooled trajectories; an eraser prompt is on, a key is not.
         """
@@ -194,7 +195,8 @@ class Run:
             [before] = self.original_under(other, texts)
             after = self.network.computing_with(weights, partial(self.edited_under, other, texts))
             moved += float(((after - before) * other.sigma.view(-1, 1, 1, 1)).square().sum())
-        return (done / whole, (moved / whole) ** 0.5) if whole else (0.0, 0.0)
+        beyond = 1 + self.settings.eta if self.settings.target == "empty prompt" else 1.0
+        return (beyond * done / whole, beyond * (moved / whole) ** 0.5) if whole else (0.0, 0.0)
 
     # -- where latents come from ------------------------------------------------------------------------------------
 

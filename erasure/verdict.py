@@ -160,7 +160,7 @@ def predictions(share: float, others: float, names: Sequence[str], targets: Sequ
     """The verdict on a training: how far the model's predictions moved, as a share of the way, and those for preserved
     texts, as a share of that way."""
     target = " and ".join(dict.fromkeys(short(plain(text)) for text in targets if text)) or "what is drawn without it"
-    what = f"{quoted(names[:3])} → {target}: the model's predictions moved {percent(share)} of the way"
+    what = f"{quoted(names[:3])} → {target}: the model's predictions moved {percent(min(1.0, share))} of the way"
     if share < HARDLY:
         findings = [Finding("✗", f"{what}, so it is still drawn: train more steps.")]
     elif share < LEARNED:
