@@ -193,7 +193,10 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     encode.read([say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair])
     strengths = texts.strengths or [1.0] * len(moved)
     moves = together(
-        [_pairs(encode, templates, *p, settings.tokens, s, texts.contexts) for p, s in zip(moved, strengths, strict=True)]
+        [
+            _pairs(encode, templates, *pair, settings.tokens, s, texts.contexts)
+            for pair, s in zip(moved, strengths, strict=True)
+        ]
     )
     parts = [plain_texts(texts), *siblings(texts, templates)]
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]

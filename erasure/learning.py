@@ -62,6 +62,11 @@ class Learning:
     findings: Sequence[Finding] = ()
     unknown: Sequence[str] = ()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the concept."""
+        return self.request.texts
+
     def erasure(self) -> Erasure:
         """What has been learned so far, without a verdict."""
         s, run = self.run.settings, self.run
@@ -74,7 +79,7 @@ class Learning:
             Metadata(
                 method=s.method,
                 role=LEARNED[s.method].role,
-                concept="\n".join(self.request.texts),
+                concept="\n".join(self.names),
                 target=self.target,
                 preserve="\n".join(self.request.preserve),
                 family=fingerprint(run.model).family,
@@ -100,7 +105,7 @@ class Learning:
 
     def notes(self) -> list[str]:
         """How the names were read."""
-        names = self.request.texts
+        names = self.names
         of_one = f"Read {listing(names)}{' of one concept' if len(names) > 1 else ''}."
         return [of_one, *self.request.notes]
 
@@ -109,7 +114,7 @@ class Learning:
         erasure = self.erasure()
         findings = [*self.findings, *inspection.gates(erasure)]
         if not self.unknown:
-            findings = [*predictions(*self.run.way(), self.request.texts, erasure.targets), *findings]
+            findings = [*predictions(*self.run.way(), self.names, erasure.targets), *findings]
         verdict = Verdict().plus(*findings)
         return replace(erasure, metadata=replace(erasure.metadata, verdict=verdict.as_json()))
 

@@ -1,7 +1,7 @@
 """Erasing a concept only beside other texts: "hat" in pictures of cowboys, while every other hat stays.
 
-Text encodings are contextual, so the tokens of "hat" behind "cowboy" are others than those of "hat" alone. What moves are
-the encodings from where a phrase has said both; both by themselves, and the concept beside anything else, stay.
+Text encodings are contextual, so the tokens of "hat" behind "cowboy" are others than those of "hat" alone. What moves
+are the encodings from where a phrase has said both; both by themselves, and the concept beside anything else, stay.
 """
 
 from __future__ import annotations

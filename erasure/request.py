@@ -17,6 +17,7 @@ from .texts.names import (
     plain,
     quoted,
     read_field,
+    spelled,
 )
 
 WHOLE_PROMPT = 5
@@ -95,7 +96,7 @@ def _check_apart(names: Sequence[str], kept: Sequence[str], contexts: Sequence[s
     """Raises ErasureError for a name that stands in two fields that contradict each other."""
     for name in names:
         for text in kept:
-            if is_form_of(name, text):
+            if spelled(name) == spelled(text):
                 raise ErasureError(
                     f"'{plain(text)}' is both to be erased and to be preserved: take it out of one of the two lists."
                 )

@@ -197,7 +197,7 @@ def asks_functions(layer: nn.Module, part: str) -> bool:
         for change in (lambda w: w, lambda w: w + 1):
             setattr(probe, f"{part}_function", [change])
             answers.append(probe(x))
-        return not torch.equal(*answers)
+        return not torch.equal(*(torch.nan_to_num(answer) for answer in answers))
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception:  # whatever a stranger's layer raises, it did not do what was asked

@@ -1,6 +1,5 @@
 """Erasures and models that do not belong together: one clear sentence each."""
 
-import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import torch
 from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
 from concept_erasure.erasure.fingerprint import Fingerprint, fingerprint, of_one_checkpoint, parse_fingerprint
+from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests import worlds
 from tests.host.tools import make_erasure, only_delta, only_prompt, sample
 
@@ -38,12 +38,11 @@ def test_the_same_width_with_other_layers_is_refused(model, gated):
     assert "SDXL" in sentence(caught)
 
 
-def test_another_checkpoint_of_the_family_is_applied_with_a_warning(other_checkpoint_model, model, gated, caplog):
-    with caplog.at_level(logging.WARNING, attach.KEY):
-        attach.erase(model, gated)
-        assert not caplog.records
-        assert attach.erase(other_checkpoint_model, gated) is not other_checkpoint_model
-    assert "another ToyWorld checkpoint" in caplog.text and "circle" in caplog.text
+def test_another_checkpoint_of_the_family_is_applied_and_the_node_says_so(other_checkpoint_model, model, gated):
+    assert not attach.doubts(model, gated)
+    out = ErasureApply.execute(other_checkpoint_model, gated, 1.0)
+    assert out.args[0] is not other_checkpoint_model
+    assert "⚠ This erasure was made on another ToyWorld checkpoint" in out.ui.as_dict()["text"][0]
 
 
 def test_a_model_without_cross_attention_on_text_is_refused(gated):
@@ -79,13 +78,14 @@ def test_a_refused_erasure_leaves_nothing_on_the_model(model, gated):
     assert not model.patches and not attach.attachments(model)
 
 
-def test_recovering_what_was_not_erased_warns(model, clip, caplog):
+def test_recovering_what_was_not_erased_is_said_on_the_node(model, clip):
     both = make_erasure(model, clip, role="key")
-    with caplog.at_level(logging.WARNING, attach.KEY):
-        attach.recover(attach.erase(model, both), both)
-        assert not caplog.records
-        attach.recover(model, both)
-    assert "Erase Concept" in caplog.text
+    said = [
+        ErasureRecover.execute(connected, erasure, 1.0).ui.as_dict()["text"][0]
+        for connected in (attach.erase(model, both), model)
+        for erasure in (both, both.key_only())
+    ]
+    assert ["⚠ The connected model does not carry this erasure" in text for text in said] == [False, False, True, True]
 
 
 def test_a_fingerprint_survives_half_precision_and_patches(model, bf16_model, cond, gated):

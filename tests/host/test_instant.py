@@ -89,11 +89,11 @@ def test_what_is_on_the_model_already_counts(model, clip):
     assert alone.identity() != second.identity()
 
 
-@pytest.mark.parametrize("concept, word", [(" \n", "empty"), ("very " * 90 + "long", "longer")])
-def test_texts_that_cannot_be_used_are_refused(model, clip, concept, word):
+@pytest.mark.parametrize("concept", [" \n", ",;", "# circle", "circle : 0"])
+def test_an_empty_concept_is_refused(model, clip, concept):
     with pytest.raises(ErasureError) as caught:
         erase_instantly(model, clip, concept, KEPT, Instant())
-    assert word in sentence(caught)
+    assert "The concept is empty" in sentence(caught)
 
 
 def test_models_that_cannot_be_used_are_refused(narrow_model, clip):
@@ -148,18 +148,6 @@ def test_a_concept_in_another_spelling_is_not_to_be_preserved_nor_its_own_target
         erase_instantly(model, clip, "Circle", "square\ncircle", Instant())
     with pytest.raises(ErasureError, match="'The circle' is the concept itself"):
         erase_instantly(model, clip, "circle", KEPT, Instant(target="anchor", anchor="The circle"))
-
-
-@pytest.mark.parametrize(
-    "text, names",
-    [
-        ("Circle\ncircle\na circle", ["Circle"]),
-        ("castle,\nYahoo!\n\u201cMr. T.\u201d", ["castle", "Yahoo", "Mr. T"]),
-        ("...", []),
-    ],
-)
-def test_names_come_without_signs_and_in_one_spelling(text, names):
-    assert concepts.read_names(text) == names
 
 
 def test_the_neighbour_is_one_of_the_preserved(model, clip):

@@ -121,7 +121,7 @@ def test_attention_maps_are_those_of_the_text_and_of_the_name(prepare, model):
     for layer in maps.maps:
         assert layer.shape[-1] == 77
         torch.testing.assert_close(layer.sum(-1), torch.ones(layer.shape[:-1]))
-    first = run.encode.place("circle", "circle")
+    first = run.encode.place("{}", "circle").start
     assert torch.equal(paid[0], maps.maps[0][0, ..., first : first + 1])
 
 

@@ -73,10 +73,11 @@ def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
     on_canvas(ErasureApply).execute(model, both, 1.0, 0.5, 0.5)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0, 0.0, 0.5)
+    took = "✓ 14 of 14 text layers changed.\nErases red, orange."
     drawing = "\nActs while drawing only: a saved or merged checkpoint comes without it."
     assert [text for text, _ in sent] == [
-        "Erased: red, orange" + drawing, "Recovered: red, orange" + drawing, "Off: strength is 0.",
-        "Off: end_percent is not above start_percent.", "Erased: red, orange", "Erased: red, orange" + drawing,
+        took + drawing, "The key for red, orange is on, at strength 1." + drawing, "Off: strength is 0.",
+        "Off: end_percent is not above start_percent.", took, took + drawing,
     ]  # fmt: skip
 
 
@@ -84,7 +85,10 @@ def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):
     out = ErasureText.execute(model, clip, "circle", **TEXT)
     changed = out.args[0]
     assert changed is not model and changed.patches and not model.patches
-    assert out.ui.as_dict()["text"][0] == "Erased: circle → square.\nPreserved: square, red."
+    assert out.ui.as_dict()["text"][0] == (
+        "✓ circle → square: moved 90 % of the way. Others moved at most 8 % (square). 14 of 14 text layers changed.\n"
+        'Read 1 name: "circle".\nPreserved 2 texts: "square", "red".'
+    )
 
 
 def test_strength_0_gives_the_model_back_without_reading_anything(model):
@@ -123,7 +127,7 @@ def test_nodes_that_read_many_texts_show_it(model, clip, node, monkeypatch):
 def test_the_advanced_inputs_arrive(model, clip, monkeypatch):
     seen = []
 
-    def remember(model, clip, concepts, preserve, settings, on_read):
+    def remember(model, clip, concepts, preserve, settings, on_read, only_in, open_file):
         seen.append((concepts, preserve, settings))
         return Erasure(Metadata(concept="a", target="b", preserve="c"))
 

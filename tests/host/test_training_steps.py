@@ -300,7 +300,7 @@ def test_a_loss_that_stops_being_a_number_ends_with_the_last_good_state(prepare)
     assert len(prepared.progress.losses) == 24 and "step 25" in prepared.progress.stopped
     assert any(torch.equal(keys, state) for state in states[1:24])
     assert not torch.equal(keys, states[0])
-    assert prepared.progress.stopped in learn_node.summary(prepared)
+    assert prepared.progress.stopped in learn_node.summary(prepared, prepared.erasure())
 
 
 @pytest.mark.parametrize("bad", [20, 21, 22])
