@@ -34,7 +34,8 @@ class ErasureCombine(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "how", options=HOW, default=HOW[0],
-                    tooltip="sum: changes are added exactly. solve jointly: instant erasures are solved for again, "
+                    tooltip="sum: changes are added exactly; where one would bring back what another erases, instant "
+                    "erasures are solved jointly instead. solve jointly: instant erasures are solved for again, "
                     "together, so that none disturbs another; needs model and clip. weighted for a prompt: each counts "
                     "as much as it has to do with the prompt below; needs clip.",
                 ),

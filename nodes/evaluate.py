@@ -83,7 +83,7 @@ def _judging() -> list:
 
 
 OUTPUTS = [
-    io.Image.Output(display_name="grid", tooltip="All pictures, labelled; same noise in every block."),
+    io.Image.Output(display_name="grid", tooltip="All pictures, labelled; many come on several sheets."),
     io.String.Output(display_name="report", tooltip="Scores as text."),
 ]
 

@@ -32,8 +32,9 @@ class ErasureExportLora(io.ComfyNode):
                 ErasureSocket.Input("erasure", tooltip="One that changes weights: instant, learned or imported."),
                 io.String.Input(
                     "filename_prefix", default="loras/erasure",
-                    tooltip="Where in the output folder; a number is added, so nothing is overwritten. Load LoRA looks "
-                    "in output/loras, too.",
+                    tooltip="Where in the output folder, and how the name begins; a number is added, so nothing is "
+                    "overwritten. 'circle' becomes 'loras/circle', where Load LoRA finds it. %date:yyyy-MM-dd% is "
+                    "the date.",
                 ),
                 io.Combo.Input(
                     "precision", options=list(DTYPES), default="fp16",

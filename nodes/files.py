@@ -197,7 +197,9 @@ class ErasureSave(io.ComfyNode):
                 ErasureSocket.Input("erasure", tooltip="The erasure to save."),
                 io.String.Input(
                     "filename_prefix", default="erasures/erasure",
-                    tooltip="Where in the output folder; a number is added, so nothing is overwritten.",
+                    tooltip="Where in the output folder, and how the name begins; a number is added, so nothing is "
+                    "overwritten. Load Erasure lists the file whatever you type: 'circle' becomes 'erasures/circle'. "
+                    "%date:yyyy-MM-dd% is the date.",
                 ),
                 io.Combo.Input(
                     "key", options=KEY_PLACES, default=KEY_PLACES[0],

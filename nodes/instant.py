@@ -21,8 +21,8 @@ def _texts(concept_id: str) -> list:
         ),
         io.Combo.Input(
             "target", options=list(TARGETS), default=TARGETS[0],
-            tooltip="What is drawn instead. nearest neighbour: the preserved text closest to the concept, shown below "
-            "the node. empty prompt: what the prompt says without the concept. anchor: the text in 'anchor'.",
+            tooltip="What is drawn instead. nearest neighbour: the preserved text closest to the concept; the node "
+            "says which. empty prompt: what the prompt says without the concept. anchor: the text in 'anchor'.",
         ),
         io.String.Input(
             "anchor", default="",
@@ -32,7 +32,7 @@ def _texts(concept_id: str) -> list:
         io.String.Input(
             "preserve", default="", multiline=True,
             tooltip="What must not change, one a line or with commas. Empty: common words close to each concept, "
-            "looked for in the text encoder and shown below the node.",
+            "looked for in the text encoder; the node says how many, and names some.",
         ),
     ]  # fmt: skip
 

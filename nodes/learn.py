@@ -61,8 +61,8 @@ class ErasureTrain(io.ComfyNode):
                 ),
                 io.String.Input(
                     "preserve", default="", multiline=True,
-                    tooltip="What must not change, one a line: things close to the concept matter most. Also used to "
-                    "tell the concept from the rest.",
+                    tooltip="What must not change, one a line or with commas: things close to the concept matter most. "
+                    "Also used to tell the concept from the rest.",
                 ),
                 io.Combo.Input(
                     "preset", options=list(PRESETS), default="recommended",

@@ -21,7 +21,8 @@ class ErasureApply(io.ComfyNode):
             display_name="Erase Concept",
             category=CATEGORY,
             description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; "
-            "everything else you prompt stays as it was. Several of them stack.",
+            "everything else you prompt stays as it was. Several can stand in a row; the node says when one of them "
+            "brings back what another erased.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
