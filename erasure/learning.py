@@ -111,12 +111,15 @@ class Learning:
 
     def judged(self) -> Erasure:
         """What has been learned so far, with a verdict: how far the model's predictions for the concept have moved."""
-        erasure = self.erasure()
-        findings = [*self.findings, *inspection.gates(erasure)]
+        erasure, doubts, moved = self.erasure(), list(self.findings), []
         if not self.unknown:
-            findings = [*predictions(*self.run.way(), self.names, erasure.targets), *findings]
-        verdict = Verdict().plus(*findings)
-        return replace(erasure, metadata=replace(erasure.metadata, verdict=verdict.as_json()))
+            shares = inspection.shares(self.run.model, erasure)
+            sure = bool(erasure.erasers) or (bool(shares) and min(shares) >= ARRIVED)
+            moved = predictions(*self.run.way(), self.names, erasure.targets, sure)
+            doubts += [finding for finding in moved if finding.mark != "✓"]
+        verdict = Verdict().plus(*moved, *inspection.gates(erasure), *doubts)
+        metadata = replace(erasure.metadata, verdict=verdict.as_json(), doubts=Verdict(tuple(doubts)).as_json())
+        return replace(erasure, metadata=metadata)
 
 
 @contextlib.contextmanager

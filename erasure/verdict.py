@@ -156,15 +156,23 @@ def judge(move: Movement, targets: Mapping[str, str], at: str = "") -> Verdict:
     return verdict
 
 
-def predictions(share: float, others: float, names: Sequence[str], targets: Sequence[str]) -> list[Finding]:
+def predictions(share: float, others: float, names: Sequence[str], targets: Sequence[str], sure: bool) -> list[Finding]:
     """The verdict on a training: how far the model's predictions moved, as a share of the way, and those for preserved
-    texts, as a share of that way."""
+    texts, as a share of that way.
+
+    ``sure``: keys and values have moved, too, or a prompt erases. Without it, predictions that have moved are no proof:
+    in the toy world, methods whose predictions went all of the way left the concept in up to a third of the pictures.
+    """
     target = " and ".join(dict.fromkeys(short(plain(text)) for text in targets if text)) or "what is drawn without it"
     what = f"{quoted(names[:3])} → {target}: the model's predictions moved {percent(min(1.0, share))} of the way"
     if share < HARDLY:
         findings = [Finding("✗", f"{what}, so it is still drawn: train more steps.")]
     elif share < LEARNED:
         findings = [Finding("⚠", f"{what}, so it may still be drawn: train more steps.")]
+    elif not sure:
+        findings = [
+            Finding("⚠", f"{what}, which is no proof that it is gone by this method: count it with Erasure Report.")
+        ]
     else:
         findings = [Finding("✓", f"{what}.")]
     if others > LEARNED_DISTURBED:
