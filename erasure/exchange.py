@@ -29,7 +29,7 @@ from .artifact import (
 )
 from .fingerprint import checkpoint_weights, context_dim, fingerprint
 from .modelspec import lora_strings
-from .texts.names import lines
+from .texts.names import lines, read_field
 from .version import host_version, pack_version
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -207,7 +207,7 @@ def import_erasure(model, path: Path, concept: str, content: str = CONTENTS[0]) 
     return Erasure(
         Metadata(
             method="imported",
-            concept="\n".join(lines(concept)) or strings.get("erasure.concept", path.stem),
+            concept="\n".join(read_field(concept).texts) or strings.get("erasure.concept", path.stem),
             target=strings.get("erasure.target", ""),
             preserve=strings.get("erasure.preserve", ""),
             family=here.family,

@@ -35,7 +35,7 @@ from .settings import Settings
 from .targets import anchors_for
 from .texts.names import Name, is_form_of, listing, others, plain
 from .training import Preview, Progress
-from .verdict import Finding, Verdict, predictions
+from .verdict import ARRIVED, Finding, Verdict, predictions
 from .version import host_version, pack_version
 from .vocabulary import WORDS
 from .weights import require_unpacked

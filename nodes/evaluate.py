@@ -14,8 +14,9 @@ from ..erasure.evaluation.grid import SIDE, within
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
-from ..erasure.texts.names import lines
+from ..erasure.texts.names import prompt_lines, read_field
 from .files import new_path
+from .messages import open_input_file
 from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
@@ -226,7 +227,8 @@ class ErasureStressTest(io.ComfyNode):
             how.pop("relearning_steps"),
         )  # fmt: skip
         judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
-        asked = Concept(lines(concept), lines(other_names), lines(among))
+        names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
+        asked = Concept(names, prompt_lines(other_names), labels)
         bar = comfy.utils.ProgressBar(1)
 
         def seen(done: int, total: int, pictures) -> None:

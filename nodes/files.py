@@ -13,6 +13,8 @@ from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
 from ..erasure.exchange import Coverage
+from ..erasure.verdict import read_verdict
+from .messages import bounded, names
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
@@ -226,18 +228,20 @@ def describe(erasure: Erasure) -> str:
     m = erasure.metadata
     holds = ["a change of the weights"] * bool(erasure.delta) + ["an eraser prompt"] * bool(erasure.erasers)
     holds += ["a key"] * bool(erasure.key)
-    becomes = f", which becomes {', '.join(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
+    becomes = f", which becomes {bounded(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
+    where = f", only beside {bounded(m.only_in.splitlines())}" if m.only_in else ""
     steps = f", {m.steps} steps" if m.steps else ""
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
     coverage = Coverage.of(m)
     return "\n".join(
         [
-            f"Erases: {', '.join(m.concept.splitlines())}{becomes}",
+            f"Erases: {names(erasure)}{becomes}{where}",
             f"Made for: {m.family}, text width {m.context_dim}",
             f"Method: {m.method}{steps}",
             *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
             *([coverage.text()] if coverage else []),
+            *(line for line in [read_verdict(m.verdict).text()] if line),
         ]
     )
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..erasure import attach, inspection
 from ..erasure.artifact import Erasure, ErasureError
-from ..erasure.texts.names import files_in, listing, plain
+from ..erasure.texts.names import MOST_QUOTED, files_in, listing, plain, short
 from ..erasure.verdict import Finding, Verdict, read_verdict
 from .types import show
 
@@ -44,7 +44,13 @@ def what_was_read(erasure: Erasure) -> list[str]:
 
 def names(erasure: Erasure) -> str:
     """The concepts of an erasure, in one line."""
-    return ", ".join(map(plain, erasure.names[:8])) + (", …" if len(erasure.names) > 8 else "")
+    return bounded(erasure.names)
+
+
+def bounded(texts: Iterable[str]) -> str:
+    """Some texts in one line, however many there are."""
+    first = list(texts)
+    return ", ".join(short(plain(text)) for text in first[:MOST_QUOTED]) + (", …" if len(first) > MOST_QUOTED else "")
 
 
 def warner(node: type[io.ComfyNode], text: str) -> Callable[[str], None]:

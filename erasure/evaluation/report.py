@@ -19,7 +19,7 @@ import torch
 
 from ..artifact import ErasureError
 from ..concepts import Encoder
-from ..texts.names import lines
+from ..texts.names import prompt_lines, read_name
 from ..version import host_version, pack_version
 from .grid import grid, shrunk
 from .judges import ClipJudge, Judge, try_out
@@ -135,9 +135,9 @@ def read_prompts(erase: str, keep: str) -> list[Prompt]:
     """Prompts from two text fields, one a line: ``text`` or ``text | label``. Raises ErasureError without any."""
     found = []
     for field_text, erased in ((erase, True), (keep, False)):
-        for line in lines(field_text):
+        for line in prompt_lines(field_text):
             text, _, label = (part.strip() for part in line.partition("|"))
-            found.append(Prompt(text, label or text, erased))
+            found.append(Prompt(text, read_name(label).text or label or text, erased))
     if not found:
         raise ErasureError("There are no prompts: type at least one to erase or to keep, one a line.")
     both = {p.label for p in found if p.erased} & {p.label for p in found if not p.erased}

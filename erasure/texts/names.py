@@ -235,6 +235,11 @@ def without_weights(line: str) -> str:
     return re.sub(r"(?<!\\)[()]", " ", line)
 
 
+def prompt_lines(text: str) -> list[str]:
+    """The prompts of a field, one a line, each once: commas and weights are theirs, comments are left out."""
+    return [line for line in lines(visible(text)) if not line.startswith("#")]
+
+
 def files_in(text: str) -> list[str]:
     """The files that a field asks for."""
     matches = (FILE.fullmatch(line.strip()) for line in visible(text).splitlines())

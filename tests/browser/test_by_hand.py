@@ -48,7 +48,7 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
     editor.shot("by_hand_3_wired")
     editor.run()
     [erased] = editor.images("Picture")
-    assert editor.said("ErasureText").startswith("Erased: circle → ")
+    assert editor.said("ErasureText").startswith("✓ circle → ")
     editor.shot("by_hand_4_erased")
     assert shape(base) == "circle" and shape(erased) != "circle"
 

@@ -57,6 +57,6 @@ def test_five_actions_lead_to_an_erased_picture(editor):
     editor.run()  # 5
     [base, *_], [erased, *_] = editor.images("Base"), editor.images("Erased")
     said = editor.said("ErasureText")
-    assert said.startswith("Erased: circle → ") and ", star → " in said
+    assert said.startswith("✓ circle → ") and " star → " in said
     editor.shot("first_time_3_erased")
     assert shape(base) == "circle" and shape(erased) != "circle"

@@ -34,7 +34,7 @@ def run(server, tmp_path):
 def test_the_client_shows_progress_and_saves_the_pictures(run):
     done, folder = run("--concept", "star", "--prompt", "a blue star")
     assert done.returncode == 0, done.stderr
-    assert "Sample: erased: 2/2" in done.stdout and "Erased: star → " in done.stdout
+    assert "Sample: erased: 2/2" in done.stdout and "✓ star → " in done.stdout
     assert sorted(path.name for path in folder.iterdir()) == ["base_0.png", "erased_0.png"]
     assert (folder / "base_0.png").read_bytes() != (folder / "erased_0.png").read_bytes()
 

@@ -217,7 +217,7 @@ def test_another_seed_solves_nothing_anew(client, info):
 
     first = client.wait(client.queue(graph(91)), timeout=300)
     [said] = first["outputs"]["2"]["text"]
-    assert said.startswith("Erased: circle → ") and "Preserved: " in said
+    assert said.startswith("✓ circle → ") and "\nPreserved " in said
     again = client.wait(client.queue(graph(92)), timeout=300)
     kept = next(m[1]["nodes"] for m in again["status"]["messages"] if m[0] == "execution_cached")
     assert {"2", "3"} <= set(kept) and "14" not in kept
