@@ -91,7 +91,7 @@ def test_a_saved_graph_converts_to_the_prompt_it_came_from(info):
     [
         ({"concept": ""}, "The concept is empty: type what is to be erased, one name a line."),
         ({"target": "anchor"}, "the anchor is empty"),
-        ({"concept": "word " * 100}, "longer than the 77 tokens"),
+        ({"concept": "file: nowhere.txt"}, "The file 'nowhere.txt' cannot be read from the input folder"),
     ],
 )
 def test_bad_input_arrives_as_a_sentence(client, info, changes, words):
