@@ -12,9 +12,11 @@ import torch
 
 from .artifact import ErasureError, GateTensors
 from .prompt import choose_threshold, fit_gate, gate_score
-from .texts.names import EMBEDDING, others, plain
+from .texts.names import EMBEDDING, is_said, others, plain
 
 _T = TypeVar("_T")
+GateTexts = tuple[list[str], list[str]]
+"""Texts that speak of a concept, and texts that do not."""
 
 PHRASINGS = (
     "{}",
@@ -188,10 +190,12 @@ class Encoder:
         return " ".join(parts)
 
     def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
-        """Those of the texts that fit beside any of the names into what the text encoder reads at once."""
+        """Those of the texts that fit beside any of the names into what the text encoder reads at once, and say none
+        of them themselves."""
         longest = max(min(LONG, len(self.name_tokens(name))) for name in names)
         room = len(self.tokens("")) - ROOM - longest
-        return [text for text in texts if self.fits(text) and len(self.content(text)) <= room]
+        apart = [text for text in texts if not any(is_said(name, text) for name in names)]
+        return [text for text in apart if self.fits(text) and len(self.content(text)) <= room]
 
     def fitting(self, templates: Sequence[str], *words: str) -> list[str]:
         """Those of the phrases that the text encoder reads at once with any of the words; "{}" in any case."""
@@ -255,7 +259,9 @@ def _plain(value):
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -> tuple[GateTensors, float]:
+def build_gate(
+    encode: Encoder, names: Sequence[str], preserve: Sequence[str], texts: GateTexts | None = None
+) -> tuple[GateTensors, float]:
     """A text gate for a concept known by ``names``, and its gap, at or below zero when it cannot separate the texts.
 
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
@@ -264,7 +270,8 @@ def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -
     other half.
     """
     with torch.inference_mode(False), torch.no_grad():
-        rows = [_plain_and_weighted(encode, texts) for texts in gate_texts(names, preserve)]
+        texts = texts or gate_texts(names, preserve)
+        rows = [_plain_and_weighted(encode, part) for part in texts]
         speaking, silent = (texts.flatten(0, 1) for texts in rows)
         gate = fit_gate(speaking, silent)
         thresholds, gaps = [], []
@@ -285,7 +292,8 @@ def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
 
 
 def concept_directions(
-    encode: Encoder, names: Sequence[str], preserve: Sequence[str], count: int, shrinkage: float = 1e-3
+    encode: Encoder, names: Sequence[str], preserve: Sequence[str], count: int, texts: GateTexts | None = None,
+    shrinkage: float = 1e-3,
 ) -> torch.Tensor:
     """Directions [count, d] in which texts that speak of the concept are strong and other texts are weak.
 
@@ -295,7 +303,8 @@ def concept_directions(
     large as through random directions of length 1.
     """
     with torch.inference_mode(False), torch.no_grad():
-        speaking, silent = (encode.chunks(texts).flatten(0, 1).double() for texts in gate_texts(names, preserve))
+        texts = texts or gate_texts(names, preserve)
+        speaking, silent = (encode.chunks(part).flatten(0, 1).double() for part in texts)
         strong, weak = (tokens.T @ tokens / len(tokens) for tokens in (speaking, silent))
         weak += shrinkage * weak.diagonal().mean() * torch.eye(len(weak), dtype=weak.dtype, device=weak.device)
         whiten = torch.linalg.cholesky(weak).inverse()

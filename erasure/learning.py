@@ -12,12 +12,14 @@ import comfy.model_management
 import torch
 
 from . import attach, deltas, inspection, training
+from . import only_in as only_in_
 from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata, Probe, PromptTensors
 from .choice import Choice
 from .concepts import (
     IN_CONTEXT,
     PHRASINGS,
     Encoder,
+    GateTexts,
     build_gate,
     concept_directions,
     say,
@@ -82,6 +84,7 @@ class Learning:
                 concept="\n".join(self.names),
                 target=self.target,
                 preserve="\n".join(self.request.preserve),
+                only_in="\n".join(self.request.contexts),
                 family=fingerprint(run.model).family,
                 context_dim=str(context_dim(run.model)),
                 blocks=s.blocks if prompts else "",
@@ -137,11 +140,13 @@ def gradients() -> Iterator[None]:
 def prepare(
     model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
     on_read: Callable[[int, int], None] = lambda done, total: None, open_file: OpenFile | None = None,
+    only_in: str = "",
 ) -> Learning:  # fmt: skip
     """Checks every input and sets a training run up; call inside ``gradients()``.
 
     ``concept``: names of one concept; ``preserve``: texts to keep (see ``texts.names.read_field``, for ``open_file``,
-    too); ``on_read(done, total)`` is told how far the text encoder is. Raises ErasureError.
+    too); ``only_in``: texts beside which alone it is erased; ``on_read(done, total)`` is told how far the text encoder
+    is. Raises ErasureError.
     """
     settings.check()
     attach.require_unet(model)
@@ -149,9 +154,10 @@ def prepare(
     if LEARNED[settings.method].role:
         attach.require_blocks(model, settings.blocks)
     encode = Encoder(clip, on_read)
-    request = _with_names_in_front(_read(model, encode, concept, preserve, open_file), model)
+    request = _with_names_in_front(_read(model, encode, concept, preserve, only_in, open_file), model)
     names, kept = request.texts, list(request.preserve)
     short = encode.beside(names, kept)
+    beside = only_in_.gate_texts(names, request.contexts, short) if request.contexts else None
     before = [*names, *(move.name for move in erased_from(model))]
     if settings.target == "anchor":
         anchors_for(settings.anchor, names)
@@ -162,7 +168,7 @@ def prepare(
     generator = torch.Generator().manual_seed(settings.seed)
     prompt = attached = gap = None
     if method.role:
-        gate, gap = build_gate(encode, names, short) if settings.gate else (None, None)
+        gate, gap = build_gate(encode, names, short, beside) if settings.gate else (None, None)
         prompt = _prompt(encode, names, settings, generator, resume)
         chunk = encode("").context.shape[1]
         attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
@@ -172,14 +178,18 @@ def prepare(
         settings = replace(settings, target="anchor", anchor="\n".join(map(str, anchors.values())))
     delta = None
     if method.changes != "nothing":
-        directions = None if resume else _directions(encode, names, short, settings)
+        directions = None if resume else _directions(encode, names, short, settings, beside)
         delta = _delta(model, method.changes, settings, generator, directions, resume)
         if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
             found = _closed_form(model, encode, request, anchors, settings)
             delta.begin_with(found)
             if prompt is not None and settings.start == "concept":
                 prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
-    phrases, kept_texts = _phrases(encode, anchors, short, settings), _kept_texts(encode, kept)
+    if request.contexts:
+        phrases = _phrases_beside(encode, anchors, request.contexts, short)
+        kept_texts = _kept_texts(encode, kept, only_in_.staying(names, request.contexts, short))
+    else:
+        phrases, kept_texts = _phrases(encode, anchors, short, settings), _kept_texts(encode, kept)
     choices = _choices(encode, near, method.targets, settings)
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     steps = int(resume.metadata.steps or 0) if resume else 0
@@ -187,7 +197,8 @@ def prepare(
     findings, strange = inspection.knowledge(encode, names, [text or "" for text in anchors.values()])
     findings += [Finding("⚠", warning) for warning in request.warnings]
     others_near = list(dict.fromkeys([*(word for row in near for word in row[:4]), *kept]))
-    probes = inspection.probes_for(encode, names, [text or "" for text in anchors.values()], others_near)
+    targets = [text or "" for text in anchors.values()]
+    probes = inspection.probes_for(encode, names, targets, others_near, request.contexts)
     return Learning(run, request, Progress(), steps, gap, target, probes, findings, strange)
 
 
@@ -222,9 +233,11 @@ def require_trainable(model) -> None:
     require_unpacked(model)
 
 
-def _read(model, encode: Encoder, concept: str, preserve: str, open_file: OpenFile | None) -> Request:
+def _read(
+    model, encode: Encoder, concept: str, preserve: str, only_in: str, open_file: OpenFile | None
+) -> Request:
     """The request of a training's fields. Raises ErasureError for what only a closed form can be asked."""
-    request = read_request(model, encode, concept, preserve, open_file=open_file)
+    request = read_request(model, encode, concept, preserve, only_in, open_file)
     for name in request.names:
         if name.strength != 1:
             raise ErasureError(
@@ -304,10 +317,23 @@ def _phrases(
     return plain * max(1, len(beside) // len(plain)) + beside
 
 
-def _kept_texts(encode: Encoder, kept: Sequence[str]) -> list:
-    """The empty prompt, and the preserve set in phrasings and in pairs."""
+def _phrases_beside(
+    encode: Encoder, anchors: Mapping[str, str | None], contexts: Sequence[str], kept: Sequence[str]
+) -> list[Phrase]:
+    """Phrases that say the concept beside a context; the neutral one is the context alone."""
+    out = []
+    for pattern, context, (name, anchor) in product(only_in_.patterns(kept), contexts, anchors.items()):
+        template = pattern.format(concept="{}", kept=context)
+        replaced = None if anchor is None else encode(say(template, anchor))
+        out.append(Phrase(encode(say(template, name)), encode(context), replaced, name, template))
+    return out
+
+
+def _kept_texts(encode: Encoder, kept: Sequence[str], more: Sequence[Sequence[str]] = ()) -> list:
+    """The empty prompt, and the preserve set in phrasings and in pairs; ``more`` lists of texts, too."""
     texts = [p.format(text) for text, p in product(kept, PHRASINGS[:4])]
     texts += [f"{a} {b}" for a, b in product(kept, kept) if a != b][:400]
+    texts += [text for part in more for text in part]
     return [encode("")] * max(1, len(texts) // 10) + [encode(text) for text in texts]
 
 
@@ -348,11 +374,11 @@ def _prompt(
 
 
 def _directions(
-    encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings
+    encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings, texts: GateTexts | None
 ) -> torch.Tensor | None:
     if settings.rank == 0 or settings.down_start == "random":
         return None
-    return concept_directions(encode, names, kept, settings.rank)
+    return concept_directions(encode, names, kept, settings.rank, texts)
 
 
 def _choices(

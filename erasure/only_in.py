@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, say
+from .concepts import IN_CONTEXT, PHRASINGS, Encoder, GateTexts, say, spread
 
 TOGETHER = (*IN_CONTEXT, "a photo of a {kept} {concept}", "a {kept} with a {concept}", "a {concept} on a {kept}")
 """How a concept is said beside the text that it is erased with."""
@@ -21,17 +21,20 @@ FARTHER = ("a {other} {concept} on a {kept}", "a {kept} and a {other} {concept}"
 Aligned = Callable[[str, str, str], tuple[torch.Tensor, torch.Tensor]]
 
 
+def patterns(others: Sequence[str]) -> list[str]:
+    """Phrases with places for a concept and its context, some with one of the ``others`` between or before them."""
+    return [*TOGETHER, *(pattern.replace("{other}", other) for other in others[:4] for pattern in FARTHER)]
+
+
 def pairs(
     encode: Encoder, aligned: Aligned, name: str, target: str, contexts: Sequence[str], others: Sequence[str] = ()
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Encodings of phrases that say a concept and a context, from where both are said, and where they go, [n, d] each.
 
-    ``aligned(template, name, target)`` gives them from the name on. ``others``: texts that stand between or before them
-    in some of the phrases.
+    ``aligned(template, name, target)`` gives them from the name on.
     """
     out = []
-    between = [pattern.replace("{other}", other) for other in others[:4] for pattern in FARTHER]
-    for pattern, context in product((*TOGETHER, *between), contexts):
+    for pattern, context in product(patterns(others), contexts):
         template = pattern.format(concept="{}", kept=context)
         if not encode.fitting([template], name, target):
             continue
@@ -49,4 +52,15 @@ def staying(names: Sequence[str], contexts: Sequence[str], preserve: Sequence[st
         [pattern.format(concept=text, kept=other) for other, pattern in product(preserve, IN_CONTEXT)]
         for text in (*names, *contexts)
     ]
-    return [alone + others[:: max(1, len(others) // 40)] for alone, others in zip(plain, beside, strict=True)]
+    return [alone + spread(others, 40) for alone, others in zip(plain, beside, strict=True)]
+
+
+def gate_texts(names: Sequence[str], contexts: Sequence[str], preserve: Sequence[str]) -> GateTexts:
+    """Texts that speak of a concept beside a context, and texts that say one of them without the other, or neither."""
+    speaking = [
+        pattern.format(concept=name, kept=context)
+        for name, context, pattern in product(names, contexts, patterns(preserve))
+    ]
+    silent = [text for part in staying(names, contexts, preserve) for text in part]
+    silent += [say(phrasing, text) for text, phrasing in product(preserve, PHRASINGS[:2])]
+    return speaking, ["", *spread(silent, 400)]

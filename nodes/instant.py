@@ -37,7 +37,7 @@ def _texts(concept_id: str) -> list:
     ]  # fmt: skip
 
 
-def _only_in() -> io.Input:
+def only_in() -> io.Input:
     return io.String.Input(
         "only_in", default="", multiline=True, advanced=True,
         tooltip="Texts beside which alone the concept is erased: concept 'hat', only in 'cowboy' leaves every other "
@@ -92,7 +92,7 @@ class ErasureInstant(io.ComfyNode):
                 io.Int.Input("balance", default=scales.balance, min=0, max=20, advanced=True,
                              tooltip="Rounds in which the neighbours that the edit would hurt most are preserved more, "
                              "and the others less; 0 preserves all alike."),
-                _only_in(),
+                only_in(),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -143,7 +143,7 @@ class ErasureText(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,
                     tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 is all.",
                 ),
-                *rest, _only_in(),
+                *rest, only_in(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
         )  # fmt: skip

@@ -19,6 +19,7 @@ from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
 from ..erasure.targets import ignored_anchor, resolve_target
 from .files import FILE, save_new
+from .instant import only_in
 from .messages import file_facts, open_input_file, shown
 from .types import CATEGORY, KEPT, ErasureSocket, Reading, lenient, show, telling
 
@@ -128,6 +129,7 @@ class ErasureTrain(io.ComfyNode):
                         "what a learned choice finds hurt most (adversarial preservation).", advanced=True),
                 _choice("weights_start", WEIGHTS_START, "What the weights' change starts from: nothing, or what "
                         "Instant Erasure works out for the same texts.", advanced=True),
+                only_in(),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -143,13 +145,13 @@ class ErasureTrain(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, model, clip, concept, preserve, resume=None, **chosen) -> io.NodeOutput:
+    def execute(cls, model, clip, concept, preserve, only_in, resume=None, **chosen) -> io.NodeOutput:
         notices = [ignored_anchor(chosen["target"], chosen["anchor"], PRESET)]
         notices += attach.doubts(model, resume) if resume is not None else []
         settings = settings_from(model, chosen)
         with learning.gradients():
             reading = Reading(cls, bar=False)
-            run = learning.prepare(model, clip, concept, preserve, settings, resume, reading, open_input_file)
+            run = learning.prepare(model, clip, concept, preserve, settings, resume, reading, open_input_file, only_in)
             watch = Watch(cls, model, settings.steps)
             try:
                 erasure = learning.learn(run, watch.step, watch)
