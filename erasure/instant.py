@@ -23,7 +23,7 @@ from .neighbours import nearness, unknown
 from .request import OpenFile, Request, read_request
 from .targets import anchors_for
 from .textmap import TextMap, moment
-from .texts.names import listing, others
+from .texts.names import EMBEDDING, listing, others
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 from .vocabulary import COMPARED, EVERYDAY, WORDS
@@ -127,7 +127,8 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     before = [move.name for move in erased]
     taken = [*names, *before]
     common = others((*WORDS, *EVERYDAY), taken)
-    own = others(encode.beside(names, request.preserve), taken)
+    written = [text for text in encode.beside(names, request.preserve) if not text.startswith(EMBEDDING)]
+    own = others(written, taken)
     near = nearness(encode, names, own or common).apart(names).rows()
     preserve = list(request.preserve)
     if not preserve:
@@ -142,7 +143,10 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
     """The nearest texts of each concept, without those in front that the text encoder does not know."""
-    strange = set(unknown(encode, list(dict.fromkeys(word for row in near for word in row[:NEIGHBOURS])), COMPARED))
+    first = list(dict.fromkeys(word for row in near for word in row[:NEIGHBOURS]))
+    strange = set(unknown(encode, first, COMPARED))
+    if any(strange.issuperset(row[:NEIGHBOURS]) for row in near):
+        strange = set(unknown(encode, list(dict.fromkeys(word for row in near for word in row)), COMPARED))
     return [[word for word in row if word not in strange] or list(row) for row in near]
 
 
