@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import torch
 
+from . import fillers
 from .artifact import ErasureError, GateTensors
 from .fingerprint import context_dim
-from .prompt import choose_threshold, fit_gate, gate_score
+from .prompt import choose_threshold, either, fit_gate, gate_score
 
 _T = TypeVar("_T")
 
@@ -264,21 +265,57 @@ def build_gate(encode: Encoder, names: Sequence[str], preserve: Sequence[str]) -
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
     texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
     ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
-    other half.
+    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``.
     """
     with torch.inference_mode(False), torch.no_grad():
-        rows = [_plain_and_weighted(encode, texts) for texts in gate_texts(names, preserve)]
-        speaking, silent = (texts.flatten(0, 1) for texts in rows)
-        gate = fit_gate(speaking, silent)
+        texts = gate_texts(names, preserve)
+        rows = [_plain_and_weighted(encode, part) for part in texts]
+        speaking, silent = (part.flatten(0, 1) for part in rows)
+        gate, near = fit_gate(speaking, silent), silent
         thresholds, gaps = [], []
         for half in (0, 1):
-            speaking, silent = (texts[half::2].flatten(0, 1) for texts in rows)
+            speaking, silent = (part[half::2].flatten(0, 1) for part in rows)
             other = fit_gate(speaking, silent)
-            scores = [gate_score(texts[1 - half :: 2].flatten(0, 1), other) - other.threshold for texts in rows]
+            scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
             threshold, gap = choose_threshold(*(part.tolist() for part in scores))
             thresholds.append(threshold)
             gaps.append(gap)
-    return replace(gate, threshold=gate.threshold + sum(thresholds) / 2), min(gaps)
+        gate = replace(gate, threshold=gate.threshold + sum(thresholds) / 2)
+        return either(gate, _far_gate(encode, names, texts, near)), min(gaps)
+
+
+def _far_gate(
+    encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor
+) -> GateTensors:
+    """A gate for ``behind_filler``, silent for ``near`` [q, n, d], too; ``texts``: those that speak and that do not.
+
+    It starts from what tells the names' own tokens from all others: a convex problem.
+    """
+    behind = [behind_filler(encode, _twice(part), names) for part in texts]
+    speaking, silent = (torch.cat(list(encode.stream(part))) for part in behind)
+    silent = torch.cat([silent, near])
+    own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
+    for text, row in zip(behind[0], speaking, strict=True):
+        name = max((name for name in names if name in text), key=len)
+        first = encode.place(text, name)
+        rest.append(row[:first])
+        own.append(row[first : first + len(encode.name_tokens(name)) + 1])
+    start = fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
+    return fit_gate(speaking, silent, penalty=1e-4, start=start)
+
+
+def _twice(texts: Sequence[str]) -> list[str]:
+    """Every second text, two times: each stands behind two fillers, so that it is no mark of one of them."""
+    return [text for text in texts if text][::2] * 2
+
+
+def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
+    blank, empty = set(encode.tokens("")), len(encode.tokens(""))
+    sizes = {
+        word: sum(token not in blank for token in encode.tokens(word)) for word in others(fillers.FILLER, names)
+    }
+    return fillers.behind(texts, sizes, empty - 2 - ROOM)
 
 
 def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:

@@ -1,11 +1,10 @@
-"""Filler to put in front of phrases: encodings depend on what stands before a word and on how far back it stands."""
+"""Filler to put in front of texts: encodings depend on what stands before a word and on how far back it stands."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from .concepts import ROOM, Encoder, others
 from .vocabulary import WORDS
 
 TAGS = (
@@ -13,31 +12,29 @@ TAGS = (
     "soft lighting", "close up", "wallpaper", "very aesthetic", "elegant", "dramatic", "artstation", "sharp", "perfect",
     "uhd", "dslr", "35mm", "unreal engine", "best", "amazing", "clean lines", "simple", "from above", "outdoors",
 )  # fmt: skip
-"""Things that prompts begin with, whatever they are about."""
+"""Things that prompts begin with, whatever they are about; none of those that an attack or a benchmark asks behind."""
+FILLER = (*TAGS, *WORDS)
 WAYS = (", ", " ", " and a ")
 """What filler is joined by: tags, loose words, a long sentence."""
 SPREAD = 0.6180339887498949
 """The golden ratio's fractional part: its multiples fill (0, 1) evenly, however many there are."""
 
 
-def behind(encode: Encoder, templates: Sequence[str], names: Sequence[str], room: int = ROOM) -> list[str]:
-    """The templates, each behind another filler, from one that is short to one that fills what is read at once.
+def behind(texts: Sequence[str], sizes: Mapping[str, int], most: int) -> list[str]:
+    """The texts, each behind another filler, from one that is short to one of ``most`` tokens.
 
-    ``names``: what no filler may say. ``room``: tokens to leave for the template and what is put into it.
+    ``sizes``: the words of filler, and how many tokens each has. The same place in a list gets the same words, so that
+    two lists differ in what they say and not in their filler.
     """
-    words = others((*TAGS, *WORDS), names)
-    blank = set(encode.tokens(""))
-    most = len(encode.tokens("")) - 2 - room
-    sizes = {word: sum(token not in blank for token in encode.tokens(word)) for word in words}
-    return [_filled(template, i, words, sizes, most) for i, template in enumerate(templates)]
+    return [_behind(text, i, sizes, most) for i, text in enumerate(texts)]
 
 
-def _filled(template: str, number: int, words: Sequence[str], sizes: dict[str, int], most: int) -> str:
-    rng, way = random.Random(number), WAYS[number % len(WAYS)]
-    goal, left = 1 + (number + 1) * SPREAD % 1 * most, []
-    count = len(way.split())
-    for word in rng.sample(words, min(len(words), most)):
-        if (goal := goal - sizes[word] - count) < 0:
+def _behind(text: str, number: int, sizes: Mapping[str, int], most: int) -> str:
+    way, left = WAYS[number % len(WAYS)], []
+    room = 1 + (number + 1) * SPREAD % 1 * most
+    for word in random.Random(number).sample(list(sizes), len(sizes)):
+        room -= sizes[word] + len(way.split())
+        if room < 0:
             break
         left.append(word)
-    return way.join([*left, template])
+    return way.join([*left, text])
