@@ -37,7 +37,7 @@ from .toy import Shot, Toy, shots
 
 ATTACK_PICTURES = 24
 BUDGET = Budget(strengths=(2.0, 3.0), search=Search(tried=50_000))
-CHEAP = ("by name", "other names", "concept direction")
+CHEAP = ("by name", "other names", "concept direction", "behind tags")
 """Attacks that cost next to nothing to find."""
 
 

@@ -83,6 +83,14 @@ class RandomEncoder:
     def name_tokens(self, name: str) -> tuple[int, ...]:
         return (0,) * len(name.split())
 
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """One a word between a start and an end, and padding up to a chunk."""
+        words = tuple(2 + crc32(word.encode()) for word in text.split())
+        return (0, *words, *[1] * (self.rows.shape[1] - 1 - len(words)))
+
+    def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
+        return list(texts)
+
     def read(self, texts: Sequence[str]) -> None:
         """Nothing to remember."""
 

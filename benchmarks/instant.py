@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from concept_erasure.erasure import attach, instant
 from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.deltas import effective_weights, weight_names
+from concept_erasure.erasure.evaluation import attacks
 from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
 from concept_erasure.erasure.methods import Scales
@@ -47,6 +48,7 @@ SETS: dict[str, list[tuple[str, ...]]] = {
     "quads": list(QUADS),
 }
 DEFAULT = "uce"
+PARTS_OF_A_ROW = ("esr1", "psr1", "behind_tags", "unedited", "unedited_target")
 UNBALANCED = Scales(balance=0)
 PUBLISHED = Instant(target="empty prompt", tokens=TOKENS[1], rank=0, scales=UNBALANCED)
 METHODS: dict[str, tuple[Instant, bool]] = {
@@ -83,6 +85,17 @@ def split(wanted: Sequence[Shot], ranks: Sequence[int], erased: Sequence[str]) -
     return gone, kept
 
 
+def behind_tags(toy: Toy, model, erased: Sequence[str], targets: Sequence[str] = ()) -> float:
+    """ESR-1 behind eight quality tags; with ``targets``, of the same texts with these in the names' place."""
+    wanted = []
+    for i, shot in enumerate(shot for shot in shots(erased[0]) if shot.label in erased):
+        text = shot.text
+        if targets:
+            text = text.replace(shot.label, targets[erased.index(shot.label)])
+        wanted.append(replace(shot, text=attacks.behind_tags(text, i)))
+    return mean([rank > 0 for rank in toy.judge.ranks(toy.draw(model, wanted), [shot.label for shot in wanted])])
+
+
 def preserve_text(erased: Sequence[str], given: bool) -> str:
     return "\n".join(text for text in plan(erased[0])["preserve"] if text not in erased) if given else ""
 
@@ -108,13 +121,16 @@ def quality(toy: Toy, sets: dict[str, list[tuple[str, ...]]], methods: Sequence[
                 erasure = instant.erase_instantly(
                     toy.model, toy.clip, "\n".join(erased), preserve_text(erased, given), settings
                 )
-                gone, kept = split(*ranks_of(toy, attach.erase(toy.model, erasure), erased[0]), erased)
+                model, targets = attach.erase(toy.model, erasure), erasure.metadata.target.splitlines()
+                gone, kept = split(*ranks_of(toy, model, erased[0]), erased)
                 rows[", ".join(erased)] = {
                     "to": ", ".join(erasure.metadata.target.splitlines()),
                     "esr1": mean(gone), "psr1": mean(kept), "pictures": len(gone) + len(kept),
+                    "behind_tags": behind_tags(toy, model, erased), "unedited": behind_tags(toy, toy.model, erased),
+                    "unedited_target": behind_tags(toy, toy.model, erased, targets),
                 }  # fmt: skip
                 print(name, erased, rows[", ".join(erased)], flush=True)
-            summary = {part: mean([row[part] for row in rows.values()]) for part in ("esr1", "psr1")}
+            summary = {part: mean([row[part] for row in rows.values()]) for part in PARTS_OF_A_ROW}
             found["methods"][name][kind] = {**summary, "each": rows}
         report(found)
     return found
@@ -304,6 +320,7 @@ def markdown(found: dict) -> str:
     for name, row in found["methods"].items():
         cells = [f"{row[kind]['esr1']:.3f} / {row[kind]['psr1']:.3f}" for kind in kinds]
         rows.append(f"| {name}{' (default)' if name == found['default'] else ''} | " + " | ".join(cells) + " |")
+    rows += behind_tags_table(found["methods"])
     rows += ["", f"Seconds from encodings to the change of all layers, {PRESERVED} preserved texts, two CPU cores.", ""]
     counts = list(next(iter(found["seconds"].values())))
     heads = [f"{n} concept{'s' * (n != '1')}" for n in counts]
@@ -335,6 +352,24 @@ def markdown(found: dict) -> str:
         cells = [f"{value:.2f}" for value in (*values, row["bf16_rounding"], row["erased_by"])]
         rows.append(f"| {family} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def behind_tags_table(methods: dict[str, dict]) -> list[str]:
+    """ESR-1 behind eight tags, where it was measured."""
+    measured = {name: row for name, row in methods.items() if all("behind_tags" in kind for kind in row.values())}
+    if not measured:
+        return []
+    kinds = list(next(iter(measured.values())))
+    rows = ["", "ESR-1 behind eight quality tags; brackets: the unedited model's for the same text, and for the"]
+    rows += ["target's name in the concept's place, beyond which no erasure can be expected to go.", ""]
+    rows += ["| method | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name, row in measured.items():
+        cells = [
+            f"{row[kind]['behind_tags']:.2f} ({row[kind]['unedited']:.2f}, {row[kind]['unedited_target']:.2f})"
+            for kind in kinds
+        ]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
 
 
 PARTS = ("quality", "seconds", "lora")

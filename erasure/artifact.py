@@ -3,7 +3,7 @@
 A file holds tensors under these names::
 
     prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
-    prompt.<i>.gate.direction, .centre       [context_dim] each, its text gate
+    prompt.<i>.gate.direction, .centre       its text gate: [context_dim, directions] or [context_dim]
     delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
     probe.<i>.source, probe.<i>.goal         [r, context_dim], encodings that what it does is checked by
 
@@ -73,8 +73,8 @@ Change = LowRank | Full
 class GateTensors:
     """A text gate at rest: a linear reading of token encodings.
 
-    ``direction``, ``centre``: [d]. A row is open when a token x of it has
-    ``(x - centre) . direction >= threshold``.
+    ``direction``: [d], or [d, g] for several; ``centre``: [d]. A row is open when a token x of it has
+    ``(x - centre) . direction >= threshold`` for one of them.
     """
 
     direction: torch.Tensor

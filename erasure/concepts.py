@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from . import fillers
 from .artifact import ErasureError, GateTensors
-from .prompt import choose_threshold, fit_gate, gate_score
+from .prompt import choose_threshold, either, fit_gate, gate_score
 from .texts.names import EMBEDDING, is_said, others, plain
 
 _T = TypeVar("_T")
@@ -267,22 +268,60 @@ def build_gate(
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
     texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
     ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
-    other half.
+    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``.
     """
     with torch.inference_mode(False), torch.no_grad():
         texts = texts or gate_texts(names, preserve)
         rows = [_plain_and_weighted(encode, part) for part in texts]
-        speaking, silent = (texts.flatten(0, 1) for texts in rows)
-        gate = fit_gate(speaking, silent)
+        speaking, silent = (part.flatten(0, 1) for part in rows)
+        gate, near = fit_gate(speaking, silent), silent
         thresholds, gaps = [], []
         for half in (0, 1):
-            speaking, silent = (texts[half::2].flatten(0, 1) for texts in rows)
+            speaking, silent = (part[half::2].flatten(0, 1) for part in rows)
             other = fit_gate(speaking, silent)
-            scores = [gate_score(texts[1 - half :: 2].flatten(0, 1), other) - other.threshold for texts in rows]
+            scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
             threshold, gap = choose_threshold(*(part.tolist() for part in scores))
             thresholds.append(threshold)
             gaps.append(gap)
-    return replace(gate, threshold=gate.threshold + sum(thresholds) / 2), min(gaps)
+        gate = replace(gate, threshold=gate.threshold + sum(thresholds) / 2)
+        return either(gate, _far_gate(encode, names, texts, near)), min(gaps)
+
+
+def _far_gate(
+    encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor
+) -> GateTensors:
+    """A gate for ``behind_filler``, silent for ``near`` [q, n, d], too; ``texts``: those that speak and that do not.
+
+    It starts from what tells the names' own tokens from all others: a convex problem.
+    """
+    behind = [behind_filler(encode, _twice(part), names) for part in texts]
+    speaking, silent = (torch.cat(list(encode.stream(part))) for part in behind)
+    silent = torch.cat([silent, near])
+    own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
+    for text, row in zip(behind[0], speaking, strict=True):
+        place = _last_place(encode, text, names)
+        rest.append(row[: place.start])
+        own.append(row[place.start : place.stop + 1])
+    start = fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
+    return fit_gate(speaking, silent, penalty=1e-4, start=start)
+
+
+def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:
+    """Where the longest of the names that a text says stands in it, for the last time."""
+    name = max((name for name in names if name in text), key=len)
+    before, _, after = text.rpartition(name)
+    return encode.place(f"{before}{{}}{after}", name)
+
+
+def _twice(texts: Sequence[str]) -> list[str]:
+    """Every second text, two times: each stands behind two fillers, so that it is no mark of one of them."""
+    return [text for text in texts if text][::2] * 2
+
+
+def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
+    sizes = {word: len(encode.content(word)) for word in others(fillers.FILLER, names)}
+    return fillers.behind(texts, sizes, len(encode.tokens("")) - 2 - ROOM)
 
 
 def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:

@@ -9,6 +9,7 @@ Here a *text gate* may decide per row of the batch whether they are there at all
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -70,33 +71,63 @@ class ErasurePrompt(nn.Module):
 def gate_score(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:
     """How much each row speaks of the concept, [b], from its token encodings [b, n, d]: that of its best token."""
     centre = gate.centre.to(context.device, torch.float32)
-    return ((context.float() - centre) @ gate.direction.to(centre)).amax(-1)
+    return ((context.float() - centre) @ gate.direction.to(centre)).flatten(1).amax(-1)
 
 
-def fit_gate(speaking: torch.Tensor, silent: torch.Tensor, penalty: float = 1e-3) -> GateTensors:
+def either(first: GateTensors, second: GateTensors) -> GateTensors:
+    """A gate that is open where one of two gates with one direction each is.
+
+    Both directions get the first one's threshold, from a centre that makes up for the difference: the nearest one to
+    the first's.
+    """
+    both = torch.stack([first.direction, second.direction], dim=1)
+    missing = second.threshold - first.threshold - (first.centre - second.centre) @ second.direction
+    shift = torch.linalg.pinv(both.double().T) @ torch.stack([torch.zeros_like(missing), missing]).double()
+    return GateTensors(both, first.centre + shift.to(first.centre), first.threshold)
+
+
+def fit_gate(
+    speaking: torch.Tensor, silent: torch.Tensor, penalty: float = 1e-3, start: GateTensors | None = None
+) -> GateTensors:
     """A gate that tells texts that speak of the concept, [p, n, d], from texts that do not, [q, n, d].
 
     Logistic regression on whole texts, whose score is the soft maximum over their tokens (multiple-instance learning):
     which token carries the concept is left open, because contextual encodings spread it over the tokens after its name.
-    ``penalty`` is the weight of the squared norm; each class counts as a half. Threshold 0 is even odds.
+    ``penalty`` is the weight of the squared norm; each class counts as a half. Threshold 0 is even odds. Such a fit has
+    local minima: it begins at zero and, where it is given, at ``start``, and the better end is taken.
     """
     centre = silent.reshape(-1, silent.shape[-1]).mean(0)
     scale = (silent - centre).std()
     classes = [((1.0, (speaking - centre) / scale)), ((-1.0, (silent - centre) / scale))]
-    weight = torch.zeros(silent.shape[-1] + 1, device=silent.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight], max_iter=150, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+    def loss(weight: torch.Tensor) -> torch.Tensor:
         total = penalty * weight[:-1].square().sum()
         for sign, tokens in classes:
             total = total + F.softplus(-sign * soft_maximum(tokens @ weight[:-1] + weight[-1])).mean()
+        return total
+
+    starts = [torch.zeros(silent.shape[-1] + 1, device=silent.device)]
+    if start is not None:
+        offset = (centre - start.centre) @ start.direction - start.threshold
+        starts.append(torch.cat([start.direction * scale, offset[None]]))
+    weight = min((descended(loss, first) for first in starts), key=lambda end: float(loss(end)))
+    return GateTensors(weight[:-1] / scale, centre.detach(), -float(weight[-1]))
+
+
+def descended(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+    """Where L-BFGS comes to from a point."""
+    weight = start.detach().clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([weight], max_iter=150, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        total = loss(weight)
         total.backward()
         return total
 
     with torch.enable_grad():
-        optimiser.step(loss)
-    return GateTensors((weight[:-1] / scale).detach(), centre.detach(), -float(weight[-1].detach()))
+        optimiser.step(closure)
+    return weight.detach()
 
 
 def soft_maximum(scores: torch.Tensor, sharpness: float = 4.0) -> torch.Tensor:

@@ -192,7 +192,7 @@ class ErasureStressTest(io.ComfyNode):
                 ),
                 *_drawing("erasures/stress"),
                 *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
-                  for name in ATTACKS),
+                  for name in ATTACKS if name not in LATER),
                 io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
                                tooltip="The largest multiple of the concept's direction that is added to texts; a "
                                "third and two thirds of it are tried, too."),
@@ -209,6 +209,8 @@ class ErasureStressTest(io.ComfyNode):
                 io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
                              tooltip="Steps of retraining the model's keys and values, batch 8."),
                 *_judging(),
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                  for name in LATER),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -216,7 +218,7 @@ class ErasureStressTest(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
-        tests = [name for name in ATTACKS if how.pop(_socket(name))]
+        tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
         if not tests:
             raise ErasureError("No attack is chosen: switch at least one on.")
         top = how.pop("strength")
@@ -237,6 +239,10 @@ class ErasureStressTest(io.ComfyNode):
 
         found = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, seen)
         return finished(cls, found, prefix, bar)
+
+
+LATER = ("behind tags",)
+"""Attacks whose inputs came after others: their place is the end."""
 
 
 def _socket(attack: str) -> str:

@@ -22,6 +22,11 @@ from ..texts.names import others
 
 NEUTRAL = ("a picture", "a photo of a shape")
 """Texts that speak of nothing in particular, which the direction is added to."""
+TAGS = (
+    "masterpiece", "best quality", "ultra detailed", "sharp focus", "8k", "highres", "absurdres", "cinematic lighting",
+    "depth of field", "professional", "award winning", "trending",
+)  # fmt: skip
+"""What people put in front of a prompt; nothing here is erased, preserved or fitted behind these (``fillers.py``)."""
 CROSSOVER, MUTATION = 0.5, 0.25
 """Of the genetic search, as published."""
 
@@ -42,6 +47,11 @@ class Search:
     def texts(self) -> int:
         """So many texts are encoded."""
         return self.tried + self.population * (self.generations + 1)
+
+
+def behind_tags(text: str, turn: int = 0, count: int = 8) -> str:
+    """The text behind so many of ``TAGS``; each ``turn`` begins with the next of the first ``count``."""
+    return ", ".join([*(TAGS[(turn + i) % count] for i in range(count)), text])
 
 
 def direction(encode: Encoder, names: Sequence[str]) -> torch.Tensor:

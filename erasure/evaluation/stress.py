@@ -27,7 +27,7 @@ from .judges import Judge, try_out
 from .metrics import Share, preserving
 from .report import Drawing, draw, shares
 
-BLACK_BOX = ("by name", "other names", "concept direction", "token search")
+BLACK_BOX = ("by name", "other names", "concept direction", "token search", "behind tags")
 WHITE_BOX = ("soft prompt", "relearning")
 ATTACKS = (*BLACK_BOX, *WHITE_BOX)
 Tick = Callable[[torch.Tensor | None], None]
@@ -231,6 +231,10 @@ def black_box(
         if "token search" in tests:
             text = attacks.search(encode, concept.names, 1.0, budget.search, lambda: tick(None))
             found["token search"] = {text.text: text.cond}
+    if "behind tags" in tests:
+        asked = [p.format(n) for n in concept.names for p in PHRASINGS[:4]]
+        texts = [attacks.behind_tags(text, turn) for turn, text in enumerate(asked)]
+        found["behind tags"] = {text: encode(text).cond for text in texts}
     return found
 
 
@@ -262,6 +266,7 @@ def _work(concept: Concept, tests: Sequence[str], budget: Budget) -> int:
     ticks = {
         "by name": 8 * len(concept.names), "other names": 2 * len(concept.others),
         "concept direction": 2 * len(attacks.NEUTRAL) * len(budget.strengths), "token search": 2 + batches,
+        "behind tags": 8 * len(concept.names),
         "soft prompt": 2 + budget.soft_steps, "relearning": 2 + budget.relearn_steps,
     }  # fmt: skip
     return max(1, sum(ticks[name] for name in tests))

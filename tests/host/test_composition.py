@@ -216,7 +216,8 @@ def test_a_gate_looks_at_the_prompt_and_not_at_tokens_of_another_erasure(model, 
     circle, square = only_prompt(gated), only_prompt(make_erasure(model, clip, "square", seed=5))
     # A prompt that has learned to look like a square must not open the square's gate for a circle.
     gate = square.prompts[0].gate
-    token = (gate.centre + 2 * gate.threshold * gate.direction / gate.direction.square().sum())[None]
+    direction = gate.direction[:, 0]
+    token = (gate.centre + 2 * gate.threshold * direction / direction.square().sum())[None]
     impostor = replace(circle, prompts=(replace(circle.prompts[0], keys=token, values=token),))
     for first, second in ((impostor, square), (square, impostor)):
         stacked, alone = attach.erase(attach.erase(model, first), second), attach.erase(model, impostor)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, learning
+from concept_erasure.erasure import attach, fillers, learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import attacks, relearning
 from concept_erasure.erasure.evaluation import stress as stress_module
@@ -14,6 +14,7 @@ from concept_erasure.erasure.evaluation.attacks import Search
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, black_box, stress
 from concept_erasure.erasure.trajectories import Sampling
+from concept_erasure.erasure.vocabulary import WORDS
 from concept_erasure.nodes.evaluate import ErasureStressTest
 from tests.host.test_fit import sentence
 from tests.host.test_report import SMALL, Always, Knows
@@ -107,7 +108,7 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
             on_tick=lambda done, total, picture: seen.append((done, total)),
         )  # fmt: skip
     assert [trial.attack for trial in found.trials] == list(ATTACKS)
-    assert [len(trial.prompts) for trial in found.trials] == [4, 2, 2, 1, 1, 1]
+    assert [len(trial.prompts) for trial in found.trials] == [4, 2, 2, 1, 4, 1, 1]
     for trial in found.trials:
         assert len(trial.pictures[0]) == len(trial.pictures[1]) == 2 * len(trial.prompts) == trial.after.count
         assert trial.before.value == trial.after.value == 1 and not torch.equal(*trial.pictures)
@@ -115,7 +116,7 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
     assert "token search (tokens: 3, texts tried: 48): back in 1.000" in found.text()
     saved = json.loads(found.json())
     assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
-    assert found.grid().shape[1] > 11 * 64
+    assert found.grid().shape[1] > 15 * 64
     assert all(part.dtype == torch.uint8 for trial in found.trials for part in trial.pictures)  # kept for the grid
 
 
@@ -123,6 +124,26 @@ def test_only_what_is_asked_for_is_run(encode):
     found = black_box(encode, Concept(["circle"]), ["by name", "other names", "relearning"], LITTLE)
     assert list(found) == ["by name"]
     assert "a photo of a circle" in found["by name"]
+
+
+def test_the_concept_is_asked_for_behind_quality_tags(encode):
+    asked = black_box(encode, Concept(["circle", "disc"]), ["behind tags"], LITTLE)["behind tags"]
+    assert len(asked) == 8
+    assert all(text.count(", ") >= 8 and "masterpiece" in text for text in asked)
+    assert sum(text.endswith(", a photo of a disc") for text in asked) == 1
+    torch.testing.assert_close(asked[(first := next(iter(asked)))][0][0].float(), encode(first).context)
+
+
+def test_no_erasure_is_fitted_behind_the_tags_of_the_attack():
+    assert not set(attacks.TAGS) & {*fillers.TAGS, *WORDS}
+
+
+def test_a_saved_graph_without_the_later_attacks_still_runs(model, clip, world, output):
+    known = inputs(**{f"run_{name.replace(' ', '_')}": False for name in ATTACKS})
+    known.pop("run_behind_tags")
+    with torch.inference_mode():
+        out = ErasureStressTest.execute(model, model, clip, world[2], **known)
+    assert out.result[1].startswith("behind tags: 8 pictures")
 
 
 @pytest.mark.parametrize(

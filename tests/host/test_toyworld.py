@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from concept_erasure.erasure.concepts import Encoder, build_gate
+from concept_erasure.erasure.evaluation.attacks import behind_tags
 from tests import worlds
 from tests.host.tools import decisions, sample
 from toyworld.judge import load_judge
@@ -132,6 +133,22 @@ def test_prompt_weights_do_not_mislead_a_gate(toy):
     for concept, is_open in (("circle", True), *((text, False) for text in kept)):
         texts = [f"(a photo of a {concept}:{weight})" for weight in (0.5, 1.3, 1.5, 2.0)]
         assert decisions(toy[1], gate, texts) == dict.fromkeys(texts, is_open)
+
+
+KEPT_BEHIND_TAGS = ("a green star, plain", "a blue heart on a checked background", "a purple moon, plain background")
+"""They say what colour and style they have: where a text does not, tags alone make the unedited model draw dots."""
+BEHIND_TAGS = {"yellow": "a yellow star", "dotted": "a star on a dotted background", "striped": "a striped star"}
+
+
+@pytest.mark.parametrize("concept", BEHIND_TAGS)
+def test_a_gate_opens_for_names_behind_quality_tags_and_for_nothing_else(toy, concept):
+    """Tags that no gate is fitted behind; a text encoder reads a name otherwise the more stands before it."""
+    kept = [text for text in plan(concept)["preserve"] if text != concept]
+    gate, _ = build_gate(Encoder(toy[1]), [concept], kept)
+    for text, is_open in ((BEHIND_TAGS[concept], True), *((text, False) for text in KEPT_BEHIND_TAGS)):
+        texts = [behind_tags(text, count=count) for count in (0, 2, 4, 6, 8, 12)]
+        opened = list(decisions(toy[1], gate, texts).values())
+        assert opened[0] == is_open and opened.count(is_open) >= 5, (text, opened)
 
 
 def test_the_checkpoint_is_half_precision_and_nothing_else():

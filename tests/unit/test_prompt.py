@@ -9,6 +9,7 @@ from concept_erasure.erasure.prompt import (
     STARTS,
     ErasurePrompt,
     choose_threshold,
+    either,
     extend,
     fit_gate,
     gate_score,
@@ -177,3 +178,27 @@ def test_one_text_on_the_wrong_side_does_not_move_the_threshold():
     threshold, _ = choose_threshold([1.0, 2.0, 3.0], [-3.0, -2.0, 9.0])
     assert -2.0 < threshold < 1.0
     assert choose_threshold([1.0], [1.0]) == (1.0, 0.0)
+
+
+def test_either_of_two_gates_opens_their_union():
+    draw = torch.Generator().manual_seed(0)
+    first, second = (
+        GateTensors(torch.randn(D, generator=draw), torch.randn(D, generator=draw), threshold)
+        for threshold in (1.5, -0.5)
+    )
+    context = torch.randn(200, 3, D, generator=draw)
+    alone = [is_open(context, gate) for gate in (first, second)]
+    assert (alone[0] ^ alone[1]).any()
+    assert torch.equal(is_open(context, either(first, second)), alone[0] | alone[1])
+
+
+def test_a_fit_that_starts_from_a_gate_is_no_worse_than_one_from_zero():
+    draw = torch.Generator().manual_seed(0)
+    speaking, silent = (torch.randn(20, 5, D, generator=draw) + shift for shift in (0.3, 0.0))
+    start = GateTensors(torch.randn(D, generator=draw), torch.zeros(D), 0.0)
+
+    def loss(gate):
+        pairs = ((gate_score(speaking, gate), 1), (gate_score(silent, gate), -1))
+        return sum(torch.nn.functional.softplus(-sign * (score - gate.threshold)).mean() for score, sign in pairs)
+
+    assert loss(fit_gate(speaking, silent, start=start)) <= 1.05 * loss(fit_gate(speaking, silent))
