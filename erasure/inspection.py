@@ -12,7 +12,7 @@ from .artifact import Erasure, Probe
 from .concepts import Encoder, say
 from .deltas import READS_TEXT, effective_weights
 from .fingerprint import checkpoint_weights
-from .neighbours import suggestion, unknown
+from .neighbours import KIN, kinship, suggestion, unknown
 from .prompt import gate_score
 from .texts.names import MOST_QUOTED, lines, listing, quoted, telling_words
 from .verdict import ARRIVED, Finding, Verdict, added, judge, movement, percent, read_verdict, sample, thin
@@ -95,7 +95,46 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
                 "instead is left to chance.",
             )  # fmt: skip
         )
-    return findings, strange
+    pairs = [
+        (name, target) for name, target in zip(names, targets, strict=True) if not {name, target} & {*strange, *unclear}
+    ]
+    return [*findings, *left_to_chance(encode, pairs, words)], strange
+
+
+def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Sequence[str]) -> list[Finding]:
+    """Names whose target says nothing of what they are, or says them again: they can be drawn all the same."""
+    findings = []
+    if empty := [name for name, target in pairs if not target]:
+        findings.append(
+            Finding(
+                "⚠",
+                f"Nothing takes the place of {quoted(empty[:MOST_QUOTED])}: prompts draw what they would without it, "
+                "which by chance can be the same.",
+            )  # fmt: skip
+        )
+    pairs = [(name, target) for name, target in pairs if target]
+    shares = kinship(encode, *zip(*pairs, strict=True), words) if pairs else []
+    alike = [pair for pair, share in zip(pairs, shares, strict=True) if share == float("inf")]
+    apart = [pair for pair, share in zip(pairs, shares, strict=True) if share < KIN]
+    findings += [
+        Finding(
+            "⚠",
+            f"The text encoder takes {quoted([target])} for the same as {quoted([name])}, which is still drawn: choose "
+            "another target.",
+        )  # fmt: skip
+        for name, target in alike[:MOST_QUOTED]
+    ]
+    by_target: dict[str, list[str]] = {}
+    for name, target in apart:
+        by_target.setdefault(target, []).append(name)
+    return findings + [
+        Finding(
+            "⚠",
+            f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead is "
+            "left to chance, and can be the same. Choose a target of its kind.",
+        )  # fmt: skip
+        for target, some in list(by_target.items())[:MOST_QUOTED]
+    ]
 
 
 def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> dict[str, tuple[Probe, ...]]:
