@@ -3,9 +3,10 @@
     python3 scripts/run.py benchmarks.lines               # 320 lines, about half an hour on one core
     python3 scripts/run.py benchmarks.lines --lines 20    # some of them
 
-Writes ``benchmarks/results/lines.json``: how many names have which mark, and every line whose mark is wrong. A ✓ is wrong
-where the judge still sees the concept in more than a fifth of the pictures or where a name names nothing here; a ✗ is wrong
-where the concept is gone. A line is drawn by its number and the seed alone, so that any one of them can be run by itself.
+Writes ``benchmarks/results/lines.json``: how many names have which mark, and every line whose mark is wrong. A ✓ is
+wrong where the judge still sees the concept in more than a fifth of the pictures or where a name names nothing here; a ✗
+is wrong where the concept is gone. A line follows from its number and the seed alone, so that any one of them can be run
+by itself.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 FOREIGN = {
     "Kreis": "circle", "cercle": "circle", "círculo": "circle", "cerchio": "circle", "круг": "circle", "丸": "circle",
     "Quadrat": "square", "carré": "square", "Dreieck": "triangle", "三角": "triangle", "Stern": "star",
-    "étoile": "star", "星": "star", "Kreuz": "cross", "Herz": "heart", "cœur": "heart", "corazón": "heart", "心": "heart",
+    "étoile": "star", "星": "star", "Kreuz": "cross", "Herz": "heart", "cœur": "heart", "corazón": "heart",
+    "心": "heart",
     "Mond": "moon", "lune": "moon", "луна": "moon", "rot": "red", "rouge": "red", "赤": "red", "grün": "green",
     "vert": "green", "blau": "blue", "azul": "blue", "jaune": "yellow", "lila": "purple", "gestreift": "striped",
     "gepunktet": "dotted",
@@ -63,8 +65,8 @@ NOTHING = ("xqzwv", "blorft", "qwertz", "gzzk", "vlompern", "zzyzx", "frumious k
 class Meaning:
     """What one name of a line means.
 
-    ``words``: for each kind that it names, the words that prompts say for it. ``labels``: the first names that the judge
-    knows them by; none for a name that means nothing. ``beside``: words for other kinds that prompts say, too.
+    ``words``: for each kind that it names, the words that prompts say for it. ``labels``: the first names that the
+    judge knows them by; none for a name that means nothing. ``beside``: words for other kinds that prompts say, too.
     """
 
     words: dict[str, str] = field(default_factory=dict)
@@ -274,7 +276,8 @@ def shares(toy: Toy, model) -> dict[str, float]:
     """How far each name of the last erasure on a MODEL moved, without what is said of it."""
     one = attach.applied(model)[-1]
     with torch.inference_mode(False), torch.no_grad():
-        move = verdict.movement(base_weights(toy.model, one.erasure), one.erasure.delta, one.erasure.probes, one.strength)
+        weights = base_weights(toy.model, one.erasure)
+        move = verdict.movement(weights, one.erasure.delta, one.erasure.probes, one.strength)
     return {name: round(share, 3) for name, share in move.concepts.items()}
 
 
@@ -307,7 +310,8 @@ def run(toy: Toy, line: Case, pictures: int = PICTURES, steps: int = STEPS) -> d
         for name, meaning in zip(names, line.meanings, strict=True)
     ]
     faults = [outcome.fault for outcome in outcomes if outcome.fault]
-    return {**about, "text": text, "shares": shares(toy, model), "outcomes": list(map(asdict, outcomes)), "faults": faults}
+    said = {"text": text, "shares": shares(toy, model), "outcomes": list(map(asdict, outcomes))}
+    return {**about, **said, "faults": faults}
 
 
 def summary(found: Iterable[dict]) -> dict:
