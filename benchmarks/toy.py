@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import comfy.sample
 import comfy.sd
 import torch
 
+from concept_erasure.erasure.concepts import Encoder, batched
 from toyworld import node  # noqa: F401  registers the family
 from toyworld.judge import load_judge
 from toyworld.report import CFG, STEPS
@@ -37,6 +38,21 @@ def shots(concept: str) -> list[Shot]:
         noise = comfy.sample.prepare_noise(torch.zeros(post["batch"], 4, 8, 8), post["seed"])
         out += [Shot(post["text"], post["label"], post["scene"], row) for row in noise]
     return out
+
+
+class Reader(Encoder):
+    """An encoder that remembers all that it reads, for many erasures with one CLIP: they read much the same texts."""
+
+    def __init__(self, clip) -> None:
+        super().__init__(clip)
+        self.rows: dict[str, torch.Tensor] = {}
+
+    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        """The first chunks of texts, in parts; each text is encoded once."""
+        new = list(dict.fromkeys(text for text in texts if text not in self.rows))
+        for part, rows in zip(batched(new), super().stream(new), strict=True):
+            self.rows |= {text: row.clone() for text, row in zip(part, rows, strict=True)}
+        yield from (torch.stack([self.rows[text] for text in part]) for part in batched(texts))
 
 
 class Toy:

@@ -180,6 +180,11 @@ class Encoder:
             )
         if not content:
             raise ErasureError(f"The text encoder reads nothing in the name '{plain(name)}': say it in other words.")
+        if name.startswith(EMBEDDING) and min(content) < 0 and torch.equal(self(name).context, self("").context):
+            raise ErasureError(
+                f"The embedding '{name.removeprefix(EMBEDDING)}' was made for another text encoder and is ignored by "
+                "this one: take one that was made for this kind of model."
+            )
         return content
 
     def shortened(self, name: str, tokens: int | None = None) -> str:

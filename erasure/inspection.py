@@ -12,17 +12,30 @@ from .artifact import Erasure, Probe
 from .concepts import Encoder, say
 from .deltas import READS_TEXT, effective_weights
 from .fingerprint import checkpoint_weights
-from .neighbours import suggestion, unknown
+from .history import erases, moves
+from .neighbours import KIN, kinship, suggestion, unknown
 from .prompt import gate_score
-from .texts.names import MOST_QUOTED, lines, listing, quoted, telling_words
-from .verdict import ARRIVED, Finding, Verdict, added, judge, movement, percent, read_verdict, sample, thin
+from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
+from .verdict import (
+    ARRIVED,
+    ARRIVED_BESIDE,
+    Finding,
+    Verdict,
+    added,
+    judge,
+    movement,
+    percent,
+    read_verdict,
+    sample,
+    thin,
+)
 from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 PHRASES = ("{}", "a {}", "a photo of a {}", "a white {}")
 """What is said of a text to see how far it moves."""
 IN_CONTEXTS = ("a {} {{}}", "a photo of a {} {{}}")
 """The same for a concept that is erased beside other texts only."""
-PLACES = (0, 1, 3)
+PLACES = (0, 1, 3, 12)
 """Tokens behind a name's last one at which encodings are taken."""
 MOST_CONCEPTS = 64
 """Concepts that have probes."""
@@ -86,16 +99,55 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
                 "model's own prompts do, which for most models is in English.",
             )  # fmt: skip
         )
-    known_names = [target for name, target in zip(names, targets, strict=True) if target and name not in strange]
-    if unclear := unknown(encode, list(dict.fromkeys(known_names)), COMPARED):
+    aims = {target: name for name, target in zip(names, targets, strict=True) if target and name not in strange}
+    if unclear := unknown(encode, list(aims), COMPARED):
         findings.append(
             Finding(
                 "⚠",
-                f"The target {quoted(unclear[:3])} is not a word this text encoder knows: what is drawn "
-                "instead is left to chance.",
+                f"The target {quoted(unclear[:3])} of {quoted([aims[text] for text in unclear[:3]])} is not a word this "
+                "text encoder knows: what is drawn instead is left to chance.",
             )  # fmt: skip
         )
-    return findings, strange
+    pairs = [
+        (name, target) for name, target in zip(names, targets, strict=True) if not {name, target} & {*strange, *unclear}
+    ]
+    return [*findings, *left_to_chance(encode, pairs, words)], strange
+
+
+def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Sequence[str]) -> list[Finding]:
+    """Names whose target says nothing of what they are, or says them again: they can be drawn all the same."""
+    findings = []
+    if empty := [name for name, target in pairs if not target]:
+        findings.append(
+            Finding(
+                "⚠",
+                f"Nothing takes the place of {quoted(empty[:MOST_QUOTED])}: prompts draw what they would without it, "
+                "which by chance can be the same.",
+            )  # fmt: skip
+        )
+    pairs = [(name, target) for name, target in pairs if target]
+    shares = kinship(encode, *zip(*pairs, strict=True), words) if pairs else []
+    alike = [pair for pair, share in zip(pairs, shares, strict=True) if share == float("inf")]
+    apart = [pair for pair, share in zip(pairs, shares, strict=True) if share < KIN]
+    findings += [
+        Finding(
+            "⚠",
+            f"The text encoder takes {quoted([target])} for the same as {quoted([name])}, which is still drawn: choose "
+            "another target.",
+        )  # fmt: skip
+        for name, target in alike[:MOST_QUOTED]
+    ]
+    by_target: dict[str, list[str]] = {}
+    for name, target in apart:
+        by_target.setdefault(target, []).append(name)
+    return findings + [
+        Finding(
+            "⚠",
+            f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead is "
+            "left to chance, and can be the same. Choose a target of its kind.",
+        )  # fmt: skip
+        for target, some in list(by_target.items())[:MOST_QUOTED]
+    ]
 
 
 def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> dict[str, tuple[Probe, ...]]:
@@ -107,6 +159,18 @@ def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> d
         if known := [word for word in words if word not in strange]:
             out[name] = tuple(_moving(encode, PHRASES[1:], word, target) for word in known)
     return out
+
+
+def beyond(encode: Encoder, weights, erasure: Erasure, strange: Sequence[str]) -> list[Finding]:
+    """Which names have not moved of those that are too many to have probes of their own."""
+    pairs = list(zip(erasure.names, erasure.targets, strict=True))[MOST_CONCEPTS:]
+    probes = [_moving(encode, PHRASES[1:2], name, target) for name, target in pairs if name not in strange]
+    shares = movement(weights, erasure.delta, probes).concepts
+    if not (staying := [name for name, share in shares.items() if share < ARRIVED]):
+        return []
+    least = percent(min(shares.values()))
+    moved = f"only {least} of the way" if len(staying) == 1 else f"only {least} of the way or a little more"
+    return [Finding("⚠", f"{listing(staying)} moved {moved}, and may still be drawn: erase fewer at once.")]
 
 
 def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
@@ -158,7 +222,8 @@ def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
         passed = {*lines(erasure.metadata.unknown), *_erased_before(model)}
         probes = [probe for probe in erasure.probes if probe.text not in passed]
         if weights and any(probe.goal is not None for probe in probes):
-            verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at)
+            arrived = ARRIVED_BESIDE if erasure.metadata.only_in else ARRIVED
+            verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at, arrived)
         return verdict.plus(*gates(erasure), *coming_back(model, erasure, strength))
 
 
@@ -192,9 +257,10 @@ def gates(erasure: Erasure) -> list[Finding]:
 def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:
     """Which concepts the erasures on a MODEL, with one more, bring back: in prompts for themselves or for another."""
     together = [*((one.erasure, one.strength) for one in attach.applied(model)), (erasure, strength)]
-    together = [(one, s) for one, s in together if one.delta and any(p.goal is not None for p in one.probes)]
+    untold = _aiming_at_erased([one for one, _ in together])
+    together = [(one, s) for one, s in together if _can_be_followed(one)]
     if len(together) < 2:
-        return []
+        return untold
     names = sorted(set.intersection(*(set(sampled(one)) for one, _ in together)))[:4]
     weights = checkpoint_weights(model)
     origins: dict[str, torch.Tensor] = {}
@@ -207,7 +273,33 @@ def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]
                 moved = [sum(s * _added(other, name, rows) for other, s in together) for name in names]
                 origins[probe.text] = torch.cat(before, 1)
                 lands[probe.text] = torch.cat([b + m for b, m in zip(before, moved, strict=True)], 1)
-    return _returns(origins, lands)
+    return [*untold, *_returns(origins, lands)]
+
+
+def _can_be_followed(erasure: Erasure) -> bool:
+    """Whether probes show where the change of an erasure takes its concepts."""
+    return bool(erasure.delta) and not erasure.erasers and any(probe.goal is not None for probe in erasure.probes)
+
+
+def _aiming_at_erased(together: Sequence[Erasure]) -> list[Finding]:
+    """Concepts that became what another erasure erases, as far as probes do not show it: an erasure that was learned
+    acts on prompts that say its concept, and not on what another erasure makes of other prompts."""
+    return [
+        _returning(move.name, name)
+        for one, other in permutations(filter(erases, together), 2)
+        if not (_can_be_followed(one) and _can_be_followed(other))
+        for move in moves(one)
+        for name in other.names
+        if move.target and is_form_of(move.target, name)
+    ]
+
+
+def _returning(one: str, other: str) -> Finding:
+    return Finding(
+        "✗",
+        f"Prompts for {quoted([one])} draw {quoted([other])} again, which is erased as well: erase both in one Erase "
+        "Concept node, or give one of them another target.",
+    )
 
 
 def _added(erasure: Erasure, name: str, rows: torch.Tensor) -> torch.Tensor:
@@ -220,11 +312,5 @@ def _returns(origins: dict[str, torch.Tensor], lands: dict[str, torch.Tensor]) -
         n = min(len(origins[one]), len(origins[other]))
         apart_before = (origins[one][:n] - origins[other][:n]).norm()
         if (lands[one][:n] - origins[other][:n]).norm() < BACK * apart_before:
-            findings.append(
-                Finding(
-                    "✗",
-                    f"Prompts for {quoted([one])} draw {quoted([other])} again, which is erased as well: "
-                    "erase both in one Erase Concept node, or give one of them another target.",
-                )  # fmt: skip
-            )
+            findings.append(_returning(one, other))
     return findings

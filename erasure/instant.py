@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
-from json import dumps
+from json import dumps, loads
 
 import torch
 
@@ -30,6 +30,7 @@ from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 TARGETS = ("nearest neighbour", "empty prompt", "anchor")
 TOKENS = ("all in context", "last of the name")
+BARE = "Only the last token of a bare name is moved ({}), so longer prompts may still draw it: see 'tokens'."
 NEIGHBOURS = 8
 """So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
 MOVED = 400
@@ -101,10 +102,14 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
     """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words."""
     findings, strange = inspection.knowledge(encode, erasure.names, erasure.targets)
     findings += [Finding("⚠", warning) for warning in request.warnings]
+    if loads(erasure.metadata.settings)["tokens"] == TOKENS[1]:
+        findings.append(Finding("⚠", BARE.format(listing(erasure.names))))
     known = [(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True) if name not in strange]
     if known and not request.contexts:
         weights = inspection.base_weights(model, erasure)
         findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
+    if len(erasure.names) > inspection.MOST_CONCEPTS:
+        findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
     notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes])
     metadata = replace(
         erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
@@ -143,10 +148,13 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
     """The nearest texts of each concept, without those in front that the text encoder does not know."""
-    first = list(dict.fromkeys(word for row in near for word in row[:NEIGHBOURS]))
-    strange = set(unknown(encode, first, COMPARED))
-    if any(strange.issuperset(row[:NEIGHBOURS]) for row in near):
-        strange = set(unknown(encode, list(dict.fromkeys(word for row in near for word in row)), COMPARED))
+    strange: set[str] = set()
+    for start in range(0, max(map(len, near), default=0), NEIGHBOURS):
+        lost = [row for row in near if strange.issuperset(row[:start])]
+        if not lost:
+            break
+        words = dict.fromkeys(word for row in lost for word in row[start : start + NEIGHBOURS])
+        strange |= set(unknown(encode, list(words), COMPARED))
     return [[word for word in row if word not in strange] or list(row) for row in near]
 
 

@@ -21,6 +21,8 @@ SAME_SPELLING, SAME_IF_SPELLED_ALIKE = 0.7, 0.6
 """Share of letters in common, and the cosine from which on two words so much alike are one: "grey" and "gray"."""
 TWINS = 3
 """So many unrelated words that a name is the same as mean that the text encoder does not know the name."""
+KIN = 0.5
+"""Share of the cosine of a name's nearest word below which another text names another kind of thing."""
 NONSENSE = 12
 """Made-up words of as many tokens as a name that the name is compared with."""
 EXACTLY = 0.999
@@ -66,6 +68,17 @@ def nearness(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> Nea
     """
     tails = _tails(encode, [encode.shortened(text, COMMON_NAME) for text in (*names, *words)])
     return Nearness(words, tails[: len(names)] @ tails[len(names) :].T)
+
+
+def kinship(encode: Encoder, names: Sequence[str], texts: Sequence[str], words: Sequence[str]) -> list[float]:
+    """How near each name is to the text beside it, as a share of how near the nearest of common words is.
+
+    Infinite where the two are one for the text encoder; below ``KIN`` they are other kinds of things.
+    """
+    own, *common = nearness(encode, names, [*texts, *words]).cosines.split([len(texts), len(words)], 1)
+    cosines = own.diagonal()
+    nearest = common[0].masked_fill(common[0] >= SAME, -1).amax(1).clamp_min(1e-3)
+    return [float("inf") if c >= SAME else c / n for c, n in zip(cosines.tolist(), nearest.tolist(), strict=True)]
 
 
 def _tails(encode: Encoder, texts: Sequence[str], centred_on: int | None = None) -> torch.Tensor:

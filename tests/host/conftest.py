@@ -139,3 +139,28 @@ def train(prepare):
             return learning.learn(run), run
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def toys():
+    """The toy checkpoint with its judge, which draws and counts."""
+    from benchmarks.toy import Toy
+
+    return Toy()
+
+
+@pytest.fixture(scope="session")
+def toy_reader(toys):
+    from benchmarks.toy import Reader
+
+    return Reader(toys.clip)
+
+
+@pytest.fixture
+def read_once(toys, toy_reader, monkeypatch):
+    """Closed-form erasures of the toy checkpoint read each text once in all tests: they need the same few thousand."""
+    from concept_erasure.erasure import combine, instant
+
+    for module in (instant, combine):
+        monkeypatch.setattr(module, "Encoder", lambda c, *more: toy_reader if c is toys.clip else concepts.Encoder(c, *more))
+    return toys

@@ -173,7 +173,7 @@ def test_a_strength_behind_a_colon_is_not_for_training(model, clip):
 
 
 def test_a_typed_anchor_is_used_and_one_that_is_not_is_said(model, clip, monkeypatch):
-    assert execute(model, clip, anchor="moon")[0].targets == ["moon"]
+    assert execute(model, clip, anchor="moon", target="from preset")[0].targets == ["moon"]
     said = []
     monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
     execute(model, clip, anchor="moon", target="empty prompt")

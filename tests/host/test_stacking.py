@@ -1,0 +1,132 @@
+"""Erasures in a row and combined, on the toy world: what was erased is not drawn again, or a node says what is.
+
+A prompt for one erased concept must not draw another erased one either: then the two would only have changed places.
+"""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from benchmarks.lines import Meaning, shots_of
+from concept_erasure.erasure.artifact import load_erasure
+from concept_erasure.nodes.combine import HOW, ErasureCombine
+from concept_erasure.nodes.instant import ErasureInstant, ErasureText
+from concept_erasure.nodes.use import ErasureApply
+from toyworld.train import CHECKPOINT
+from toyworld.world import COLOURS, KINDS, SHAPES, kind_of
+
+PICTURES, STEPS = 16, 8
+DRAWN = 0.1
+"""Largest share of pictures in which an erased concept is seen."""
+SEQUENCES = 4
+
+
+@torch.inference_mode()
+def by_text(toys, model, name):
+    out = ErasureText.execute(model, toys.clip, name)
+    return out.args[0], out.ui.as_dict()["text"][0]
+
+
+@torch.inference_mode()
+def by_erasure(toys, model, name):
+    erasure = ErasureInstant.execute(model, toys.clip, name).args[0]
+    out = ErasureApply.execute(model, erasure)
+    return out.args[0], out.ui.as_dict()["text"][0]
+
+
+@torch.inference_mode()
+def by_training(toys, model, name):
+    """The trained erasure of circles that comes with the toy world, with its gate."""
+    assert name == "circle"
+    out = ErasureApply.execute(model, load_erasure(CHECKPOINT.with_name("erasures") / "circle.safetensors"))
+    return out.args[0], out.ui.as_dict()["text"][0]
+
+
+def in_a_row(toys, *steps):
+    """(MODEL, all that the nodes say) behind nodes in a row, each (how, name)."""
+    model, texts = toys.model, []
+    for how, name in steps:
+        model, text = how(toys, model, name)
+        texts.append(text)
+    return model, "\n".join(texts)
+
+
+def drawn(toys, model, names) -> dict[str, float]:
+    """For each erased concept, the share of its own prompts' pictures that show any erased concept of its kind."""
+    out = {}
+    for name in names:
+        kind = kind_of(name)
+        pictures = toys.draw(model, shots_of(Meaning({kind: name}, {kind: name}), PICTURES), STEPS)
+        tops = [list(KINDS[kind])[i] for i in toys.judge(pictures)[kind].argmax(1).tolist()]
+        out[name] = sum(top in names for top in tops) / PICTURES
+    return out
+
+
+def doubted(name: str, text: str) -> bool:
+    """Whether a node says ⚠ or ✗ of a name."""
+    return any(line[:1] in ("⚠", "✗") and name in line for line in text.splitlines())
+
+
+def assert_none_is_drawn_unsaid(toys, model, names, text):
+    shares = drawn(toys, model, names)
+    again = {name: share for name, share in shares.items() if share > DRAWN and not doubted(name, text)}
+    assert not again, f"{again} of {shares}\n{text}"
+
+
+def assert_none_is_drawn(toys, model, names, text):
+    shares = drawn(toys, model, names)
+    assert all(share <= DRAWN for share in shares.values()), f"{shares}\n{text}"
+
+
+@pytest.mark.parametrize("order", [("circle", "heart"), ("heart", "circle")], ids=" then ".join)
+@pytest.mark.parametrize("hows", itertools.product((by_text, by_erasure), repeat=2))
+def test_the_second_node_does_not_undo_the_first(read_once, hows, order):
+    model, text = in_a_row(read_once, *zip(hows, order, strict=True))
+    assert_none_is_drawn(read_once, model, order, text)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("circle", "heart", "square")))[::2], ids=" then ".join)
+def test_three_nodes_in_a_row_erase_all_three_or_say_which_not(read_once, order):
+    model, text = in_a_row(read_once, *zip((by_text, by_erasure, by_text), order, strict=True))
+    assert_none_is_drawn_unsaid(read_once, model, order, text)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["trained first", "trained last"])
+@pytest.mark.parametrize("other", ["heart", "square"])
+def test_a_trained_erasure_and_an_instant_one_stand_beside_each_other(read_once, first, other):
+    steps = [(by_training, "circle"), (by_text, other)]
+    model, text = in_a_row(read_once, *(steps if first else steps[::-1]))
+    assert_none_is_drawn_unsaid(read_once, model, ["circle", other], text)
+
+
+@torch.inference_mode()
+def combined(toys, names, how, model_too=True):
+    erasures = {name: ErasureInstant.execute(toys.model, toys.clip, name).args[0] for name in names}
+    given = {"model": toys.model, "clip": toys.clip} if model_too else {}
+    out = ErasureCombine.execute(erasures, how, **given, prompt="")
+    applied = ErasureApply.execute(toys.model, out.args[0])
+    return applied.args[0], "\n".join(o.ui.as_dict()["text"][0] for o in (out, applied))
+
+
+@pytest.mark.parametrize("how", HOW[:2])
+@pytest.mark.parametrize("names", [("circle", "heart"), ("circle", "square", "star")], ids=", ".join)
+def test_combined_erasures_erase_all_of_them_or_say_which_not(read_once, names, how):
+    model, text = combined(read_once, names, how)
+    assert_none_is_drawn_unsaid(read_once, model, names, text)
+
+
+def test_two_that_would_swap_are_solved_jointly_and_erased(read_once):
+    model, text = combined(read_once, ("circle", "heart"), HOW[0])
+    assert "Solved jointly, because" in text
+    assert_none_is_drawn(read_once, model, ("circle", "heart"), text)
+
+
+@pytest.mark.parametrize("number", range(SEQUENCES))
+def test_nothing_comes_back_in_a_random_sequence_of_nodes(read_once, number):
+    draw = random.Random(f"stack {number}")
+    names = draw.sample(list(draw.choice((SHAPES, SHAPES, COLOURS))), draw.choice((2, 3)))
+    steps = [(draw.choice((by_text, by_erasure)), name) for name in names]
+    model, text = in_a_row(read_once, *steps)
+    assert_none_is_drawn_unsaid(read_once, model, names, text)
