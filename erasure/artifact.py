@@ -27,6 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 FORMAT_VERSION = "1"
+SEVERAL_DIRECTIONS = "2"
+"""Version of a file with a text gate that reads several directions, which earlier versions of this pack cannot."""
 ROLES = ("eraser", "key")
 PLACES = ("middle", "middle+output", "all")
 NOTHING = "empty prompt"
@@ -222,6 +224,8 @@ def save_erasure(erasure: Erasure, path: str | Path) -> None:
     """
     path = Path(path)
     strings = {k: v for k, v in asdict(erasure.metadata).items() if v}
+    if any(p.gate is not None and p.gate.direction.ndim > 1 for p in erasure.prompts):
+        strings["format_version"] = SEVERAL_DIRECTIONS
     strings["prompts"] = json.dumps(
         [
             {
@@ -315,7 +319,7 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
             f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
             "loader, and bring in what other erasers wrote with Import Erasure."
         )
-    if strings["format_version"] != FORMAT_VERSION:
+    if strings["format_version"] not in (FORMAT_VERSION, SEVERAL_DIRECTIONS):
         raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")

@@ -23,7 +23,7 @@ from .neighbours import nearness, unknown
 from .request import OpenFile, Request, read_request
 from .targets import anchors_for
 from .textmap import TextMap, moment
-from .texts.names import EMBEDDING, listing, others
+from .texts.names import EMBEDDING, is_said, listing, others
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 from .vocabulary import COMPARED, EVERYDAY, WORDS
@@ -241,12 +241,17 @@ def phrases(texts: Texts) -> list[str]:
 
 
 def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
-    """The empty prompt, and preserved and generic texts in phrasings and in pairs."""
-    kept = [*texts.kept, *others(GENERIC, texts.names)]
+    """The empty prompt, and preserved and generic texts in phrasings and in pairs.
+
+    Preserved texts that say a concept themselves are said but for a little: more would keep the concept.
+    """
+    saying = [text for text in texts.kept if any(is_said(name, text) for name in texts.names)]
+    kept = [*(text for text in texts.kept if text not in saying), *others(GENERIC, texts.names)]
     phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
     apart = min(pairs // len(kept), len(kept) - 1)
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
-    return ["", *(p.format(text) for text, p in product(kept, phrasings)), *beside]
+    plain = [p.format(text) for text, p in product(kept, phrasings)]
+    return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:2]))]
 
 
 def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:

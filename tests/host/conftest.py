@@ -162,5 +162,7 @@ def read_once(toys, toy_reader, monkeypatch):
     from concept_erasure.erasure import combine, instant
 
     for module in (instant, combine):
-        monkeypatch.setattr(module, "Encoder", lambda c, *more: toy_reader if c is toys.clip else concepts.Encoder(c, *more))
+        monkeypatch.setattr(
+            module, "Encoder", lambda c, *more: toy_reader if c is toys.clip else concepts.Encoder(c, *more)
+        )
     return toys
