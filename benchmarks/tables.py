@@ -90,10 +90,16 @@ def ahead(table: Sequence[dict]) -> list[str]:
 # ---------------------------------------------------------------- markdown
 
 
+def measured_attacks(found: Sequence[dict]) -> list[str]:
+    """The attacks that some row has a figure for."""
+    return [attack for attack in ATTACKS if any(row["stress"].get(attack) is not None for row in found)]
+
+
 def table(found: Sequence[dict], base: dict) -> list[str]:
     """The lines of a table; in its head the unedited model's share of each attack."""
+    asked, shares = measured_attacks(found), base["stress"]
     heads = ["method", "ESR-1", "PSR-1", "attributes", "recovery", "PSR-1 with key"]
-    heads += [name if base["stress"][name] is None else f"{name} ({base['stress'][name]:.2f})" for name in ATTACKS]
+    heads += [name if shares.get(name) is None else f"{name} ({shares[name]:.2f})" for name in asked]
     heads += ["SSIM", "PSNR", "seconds", "kB", "concepts × seeds"]
     out = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     front = ahead(found)
@@ -101,7 +107,7 @@ def table(found: Sequence[dict], base: dict) -> list[str]:
         name = f"**{row['method']}**" if row["method"] in front else row["method"]
         cells = [name, *(_with_interval(row, key) for key in ("esr1", "psr1"))]
         cells += [_figure(row[key]) for key in ("kept_attributes", "recovery", "recovery_psr1")]
-        cells += [_figure(row["stress"].get(attack)) for attack in ATTACKS]
+        cells += [_figure(row["stress"].get(attack)) for attack in asked]
         cells += [_figure(row["ssim"]), _figure(row["psnr"], 1), f"{row['seconds']:.1f}", f"{row['bytes'] / 1000:.0f}"]
         out.append("| " + " | ".join([*cells, f"{len(row['concepts'])} × {row['seeds']}"]) + " |")
     return out
@@ -109,9 +115,10 @@ def table(found: Sequence[dict], base: dict) -> list[str]:
 
 def short(found: Sequence[dict], base: dict) -> list[str]:
     """The lines of the README's table: fewer columns, shorter figures."""
-    heads = ["method", "ESR-1", "PSR-1", "attributes", "with key", *ATTACKS, "seconds", "kB", "cells"]
+    asked = measured_attacks(found)
+    heads = ["method", "ESR-1", "PSR-1", "attributes", "with key", *asked, "seconds", "kB", "cells"]
     out = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    shares = (base["shown"], *base["stress"].values())
+    shares = (base["shown"], *(base["stress"].get(attack) for attack in asked))
     shown = ["–" if share is None else f"*{_brief(share)}*" for share in shares]
     own = ["*unedited*", "–", _brief(base["psr1"], 3), _brief(base["kept_attributes"]), *shown, "–", "–", "–"]
     out.append("| " + " | ".join(own) + " |")
@@ -120,7 +127,7 @@ def short(found: Sequence[dict], base: dict) -> list[str]:
         cells = [f"**{row['method']}**" if row["method"] in front else row["method"]]
         cells += [_brief(row[key], 3) for key in ("esr1", "psr1")]
         cells += [_brief(row[key]) for key in ("kept_attributes", "recovery")]
-        cells += [_brief(row["stress"].get(attack)) for attack in ATTACKS]
+        cells += [_brief(row["stress"].get(attack)) for attack in asked]
         cells += [f"{row['seconds']:.0f}", f"{row['bytes'] / 1000:.0f}", str(row["cells"])]
         out.append("| " + " | ".join(cells) + " |")
     return out
