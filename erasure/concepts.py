@@ -187,6 +187,10 @@ class Encoder:
             )
         return content
 
+    def read_alone(self) -> list[str]:
+        """The texts whose ``tails`` have been read so far."""
+        return [phrase.removeprefix("a ") for phrase in self.tails]
+
     def shortened(self, name: str, tokens: int | None = None) -> str:
         """The first words of a name that the text encoder reads at once, or that have at most so many tokens."""
         room = len(self.tokens("")) - 2 if tokens is None else tokens

@@ -111,7 +111,7 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
     pairs = [
         (name, target) for name, target in zip(names, targets, strict=True) if not {name, target} & {*strange, *unclear}
     ]
-    return [*findings, *left_to_chance(encode, pairs, words)], strange
+    return [*findings, *left_to_chance(encode, pairs, list(dict.fromkeys((*COMPARED, *encode.read_alone()))))], strange
 
 
 def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Sequence[str]) -> list[Finding]:
@@ -126,7 +126,7 @@ def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Seq
             )  # fmt: skip
         )
     pairs = [(name, target) for name, target in pairs if target]
-    shares = kinship(encode, *zip(*pairs, strict=True), words) if pairs else []
+    shares = kinship(encode, [name for name, _ in pairs], [target for _, target in pairs], words) if pairs else []
     alike = [pair for pair, share in zip(pairs, shares, strict=True) if share == float("inf")]
     apart = [pair for pair, share in zip(pairs, shares, strict=True) if share < KIN]
     findings += [

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from concept_erasure.erasure import artifact
@@ -17,6 +18,7 @@ from concept_erasure.erasure.artifact import (
     GateTensors,
     LowRank,
     Metadata,
+    Probe,
     PromptTensors,
     load_erasure,
     save_erasure,
@@ -157,7 +159,7 @@ def test_a_lora_is_no_erasure(tmp_path):
 
 def test_a_file_of_a_newer_pack_is_refused(saved):
     with pytest.raises(ErasureError, match="newer version of this pack"):
-        load_erasure(rewritten(saved, format_version="2"))
+        load_erasure(rewritten(saved, format_version="3"))
 
 
 @pytest.mark.parametrize(
@@ -231,3 +233,24 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     with pytest.raises(ErasureError) as caught:
         save_erasure(make(), tmp_path / "file" / "cat.safetensors")
     one_sentence(str(caught.value), "could not be saved")
+
+
+def test_a_gate_of_several_directions_makes_a_file_that_earlier_packs_refuse_and_this_one_reads(tmp_path):
+    gate = GateTensors(torch.randn(8, 2), torch.randn(8), 0.5)
+    prompt = PromptTensors(torch.randn(4, 8), torch.randn(4, 8), "all", "key", 77, gate)
+    for prompts, version in (((prompt,), "2"), ((replace(prompt, gate=None),), "1")):
+        save_erasure(Erasure(Metadata(concept="cat"), prompts), tmp_path / "x.safetensors")
+        with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+            assert file.metadata()["format_version"] == version
+        after = load_erasure(tmp_path / "x.safetensors").prompts[0].gate
+        assert after is None or torch.equal(after.direction, gate.direction)
+
+
+def test_probes_come_back_and_do_not_count_for_the_identity(tmp_path):
+    probes = (Probe("cat", torch.ones(2, 8).half(), torch.zeros(2, 8).half()), Probe("dog", torch.ones(1, 8).half()))
+    erasure = Erasure(Metadata(concept="cat"), (), {"w": Full(torch.ones(2, 8))}, probes)
+    save_erasure(erasure, tmp_path / "x.safetensors")
+    after = load_erasure(tmp_path / "x.safetensors")
+    assert [probe.text for probe in after.probes] == ["cat", "dog"] and after.probes[1].goal is None
+    assert torch.equal(after.probes[0].goal, probes[0].goal)
+    assert after.identity() == erasure.identity() == replace(erasure, probes=()).identity()
