@@ -135,10 +135,13 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     written = [text for text in encode.beside(names, request.preserve) if not text.startswith(EMBEDDING)]
     own = others(written, taken)
     near = nearness(encode, names, own or common).apart(names).rows()
+    aimed = _aimed(encode, near)
+    # what is nearest to a name of which the encoder knows a part are words it does not know, which hold nothing
+    near = [row if row[0] == known[0] else known for row, known in zip(near, aimed, strict=True)]
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
-    targets = _targets(request, _aimed(encode, near), settings)
+    targets = _targets(request, aimed, settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
     held = [name for name in dict.fromkeys(before) if name not in names]
