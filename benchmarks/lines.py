@@ -4,9 +4,8 @@
     python3 scripts/run.py benchmarks.lines --lines 20    # some of them
 
 Writes ``benchmarks/results/lines.json``: how many names have which mark, and every line whose mark is wrong. A ✓ is
-wrong where the judge still sees the concept in more than a fifth of the pictures or where a name names nothing here; a ✗
-is wrong where the concept is gone. A line follows from its number and the seed alone, so that any one of them can be run
-by itself.
+wrong where the judge still sees the concept in more than a fifth of the pictures, or where a name names nothing here.
+A ✗ is wrong where the concept is gone. A line follows from its number and the seed alone.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
         findings.append(
             Finding(
                 "⚠",
-                f"The target {quoted(unclear[:3])} of {quoted([aims[text] for text in unclear[:3]])} is not a word this "
-                "text encoder knows: what is drawn instead is left to chance.",
+                f"The target {quoted(unclear[:3])} of {quoted([aims[text] for text in unclear[:3]])} is not a word "
+                "this text encoder knows: what is drawn instead is left to chance.",
             )  # fmt: skip
         )
     pairs = [
