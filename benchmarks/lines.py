@@ -4,9 +4,8 @@
     python3 scripts/run.py benchmarks.lines --lines 20    # some of them
 
 Writes ``benchmarks/results/lines.json``: how many names have which mark, and every line whose mark is wrong. A ✓ is
-wrong where the judge still sees the concept in more than a fifth of the pictures or where a name names nothing here; a
-✗ is wrong where the concept is gone. A line follows from its number and the seed alone, so that any one of them can be
-run by itself.
+wrong where the judge still sees the concept in more than a fifth of the pictures, or where a name names nothing here.
+A ✗ is wrong where the concept is gone. A line follows from its number and the seed alone.
 """
 
 from __future__ import annotations
@@ -296,6 +295,14 @@ class Outcome:
         return "false ✗" if self.mark == "✗" and self.seen is not None and self.seen <= GONE else ""
 
 
+def outcome(toy: Toy, model, meaning: Meaning, mark: str, pictures: int, steps: int) -> Outcome:
+    """What became of a name; a mark that looks wrong is held against four times as many pictures."""
+    if not meaning.labels:
+        return Outcome(mark, None)
+    first = Outcome(mark, seen(toy, model, meaning, pictures, steps))
+    return Outcome(mark, seen(toy, model, meaning, 4 * pictures, steps)) if first.fault else first
+
+
 def run(toy: Toy, line: Case, pictures: int = PICTURES, steps: int = STEPS) -> dict:
     """What became of a line: its outcomes, and enough to see why."""
     about = {k: v for k, v in asdict(line).items() if k != "meanings"} | {"means": [m.labels for m in line.meanings]}
@@ -306,10 +313,10 @@ def run(toy: Toy, line: Case, pictures: int = PICTURES, steps: int = STEPS) -> d
     names = attach.applied(model)[-1].erasure.names
     names = names if len(names) == len(line.meanings) else [" ".join(names)] * len(line.meanings)
     outcomes = [
-        Outcome(mark_of(name, text), seen(toy, model, meaning, pictures, steps) if meaning.labels else None)
+        outcome(toy, model, meaning, mark_of(name, text), pictures, steps)
         for name, meaning in zip(names, line.meanings, strict=True)
     ]
-    faults = [outcome.fault for outcome in outcomes if outcome.fault]
+    faults = [one.fault for one in outcomes if one.fault]
     said = {"text": text, "shares": shares(toy, model), "outcomes": list(map(asdict, outcomes))}
     return {**about, **said, "faults": faults}
 

@@ -254,7 +254,7 @@ def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
     apart = min(pairs // len(kept), len(kept) - 1)
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
     plain = [p.format(text) for text, p in product(kept, phrasings)]
-    return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:2]))]
+    return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:1]))]
 
 
 def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:

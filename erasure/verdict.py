@@ -23,7 +23,7 @@ import torch
 from .artifact import Change, LowRank, Probe
 from .texts.names import MOST_QUOTED, plain, quoted, short
 
-ARRIVED = 0.8
+ARRIVED = 0.82
 """Share of the way from which on a concept counts as erased: what moves less is often still drawn in the toy world."""
 ARRIVED_BESIDE = 0.9
 """The same for a concept that is erased beside other texts only: more phrases say the two than are looked at."""

@@ -161,8 +161,9 @@ def read_once(toys, toy_reader, monkeypatch):
     """Closed-form erasures of the toy checkpoint read each text once in all tests: they need the same few thousand."""
     from concept_erasure.erasure import combine, instant
 
+    def reader(clip, *more):
+        return toy_reader if clip is toys.clip else concepts.Encoder(clip, *more)
+
     for module in (instant, combine):
-        monkeypatch.setattr(
-            module, "Encoder", lambda c, *more: toy_reader if c is toys.clip else concepts.Encoder(c, *more)
-        )
+        monkeypatch.setattr(module, "Encoder", reader)
     return toys

@@ -20,6 +20,8 @@ from toyworld.world import COLOURS, KINDS, SHAPES, kind_of
 PICTURES, STEPS = 16, 8
 DRAWN = 0.1
 """Largest share of pictures in which an erased concept is seen."""
+STILL_SEEN = 0.2
+"""The same where a node says ✓, as for single lines in ``benchmarks.lines``."""
 SEQUENCES = 4
 
 
@@ -69,9 +71,9 @@ def doubted(name: str, text: str) -> bool:
     return any(line[:1] in ("⚠", "✗") and name in line for line in text.splitlines())
 
 
-def assert_none_is_drawn_unsaid(toys, model, names, text):
+def assert_none_is_drawn_unsaid(toys, model, names, text, limit=DRAWN):
     shares = drawn(toys, model, names)
-    again = {name: share for name, share in shares.items() if share > DRAWN and not doubted(name, text)}
+    again = {name: share for name, share in shares.items() if share > limit and not doubted(name, text)}
     assert not again, f"{again} of {shares}\n{text}"
 
 
@@ -81,7 +83,7 @@ def assert_none_is_drawn(toys, model, names, text):
 
 
 @pytest.mark.parametrize("order", [("circle", "heart"), ("heart", "circle")], ids=" then ".join)
-@pytest.mark.parametrize("hows", itertools.product((by_text, by_erasure), repeat=2))
+@pytest.mark.parametrize("hows", list(itertools.product((by_text, by_erasure), repeat=2)))
 def test_the_second_node_does_not_undo_the_first(read_once, hows, order):
     model, text = in_a_row(read_once, *zip(hows, order, strict=True))
     assert_none_is_drawn(read_once, model, order, text)
@@ -129,4 +131,4 @@ def test_nothing_comes_back_in_a_random_sequence_of_nodes(read_once, number):
     names = draw.sample(list(draw.choice((SHAPES, SHAPES, COLOURS))), draw.choice((2, 3)))
     steps = [(draw.choice((by_text, by_erasure)), name) for name in names]
     model, text = in_a_row(read_once, *steps)
-    assert_none_is_drawn_unsaid(read_once, model, names, text)
+    assert_none_is_drawn_unsaid(read_once, model, names, text, STILL_SEEN)
