@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from json import dumps
@@ -11,18 +11,7 @@ import torch
 
 from . import attach
 from .artifact import Erasure, Metadata
-from .concepts import (
-    GENERIC,
-    IN_CONTEXT,
-    PHRASINGS,
-    Encoder,
-    behind_filler,
-    check_anchor,
-    others,
-    read_texts,
-    say,
-    spread,
-)
+from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, check_anchor, others, read_texts, say, spread
 from .deltas import effective_weights, weight_names
 from .fingerprint import context_dim, fingerprint
 from .methods import CLOSED_FORM
@@ -39,8 +28,6 @@ NEIGHBOURS = 8
 """So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
 MOVED = 400
 """At most so many phrases are moved, whatever the number of concepts (but one for each)."""
-FAR = 24
-"""About so many of the phrases are said again behind filler, where there are as many; so many plain texts, too."""
 IN_TURN = 3
 """Each phrase is said of one in so many of the concepts' neighbours."""
 SAMPLE = 20_000
@@ -141,38 +128,18 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Eras
 
 
 def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
-    """The encodings that are to move, with where they go, and those that are to stay.
-
-    All that is said at the start of a text counts as much as the ``FAR`` phrases that are said again behind filler.
-    """
-    moved, stay = zip(*_places(encode, texts, settings), strict=True)
-    pairs = list(zip(texts.names, texts.targets, strict=True))
-    encode.read([say(template, word) for pair in pairs for word in pair for part in moved for template in part])
-    moves = together([_pairs(encode, part, *pair, settings.tokens) for pair in pairs for part in moved])
-    sums, some = zip(*(_preserved_parts(encode, parts) for parts in stay), strict=True)
-    total, *near = (sum(part) for part in zip(*sums, strict=True))
-    return Problem(moves, len(pairs), total, near, torch.cat(some), encode.chunks([""])[0], lambda: gram(weights))
-
-
-def _places(encode: Encoder, texts: Texts, settings: Instant) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """At the start of a text, and behind filler: the templates that move, and what is preserved: plain texts, and those
-    of each sibling.
-    """
+    """The encodings that are to move, with where they go, and those that are to stay."""
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
-    yield templates, [plain_texts(texts), *siblings(texts, templates)]
-    far = spread(templates, FAR) if len(templates) >= FAR else []
-    if far:
-        far = behind_filler(encode, far, texts.names)
-        plain = behind_filler(encode, spread(plain_texts(short)[1:], FAR), texts.names)
-        yield far, [plain, *siblings(texts, far)]
-
-
-def _preserved_parts(encode: Encoder, parts: Sequence[Sequence[str]]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """What each part adds to the mean of p p^T over all of them, [d, d] each, and some of their encodings."""
+    moved = list(zip(texts.names, texts.targets, strict=True))
+    encode.read([say(template, word) for pair in moved for word in pair for template in templates])
+    moves = together([_pairs(encode, templates, *pair, settings.tokens) for pair in moved])
+    parts = [plain_texts(texts), *siblings(texts, templates)]
     count = sum(map(len, parts))
     moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
-    return list(moments), torch.cat(some)
+    return Problem(
+        moves, len(moved), sum(moments), moments[1:], torch.cat(some), encode.chunks([""])[0], lambda: gram(weights)
+    )
 
 
 def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
