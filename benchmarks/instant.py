@@ -360,8 +360,8 @@ def behind_tags_table(methods: dict[str, dict]) -> list[str]:
     if not measured:
         return []
     kinds = list(next(iter(measured.values())))
-    rows = ["", "ESR-1 behind eight quality tags; brackets: the unedited model's for the same text, and for the"]
-    rows += ["target's name in the concept's place, beyond which no erasure can be expected to go.", ""]
+    rows = ["", "ESR-1 behind eight quality tags; brackets: the unedited model's for the same text, and with the"]
+    rows += ["target's name in the concept's place, as a perfect move of the text would draw it.", ""]
     rows += ["| method | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for name, row in measured.items():
         cells = [
