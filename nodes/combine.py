@@ -63,7 +63,7 @@ class ErasureCombine(io.ComfyNode):
             weighed = [f"{names(erasure)}: {w:.2f}." for erasure, w in counted]
         else:
             out = combine.combine(parts)
-        total = f"Erases {names(out)}; {out.bytes() / 1e6:.2f} MB."
+        total = f"Erasure of {names(out)}; {out.bytes() / 1e6:.2f} MB."
         lines = [read_verdict(out.metadata.verdict).text(), *(f"⚠ {notice}" for notice in notices), total, *weighed]
         return io.NodeOutput(out, ui=show(cls, "\n".join(line for line in lines if line)))
 

@@ -26,7 +26,9 @@ def shown(erasure: Erasure, *notices: str) -> str:
 def put_on(model, erased, erasure: Erasure, strength: float, *notices: str) -> Verdict:
     """The verdict on an erasure that a node has put on a MODEL: ``model`` came in, ``erased`` goes out."""
     verdict = inspection.full(model, erasure, strength)
-    if (arrival := attach.arrival_on(erased)) is not None:
+    arrival = attach.arrival_on(erased)
+    nothing_known = set(erasure.names) <= set(erasure.metadata.unknown.splitlines())
+    if arrival is not None and not (nothing_known and arrival.is_whole):
         verdict = verdict.plus(Finding("✓" if arrival.is_whole else "⚠", arrival.sentence()))
     return verdict.plus(*(Finding("⚠", notice) for notice in (*attach.doubts(model, erasure), *notices) if notice))
 

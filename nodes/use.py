@@ -50,7 +50,7 @@ class ErasureApply(io.ComfyNode):
     def execute(cls, model, erasure, strength, start_percent, end_percent) -> io.NodeOutput:
         if strength == 0 or start_percent >= end_percent:
             return io.NodeOutput(model, ui=show(cls, OFF if strength == 0 else NEVER))
-        text = [f"Erases {names(erasure)}."]
+        text = [f"Erasure of {names(erasure)}."]
         if attach.acts_while_drawing(erasure, start_percent, end_percent):
             text.append(WHILE_DRAWING)
         warn = warner(cls, "\n".join(text))

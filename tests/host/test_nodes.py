@@ -73,7 +73,7 @@ def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
     on_canvas(ErasureApply).execute(model, both, 1.0, 0.5, 0.5)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0, 0.0, 0.5)
-    took = "✓ 14 of 14 text layers changed.\nErases red, orange."
+    took = "✓ 14 of 14 text layers changed.\nErasure of red, orange."
     drawing = "\nActs while drawing only: a saved or merged checkpoint comes without it."
     assert [text for text, _ in sent] == [
         took + drawing, "The key for red, orange is on, at strength 1." + drawing, "Off: strength is 0.",
