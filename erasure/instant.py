@@ -141,7 +141,7 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
-    targets = _targets(request, aimed, settings)
+    targets = _targets(encode, request, aimed, settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
     held = [name for name in dict.fromkeys(before) if name not in names]
@@ -161,13 +161,18 @@ def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[word for word in row if word not in strange] or list(row) for row in near]
 
 
-def _targets(request: Request, near: Sequence[Sequence[str]], settings: Instant) -> list[str]:
+def _targets(
+    encode: Encoder, request: Request, near: Sequence[Sequence[str]], settings: Instant
+) -> list[str]:
     """What takes the place of each name of a request: what its line says, or what the settings say of all."""
     if settings.target == "anchor":
         targets = anchors_for(settings.anchor, request.texts)
     else:
         targets = [row[0] if settings.target == TARGETS[0] else "" for row in near[: len(request.names)]]
-    return [t if name.target is None else name.target for name, t in zip(request.names, targets, strict=True)]
+    targets = [t if name.target is None else name.target for name, t in zip(request.names, targets, strict=True)]
+    for target in filter(None, targets):
+        encode.name_tokens(target)  # refuses what is no text for the encoder, such as an embedding that is not there
+    return targets
 
 
 def siblings_for(names: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .artifact import ErasureError
-from .texts.names import is_form_of, listing, plain, read_field
+from .texts.names import is_form_of, listing, plain, read_field, without_weights
 
 ANCHOR = "anchor"
 
@@ -43,7 +43,7 @@ def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
     """
     rows = [line for line in anchor.splitlines() if line.strip()]
     several = read_field(anchor).texts
-    if len(several) == len(names) > 1:
+    if len(several) == 1 or len(several) == len(names):
         texts = several
     elif len(rows) > 1:
         raise ErasureError(
@@ -51,7 +51,7 @@ def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
             "one for each, in the same order."
         )
     else:
-        texts = [" ".join(anchor.split()).strip(" ,.;")]
+        texts = [without_weights(" ".join(anchor.split())).strip(" ,.;")]
     for text in texts:
         check_target(text, names)
     return texts * len(names) if len(texts) == 1 else texts

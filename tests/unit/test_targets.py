@@ -42,7 +42,9 @@ def test_a_target_that_was_chosen_stays_and_the_node_says_that_the_anchor_is_not
         ("square", ["circle", "heart"], ["square", "square"]),
         ("square\nstar", ["circle", "heart"], ["square", "star"]),
         ("square, star", ["circle", "heart"], ["square", "star"]),
-        ("a red square", ["circle", "heart"], ["a red square"] * 2),
+        ("a red square", ["circle", "heart"], ["red square"] * 2),
+        ("(square:1.2)", ["circle"], ["square"]),
+        ("a (small:1.2) building, at night", ["church"], ["a small building, at night"]),
     ],
 )
 def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each(anchor, names, texts):
