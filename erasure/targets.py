@@ -51,7 +51,7 @@ def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:
             "one for each, in the same order."
         )
     else:
-        texts = [without_weights(" ".join(anchor.split())).strip(" ,.;")]
+        texts = [" ".join(without_weights(anchor).split()).strip(" ,.;")]
     for text in texts:
         check_target(text, names)
     return texts * len(names) if len(texts) == 1 else texts
