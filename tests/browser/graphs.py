@@ -66,7 +66,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
 
     both = {"model": model, "clip": clip}
     place("ErasureText", 420, both, ("Before", "Erased"), concept=CONCEPT, preserve="heart\nstar\nsquare")
-    instant = place("ErasureInstant", 600, both, concepts="heart", preserve="star\ncross\nred\nstriped")
+    instant = place("ErasureInstant", 600, both, concepts="star", preserve="heart\ncross\nred\nstriped")
     loaded = place("ErasureLoad", 220, {}, file=f"{CONCEPT}.safetensors")
     using = {"model": model, "erasure": loaded}
     erased = place("ErasureApply", 186, using, ("Before", "Erased"))
