@@ -16,6 +16,7 @@ from .history import erases, moves
 from .neighbours import KIN, kinship, suggestion, unknown
 from .prompt import gate_score
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
+from .texts.names import words as words_of
 from .verdict import (
     ARRIVED,
     ARRIVED_BESIDE,
@@ -136,6 +137,7 @@ def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Seq
             "another target.",
         )  # fmt: skip
         for name, target in alike[:MOST_QUOTED]
+        if not is_form_of(name, target)  # a name that moves on with what it became
     ]
     by_target: dict[str, list[str]] = {}
     for name, target in apart:
@@ -154,7 +156,7 @@ def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> d
     """For each name of several words, probes of its words that the text encoder knows by themselves."""
     out: dict[str, tuple[Probe, ...]] = {}
     for name, target in list(zip(names, targets, strict=True))[:MOST_CONCEPTS]:
-        words = telling_words(name) if len(name.split()) > 1 else []
+        words = telling_words(name) if len(words_of(name)) > 1 else []
         strange = unknown(encode, words, COMPARED) if words else []
         if known := [word for word in words if word not in strange]:
             out[name] = tuple(_moving(encode, PHRASES[1:], word, target) for word in known)

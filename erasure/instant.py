@@ -21,9 +21,9 @@ from .methods.balance import balance
 from .methods.closed_form import Problem, Scales, together
 from .neighbours import nearness, unknown
 from .request import OpenFile, Request, read_request
-from .targets import anchors_for
+from .targets import anchors_for, check_target
 from .textmap import TextMap, moment
-from .texts.names import EMBEDDING, is_said, listing, others
+from .texts.names import EMBEDDING, is_form_of, is_said, listing, others
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 from .vocabulary import COMPARED, EVERYDAY, WORDS
@@ -110,7 +110,9 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
         findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
     if len(erasure.names) > inspection.MOST_CONCEPTS:
         findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
-    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes])
+    again = [name for name in request.texts if any(is_form_of(name, move.name) for move in erased_from(model))]
+    more = [f"Erased already by a node in front: {listing(again)}."] if again else []
+    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *more])
     metadata = replace(
         erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
     )
@@ -130,7 +132,7 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     chained = leading_to(erased, request.texts)
     names = [*request.texts, *chained]
     before = [move.name for move in erased]
-    taken = [*names, *before]
+    taken = [*names, *before, *request.contexts]
     common = others((*WORDS, *EVERYDAY), taken)
     written = [text for text in encode.beside(names, request.preserve) if not text.startswith(EMBEDDING)]
     own = others(written, taken)
@@ -170,8 +172,11 @@ def _targets(
     else:
         targets = [row[0] if settings.target == TARGETS[0] else "" for row in near[: len(request.names)]]
     targets = [t if name.target is None else name.target for name, t in zip(request.names, targets, strict=True)]
-    for target in filter(None, targets):
-        encode.name_tokens(target)  # refuses what is no text for the encoder, such as an embedding that is not there
+    for name, target in zip(request.names, targets, strict=True):
+        if name.target:
+            check_target(target, [name.text])
+        if target:
+            encode.name_tokens(target)  # refuses what the encoder cannot read, as a missing embedding
     return targets
 
 

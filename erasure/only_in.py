@@ -11,6 +11,7 @@ from itertools import product
 
 import torch
 
+from .artifact import ErasureError
 from .concepts import IN_CONTEXT, PHRASINGS, Encoder, GateTexts, say, spread
 
 TOGETHER = (*IN_CONTEXT, "a photo of a {kept} {concept}", "a {kept} with a {concept}", "a {concept} on a {kept}")
@@ -42,6 +43,8 @@ def pairs(
         there = encode.place(pattern.format(concept=name, kept="{}"), context).stop
         skipped = max(0, there - encode.place(template, name).stop)
         out.append((source[skipped:], goal[skipped:]))
+    if not out:
+        raise ErasureError("The text in 'only_in' is too long to be said beside the concept: say it in a few words.")
     return out
 
 

@@ -58,8 +58,9 @@ def read_request(
     fields = [read_field(text, open_file) for text in (concept, preserve, only_in)]
     names, kept, contexts = fields
     if not names.entries:
-        why = f" ({' '.join(names.notes)})" if names.notes else ""
-        raise ErasureError(f"The concept is empty{why}: type what is to be erased, one name a line.")
+        raise ErasureError(
+            " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
+        )
     for name in [*names.texts, *kept.texts, *contexts.texts]:
         encode.name_tokens(name)
     entries = [_readable(encode, entry) for entry in names.entries]
@@ -71,11 +72,16 @@ def read_request(
         for text in (entry.text for entry in kept.entries if entry.target is not None or entry.strength != 1)
     ]
     notes += [
-        f'"{plain(new.text)}" is as much of its name as the text encoder reads at once.'
+        f"{quoted([new.text])} is as much of its name as the text encoder reads at once."
         for old, new in zip(names.entries, entries, strict=True)
         if old != new
     ]
-    return Request(entries, kept.texts, contexts.texts, notes, _warnings(entries, kept.texts))
+    warnings = _warnings(entries, kept.texts)
+    if long := [text for text in kept.texts if not encode.fits(text)]:
+        warnings.append(
+            f"{listing(long, 'preserved text', 'preserved texts')} cannot be read at once: only the beginning is held."
+        )
+    return Request(entries, kept.texts, contexts.texts, notes, warnings)
 
 
 def check_width(model, encode: Encoder, text: str) -> None:

@@ -33,7 +33,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
         raise ErasureError("The target is an anchor text, and the anchor is empty: type what the concepts become.")
     for name in names:
         if is_form_of(target, name):
-            raise ErasureError(f"The anchor '{plain(target)}' is the concept itself: type what is to take its place.")
+            raise ErasureError(f"The target '{plain(target)}' is the concept itself: type what is to take its place.")
 
 
 def anchors_for(anchor: str, names: Sequence[str]) -> list[str]:

@@ -23,6 +23,8 @@ from ..artifact import ErasureError
 
 MOST_QUOTED = 8
 """Names that are quoted in a message; of more, only the number is said."""
+LONGEST_LINE = 20_000
+"""Letters of a line."""
 LONGEST_QUOTE = 60
 """Letters of a name in a message."""
 STRONGEST = 2.0
@@ -30,13 +32,13 @@ STRONGEST = 2.0
 
 SEPARATORS = ",;\t，、；،؛|｜՝፣꓾︐︑︔﹐﹑﹔､"
 """Signs between names, beside the ends of lines."""
-ARROWS = r"\s*(?:-+>|=+>|→|⇒|➔|➜|⟶|＝＞|－＞)\s*"
+ARROWS = r" ?(?:-+>|=+>|~+>|[→⇒➔➜⟶⇨➡↦⟹➝➞])\ufe0f? ?"
 BRACKETS = dict(zip("([{（［｛【〔〖<《〈「『｢", ")]}）］｝】〕〗>》〉」』｣", strict=True))
 QUOTES = "\"'`´“”„‟‘’‚‛«»‹›〝〞〟＂＇「」『』"
 ENDS = ".。．｡!！?？¿¡:：…‥·・/\\~～_=^¦।॥"
 """Signs that no name needs at its ends."""
 BULLETS = r"(?:\[[ xX]\]\s+|[-–—−‐‑‒―*•●○◦‣▪▫■□►▶➤➢✓✔☐☑✗✘·∙⁃+>]+\s*|\d{1,3}[.\]:](?=\s*\D)\s*)"
-NUMBERS = re.compile(r"(?<![\w\\])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;])|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)")
+NUMBERS = re.compile(r"(?<![\w\\.:])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;])|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)")
 """Numbers of a list with a bracket, which would be taken for one of a prompt weight."""
 LEADS = re.compile(
     r"(?:(?:an?|the|one|some)\s+)?(?:[\w-]+\s+){0,2}?"
@@ -54,6 +56,8 @@ BREAK = re.compile(r"(?<!\w)(?:BREAK|AND)(?!\w)")
 FILE = re.compile(r"file\s*:\s*(.+)", re.IGNORECASE)
 EMBEDDING = "embedding:"
 FILLERS = frozenset(("the", "and", "with", "for", "from", "not", "his", "her", "its", "are", "one", "two"))
+FULL_WIDTH = "！～"
+"""The first and last of the wide copies of ASCII's signs and letters."""
 JOINERS = "\u200c\u200d"
 """Invisible characters that belong to a word of some scripts, or to an emoji."""
 
@@ -102,7 +106,11 @@ class _Reader:
         self.notes: list[str] = []
 
     def line(self, line: str) -> None:
-        line = line.strip()
+        line = re.sub(" {2,}", " ", line.strip())
+        if len(line) > LONGEST_LINE:
+            raise ErasureError(
+                f"A line of {len(line)} letters is too long: put each name on its own line."
+            )
         if line.startswith("#"):
             if comment := line.lstrip("# "):
                 self.notes.append(f"Left out as a comment: {quoted([comment])}.")
@@ -137,6 +145,8 @@ class _Reader:
         if re.search(r"\{[^{}]*\|[^{}]*\}", line):
             self.notes.append("A choice in braces was read as all of its names: nothing is drawn by lot here.")
             line = re.sub(r"\{([^{}]*)\}", lambda match: match[1].replace("|", ","), line)
+        if wildcards := re.findall(r"__[\w\-/]+__", line):
+            self.notes.append(f"{quoted(wildcards)} is no wildcard here, but a name.")
         return without_weights(line)
 
     def name(self, part: str) -> None:
@@ -166,6 +176,8 @@ def visible(text: str) -> str:
                 letters.append(letter)
         elif unicodedata.category(letter) == "Zs":
             letters.append(" ")
+        elif FULL_WIDTH[0] <= letter <= FULL_WIDTH[1]:
+            letters.append(chr(ord(letter) - ord(FULL_WIDTH[0]) + ord("!")))
         elif unicodedata.category(letter) not in ("Cf", "Cc", "Cs") or letter in "\n\r\t\v\f\x85":
             letters.append(letter)
     return "".join(letters)
@@ -191,6 +203,8 @@ def read_name(part: str) -> Name:
             text, strength = match[1], float(match[2])
         text = text.strip(" " + QUOTES + ",，")
         text = _without_signs(text)
+        if any(text.count(left) != text.count(right) for left, right in ("[]", "{}", "<>")):
+            text = text.strip("[]{}<> ")
         if match := LEADS.match(text):
             text = text[match.end() :] or text
         text = re.sub(r"(?<=\S)\s?['’´`ʼ]s$", "", text)
@@ -268,7 +282,7 @@ def letters(name: str) -> str:
 
 def words(name: str) -> list[str]:
     """The words of a name as ``letters`` has them."""
-    return [word for part in re.split(r"[\s\-_/]+", name) if (word := letters(part))]
+    return [word for part in re.split(r"[\W_]+", name) if (word := letters(part))]
 
 
 def forms(name: str) -> set[str]:

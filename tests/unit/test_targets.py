@@ -57,8 +57,8 @@ def test_one_anchor_is_for_all_and_as_many_as_concepts_are_for_each(anchor, name
         ("square\nstar", ["circle"], 'There are 2 anchors for 1 concept: "circle": type one for all, or one for each'),
         ("square\nstar", ["circle", "heart", "ring"], "There are 2 anchors for 3 concepts"),
         (" ", ["circle"], "the anchor is empty"),
-        ("circles", ["circle"], "The anchor 'circles' is the concept itself"),
-        ("star\nCircle", ["heart", "circle"], "The anchor 'Circle' is the concept itself"),
+        ("circles", ["circle"], "The target 'circles' is the concept itself"),
+        ("star\nCircle", ["heart", "circle"], "The target 'Circle' is the concept itself"),
     ],
 )
 def test_what_cannot_take_a_concept_s_place_is_refused_in_a_sentence(anchor, names, words):
