@@ -6,7 +6,7 @@
     python3 scripts/run.py benchmarks.quality --methods RECE --again     # its code has changed
     python3 scripts/run.py benchmarks.quality --minutes 0   # only writes table and plot anew
 
-Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``, and the table of the README. Pictures, noise and judge
+Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``, and the table of docs/measured.md. Pictures, noise and judge
 are the demo's: 192 pictures or more a cell, three seeds. Attacks draw 24 pictures each. Learned methods are measured
 on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen; our own on three more
 concepts of which no trial of training is on record.
@@ -29,7 +29,7 @@ from .cells import Cell, Results, measure_all
 from .tables import ALL, ahead, base_row, plot, rows, short, table
 
 FILE = Path(__file__).with_name("results") / "quality.json"
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
 MARKS = ("<!-- table of benchmarks.quality -->", "<!-- end of the table -->")
 HELD_OUT = ("heart", "green", "dotted")
 """One of each kind, kept out when the training's settings were chosen; the closed form was chosen by all of them."""
@@ -137,22 +137,22 @@ def markdown(found: dict) -> str:
     return "\n".join(out)
 
 
-def readme(text: str, found: dict) -> str:
-    """The README with its table as measured."""
+def page(text: str, found: dict) -> str:
+    """The page of figures with its table as measured."""
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     return "\n".join([before + MARKS[0], "", *short(found["rows"], found["base"]), "", MARKS[1] + after])
 
 
 def write(results: Results) -> None:
-    """The file, its table and its plot; the README's table, too, where it is of this file."""
+    """The file, its table and its plot; the table of the page of figures, too, where it is of this file."""
     found = results.write()
     if found["rows"]:
         results.file.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
         title = "Erasing against preserving, toy world"
         plot(found["rows"], found["base"], title, results.file.with_suffix(".png"))
         if results.file == FILE:
-            README.write_text(readme(README.read_text(encoding="utf-8"), found), encoding="utf-8")
+            PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
         print(results.file.with_suffix(".md").read_text(encoding="utf-8"))
 
 

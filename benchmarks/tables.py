@@ -114,7 +114,7 @@ def table(found: Sequence[dict], base: dict) -> list[str]:
 
 
 def short(found: Sequence[dict], base: dict) -> list[str]:
-    """The lines of the README's table: fewer columns, shorter figures."""
+    """The lines of the table of docs/measured.md: fewer columns, shorter figures."""
     asked = measured_attacks(found)
     heads = ["method", "ESR-1", "PSR-1", "attributes", "with key", *asked, "seconds", "kB", "cells"]
     out = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]

@@ -132,7 +132,7 @@ def test_table_and_plot_are_written_from_what_there_is(tmp_path, pretended, caps
     assert "| **UCE** | 1.000 [0.86, 1.00], 1.00–1.00 | 1.000" in text and "held out" not in text
 
 
-def test_the_readme_has_the_table_that_was_measured():
+def test_the_page_of_figures_has_the_table_that_was_measured():
     found = json.loads(quality.FILE.read_text(encoding="utf-8"))
-    text = quality.README.read_text(encoding="utf-8")
-    assert quality.readme(text, found) == text, "run benchmarks.quality --minutes 0"
+    text = quality.PAGE.read_text(encoding="utf-8")
+    assert quality.page(text, found) == text, "run benchmarks.quality --minutes 0"
