@@ -172,6 +172,8 @@ class Watch:
 
     def _mark(self, node: str) -> None:
         if node == self.trainer:
+            if not self.train_begun:
+                shared.tell("Setting the training up: reading texts, fitting the text gate, drawing latents")
             self.train_begun = self.train_begun or time.monotonic()
         elif self.train_begun and not self.train_ended:
             self.train_ended = time.monotonic()
