@@ -13,7 +13,7 @@ import torch
 
 from . import attach, deltas, inspection, training
 from . import only_in as only_in_
-from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata, Probe, PromptTensors
+from .artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Metadata, Probe, PromptTensors
 from .choice import Choice
 from .concepts import (
     IN_CONTEXT,
@@ -166,16 +166,13 @@ def prepare(
         settings = replace(settings, prompt_first=0.0)  # its prompt has learned already
     method = LEARNED[settings.method]
     generator = torch.Generator().manual_seed(settings.seed)
-    prompt = attached = gap = None
-    if method.role:
-        gate, gap = build_gate(encode, names, short, beside) if settings.gate else (None, None)
-        prompt = _prompt(encode, names, settings, generator, resume)
-        chunk = encode("").context.shape[1]
-        attached = PromptTensors(prompt.keys, prompt.values, settings.blocks, method.role, chunk, gate)
+    gate, gap = build_gate(encode, names, short, beside) if method.role and settings.gate else (None, None)
+    prompt = _prompt(encode, names, settings, generator, resume) if method.role else None
+    attached = None if prompt is None else _attached(encode, prompt, settings, method.role, gate)
     near = neighbours(encode, names, others(short, before) or others(WORDS, before))
     anchors = _anchors(request, near, settings)
     if any(name.target is not None for name in request.names):
-        settings = replace(settings, target="anchor", anchor="\n".join(map(str, anchors.values())))
+        settings = replace(settings, target="anchor")
     delta = None
     if method.changes != "nothing":
         directions = None if resume else _directions(encode, names, short, settings, beside)
@@ -185,21 +182,33 @@ def prepare(
             delta.begin_with(found)
             if prompt is not None and settings.start == "concept":
                 prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
-    if request.contexts:
-        phrases = _phrases_beside(encode, anchors, request.contexts, short)
-        kept_texts = _kept_texts(encode, kept, only_in_.staying(names, request.contexts, short))
-    else:
-        phrases, kept_texts = _phrases(encode, anchors, short, settings), _kept_texts(encode, kept)
+    phrases = _phrases(encode, anchors, short, settings, request.contexts)
+    staying = only_in_.staying(names, request.contexts, short) if request.contexts else ()
+    kept_texts = _kept_texts(encode, kept, staying)
     choices = _choices(encode, near, method.targets, settings)
     run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
     steps = int(resume.metadata.steps or 0) if resume else 0
     target = "\n".join(NOTHING if text == "" else text or settings.target for text in anchors.values())
-    findings, strange = inspection.knowledge(encode, names, [text or "" for text in anchors.values()])
-    findings += [Finding("⚠", warning) for warning in request.warnings]
-    others_near = list(dict.fromkeys([*(word for row in near for word in row[:4]), *kept]))
+    return Learning(run, request, Progress(), steps, gap, target, *_checks(encode, request, anchors, near))
+
+
+def _attached(
+    encode: Encoder, prompt: ErasurePrompt, settings: Settings, role: str, gate: GateTensors | None
+) -> PromptTensors:
+    chunk = encode("").context.shape[1]
+    return PromptTensors(prompt.keys, prompt.values, settings.blocks, role, chunk, gate)
+
+
+def _checks(
+    encode: Encoder, request: Request, anchors: Mapping[str, str | None], near: Sequence[Sequence[str]]
+) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
+    """What a verdict needs of the texts: probes, what is doubtful about them, and the names that are not known."""
     targets = [text or "" for text in anchors.values()]
-    probes = inspection.probes_for(encode, names, targets, others_near, request.contexts)
-    return Learning(run, request, Progress(), steps, gap, target, probes, findings, strange)
+    findings, strange = inspection.knowledge(encode, request.texts, targets)
+    findings += [Finding("⚠", warning) for warning in request.warnings]
+    others_near = list(dict.fromkeys([*(word for row in near for word in row[:4]), *request.preserve]))
+    probes = inspection.probes_for(encode, request.texts, targets, others_near, request.contexts)
+    return probes, findings, strange
 
 
 def learn(
@@ -271,7 +280,8 @@ def _closed_form(
     """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
     weights = "values" if settings.weights == "values" else "keys+values"
     rank = -(-settings.rank // len(request.names))
-    how = Instant(target=settings.target, anchor=settings.anchor, weights=weights, rank=rank)
+    target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
+    how = Instant(target=target, weights=weights, rank=rank)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
     return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model)), how).delta
 
@@ -297,9 +307,11 @@ def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.
 
 
 def _phrases(
-    encode: Encoder, anchors: Mapping[str, str | None], kept: Sequence[str], settings: Settings
-) -> list[Phrase]:
-    """The texts that losses speak of: bare names as in the paper, or also in phrasings and beside kept texts."""
+    encode: Encoder, anchors: Mapping[str, str | None], kept: Sequence[str], settings: Settings,
+    contexts: Sequence[str] = (),
+) -> list[Phrase]:  # fmt: skip
+    """The texts that losses speak of: bare names as in the paper, or also in phrasings and beside kept texts; with
+    ``contexts``, names beside one of these alone."""
     names = list(anchors)
 
     def phrase(template: str, neutral: str, name: str) -> Phrase:
@@ -307,6 +319,9 @@ def _phrases(
         replaced = None if anchor is None else encode(say(template, anchor))
         return Phrase(encode(say(template, name)), encode(neutral), replaced, name, template)
 
+    if contexts:
+        patterns = product(only_in_.patterns(kept), contexts, names)
+        return [phrase(p.format(concept="{}", kept=context), context, name) for p, context, name in patterns]
     if not settings.in_context:
         return [phrase("{}", "", name) for name in names]
     plain = [phrase(p, "", name) for name, p in product(names, PHRASINGS)]
@@ -315,18 +330,6 @@ def _phrases(
         for name, text, template in product(names, kept, IN_CONTEXT)
     ]
     return plain * max(1, len(beside) // len(plain)) + beside
-
-
-def _phrases_beside(
-    encode: Encoder, anchors: Mapping[str, str | None], contexts: Sequence[str], kept: Sequence[str]
-) -> list[Phrase]:
-    """Phrases that say the concept beside a context; the neutral one is the context alone."""
-    out = []
-    for pattern, context, (name, anchor) in product(only_in_.patterns(kept), contexts, anchors.items()):
-        template = pattern.format(concept="{}", kept=context)
-        replaced = None if anchor is None else encode(say(template, anchor))
-        out.append(Phrase(encode(say(template, name)), encode(context), replaced, name, template))
-    return out
 
 
 def _kept_texts(encode: Encoder, kept: Sequence[str], more: Sequence[Sequence[str]] = ()) -> list:

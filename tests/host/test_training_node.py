@@ -167,6 +167,12 @@ def test_several_lines_are_names_of_one_concept_and_the_node_says_so(train):
     assert 'Read 2 names: "circle", "disc" of one concept.' in erasure.metadata.notes
 
 
+def test_an_arrow_to_nothing_is_learned_from_the_closed_form_too(model, clip):
+    chosen = {"target": "from preset", "weights_start": "closed form"}
+    erasure, _ = execute(model, clip, concept="circle ->\nring -> moon", **chosen)
+    assert (erasure.names, erasure.targets) == (["circle", "ring"], ["", "moon"])
+
+
 def test_a_strength_behind_a_colon_is_not_for_training(model, clip):
     with pytest.raises(ErasureError, match="'circle' without it"):
         execute(model, clip, concept="circle : 0.5")
