@@ -6,10 +6,10 @@
     python3 scripts/run.py benchmarks.quality --methods RECE --again     # its code has changed
     python3 scripts/run.py benchmarks.quality --minutes 0   # only writes table and plot anew
 
+Into ``benchmarks/results/quality.json``, ``.md`` and ``.png``, and the table of docs/measured.md. Pictures, noise and
 judge are the demo's: 192 pictures or more a cell, three seeds. Attacks draw 24 pictures each. Learned methods are
-judge are the demo's: 192 pictures or more a cell, three seeds. Attacks draw 24 pictures each. Learned methods are measured
-on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen; our own on three more
-concepts of which no trial of training is on record.
+measured on six concepts with two seeds, the closed forms, which have nothing random, on all eighteen; our own on three
+more concepts of which no trial of training is on record.
 """
 
 from __future__ import annotations
