@@ -96,8 +96,8 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
         findings.append(
             Finding(
                 "⚠",
-                f"{what} this text encoder knows, so nothing that prompts draw is erased: name {it} as the "
-                "model's own prompts do, which for most models is in English.",
+                f"{what} this text encoder knows, so pictures stay as they were. Name {it} as you do in prompts that "
+                "work; for most models that is in English.",
             )  # fmt: skip
         )
     aims = {target: name for name, target in zip(names, targets, strict=True) if target and name not in strange}

@@ -190,8 +190,8 @@ def predictions(share: float, others: float, names: Sequence[str], targets: Sequ
     else:
         findings = [Finding("✓", f"{what}.")]
     if others > LEARNED_DISTURBED:
-        return [*findings, Finding("⚠", f"Those for preserved texts moved by {percent(others)} of it, which shows.")]
-    return [*findings, Finding("✓", f"Those for preserved texts moved by {percent(others)} of it.")]
+        return [*findings, Finding("⚠", f"Predictions for preserved texts moved {percent(others)} as far: that shows.")]
+    return [*findings, Finding("✓", f"Predictions for preserved texts moved {percent(others)} as far.")]
 
 
 def _finding(name: str, target: str, share: float, at: str, arrived: float) -> Finding:

@@ -37,8 +37,10 @@ BRACKETS = dict(zip("([{（［｛【〔〖<《〈「『｢", ")]}）］｝】〕
 QUOTES = "\"'`´“”„‟‘’‚‛«»‹›〝〞〟＂＇「」『』"
 ENDS = ".。．｡!！?？¿¡:：…‥·・/\\~～_=^¦।॥"
 """Signs that no name needs at its ends."""
-BULLETS = r"(?:\[[ xX]\]\s+|[-–—−‐‑‒―*•●○◦‣▪▫■□►▶➤➢✓✔☐☑✗✘·∙⁃+>]+\s*|\d{1,3}[.\]:](?=\s*\D)\s*)"
-NUMBERS = re.compile(r"(?<![\w\\.:])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;])|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)")
+BULLETS = r"(?:\[[ xX]\]\s+|[-–—−‐‑‒―*•●○◦‣▪▫■□►▶➤➢✓✔☐☑✗✘·∙⁃+>]+\s*|\d{1,3}[.\]:](?=\s*\D|\s+\d{1,3}[.)\]:]\s)\s*)"
+NUMBERS = re.compile(
+    r"(?<![\w\\.:])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;]|\d{1,3}[.)\]]\s)|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)"
+)
 """Numbers of a list with a bracket, which would be taken for one of a prompt weight."""
 LEADS = re.compile(
     r"(?:(?:an?|the|one|some)\s+)?(?:[\w-]+\s+){0,2}?"

@@ -1,6 +1,10 @@
 """No unit test sees the real cache folder or the machine's settings."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("the same examples every time", derandomize=True)
+settings.load_profile("the same examples every time")
 
 
 @pytest.fixture(autouse=True)
