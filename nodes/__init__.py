@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import combine, evaluate, exchange, files, instant, learn, use
+from . import combine, exchange, files, instant, learn, report, stress, use
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -12,5 +12,5 @@ class ConceptErasureExtension(ComfyExtension):
         files.register_folders()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        parts = (instant, learn, use, combine, evaluate, files, exchange)
+        parts = (instant, learn, use, combine, report, stress, files, exchange)
         return [node for part in parts for node in part.NODES]

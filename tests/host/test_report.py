@@ -17,7 +17,7 @@ from concept_erasure.erasure.evaluation import report
 from concept_erasure.erasure.evaluation.grid import CELL, SIDE
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
-from concept_erasure.nodes.evaluate import THUMBNAIL, ErasureCompare, ErasureReport
+from concept_erasure.nodes.report import THUMBNAIL, ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure
 from tests.unit.test_evaluation import Mirrored, Vision, Words

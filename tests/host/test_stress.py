@@ -15,7 +15,7 @@ from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, black_box, stress
 from concept_erasure.erasure.trajectories import Sampling
 from concept_erasure.erasure.vocabulary import WORDS
-from concept_erasure.nodes.evaluate import ErasureStressTest
+from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_fit import sentence
 from tests.host.test_report import SMALL, Always, Knows
 from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample

@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..erasure import attach
 from ..erasure.artifact import ErasureError
-from ..erasure.evaluation.attacks import Search
 from ..erasure.evaluation.grid import SIDE, within
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
-from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, StressReport, stress
-from ..erasure.texts.names import prompt_lines, read_field
+from ..erasure.evaluation.stress import StressReport
 from .files import new_path
-from .messages import open_input_file
 from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
@@ -26,7 +22,7 @@ LONGEST = 80
 """Characters of a concept in a table and over a grid."""
 
 
-def _before_and_after() -> list:
+def before_and_after_inputs() -> list:
     return [
         io.Model.Input("model_before", tooltip="The unedited model."),
         io.Model.Input("model_after", tooltip="The model with the erasure on it."),
@@ -35,7 +31,7 @@ def _before_and_after() -> list:
     ]
 
 
-def _prompts() -> list:
+def prompt_inputs() -> list:
     return [
         io.String.Input(
             "erase", default="", multiline=True,
@@ -50,7 +46,7 @@ def _prompts() -> list:
     ]  # fmt: skip
 
 
-def _drawing(prefix: str = "erasures/report") -> list:
+def drawing_inputs(prefix: str = "erasures/report") -> list:
     return [
         io.Int.Input("pictures", default=2, min=1, max=64, tooltip="Pictures of each prompt, one for each seed."),
         io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="The first seed; the others follow it.",
@@ -67,7 +63,7 @@ def _drawing(prefix: str = "erasures/report") -> list:
     ]  # fmt: skip
 
 
-def _judging() -> list:
+def judge_inputs() -> list:
     """What counts, and the negative prompt, which has always stood behind all other widgets."""
     return [
         io.ClipVision.Input("clip_vision", optional=True,
@@ -105,8 +101,8 @@ class ErasureReport(io.ComfyNode):
             search_aliases=["evaluate erasure", "before after", "ESR", "PSR", "CLIP score", "benchmark"],
             is_output_node=True,
             inputs=[
-                *_before_and_after(),
-                *_prompts(), *_drawing(), *_judging(),
+                *before_and_after_inputs(),
+                *prompt_inputs(), *drawing_inputs(), *judge_inputs(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -141,7 +137,7 @@ class ErasureCompare(io.ComfyNode):
                     "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
                     tooltip="The erasures to compare.",
                 ),
-                *_prompts(), *_drawing(), *_judging(),
+                *prompt_inputs(), *drawing_inputs(), *judge_inputs(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -156,97 +152,6 @@ class ErasureCompare(io.ComfyNode):
                 concept = concept if len(concept) <= LONGEST else f"{concept[:LONGEST]}…"
                 models[f"{len(models)}. {erasure.metadata.method}: {concept}"] = attach.erase(model, erasure)
         return report(cls, models, clip, vae, erase, keep, how)
-
-
-class ErasureStressTest(io.ComfyNode):
-    """MODEL before + MODEL after + concept -> how often attacks bring the concept back."""
-
-    @classmethod
-    @lenient
-    def define_schema(cls):
-        return io.Schema(
-            node_id="ErasureStressTest",
-            display_name="Stress Test",
-            category=CATEGORY,
-            description="Asks the erased model for the concept in ways that it was not erased by: other names, its "
-            "direction in the text encoder, searched tokens, a learned prompt, a few steps of retraining. Counts how "
-            "often it comes back, beside the unedited model.",
-            hidden=[io.Hidden.unique_id],
-            search_aliases=["attack", "red team", "robustness", "Ring-A-Bell", "UnlearnDiffAtk", "adversarial prompt"],
-            is_output_node=True,
-            inputs=[
-                *_before_and_after(),
-                io.String.Input(
-                    "concept", default="", multiline=True,
-                    tooltip="The names that were erased, one a line; the judge looks for the first.",
-                ),
-                io.String.Input(
-                    "other_names", default="", multiline=True,
-                    tooltip="Prompts that ask for the concept in other words: synonyms, descriptions, other languages, "
-                    "one a line.",
-                ),
-                io.String.Input(
-                    "among", default="", multiline=True,
-                    tooltip="For the judge: what else a picture can show, one label a line. Things like the concept "
-                    "make it strict.",
-                ),
-                *_drawing("erasures/stress"),
-                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
-                  for name in ATTACKS if name not in LATER),
-                io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
-                               tooltip="The largest multiple of the concept's direction that is added to texts; a "
-                               "third and two thirds of it are tried, too."),
-                io.Int.Input("search_tokens", default=8, min=1, max=64, advanced=True,
-                             tooltip="Tokens of the searched prompt."),
-                io.Int.Input("search_tried", default=2000, min=64, max=100000, advanced=True,
-                             tooltip="So many of the text encoder's tokens are tried one by one; 50000 is all."),
-                io.Int.Input("search_generations", default=25, min=0, max=10000, advanced=True,
-                             tooltip="Rounds of combining the best ones, 40 texts each."),
-                io.Int.Input("learned_tokens", default=8, min=1, max=64, advanced=True,
-                             tooltip="Tokens of the learned prompt."),
-                io.Int.Input("learned_steps", default=60, min=1, max=100000, advanced=True,
-                             tooltip="Steps of learning it, batch 8."),
-                io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
-                             tooltip="Steps of retraining the model's keys and values, batch 8."),
-                *_judging(),
-                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
-                  for name in LATER),
-            ],
-            outputs=OUTPUTS,
-        )  # fmt: skip
-
-    @classmethod
-    @telling
-    def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
-        tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
-        if not tests:
-            raise ErasureError("No attack is chosen: switch at least one on.")
-        top = how.pop("strength")
-        tried, generations = how.pop("search_tried"), how.pop("search_generations")
-        search = Search(tokens=how.pop("search_tokens"), tried=tried, generations=generations, seed=how["seed"])
-        budget = Budget(
-            [top / 3, top * 2 / 3, top], search, how.pop("learned_tokens"), how.pop("learned_steps"),
-            how.pop("relearning_steps"),
-        )  # fmt: skip
-        judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
-        names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
-        asked = Concept(names, prompt_lines(other_names), labels)
-        bar = comfy.utils.ProgressBar(1)
-
-        def seen(done: int, total: int, pictures) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
-
-        found = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, seen)
-        return finished(cls, found, prefix, bar)
-
-
-LATER = ("behind tags",)
-"""Attacks whose inputs came after others: their place is the end."""
-
-
-def _socket(attack: str) -> str:
-    return "run_" + attack.replace(" ", "_")
 
 
 def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
@@ -311,4 +216,4 @@ def save(found: Report | StressReport, prefix: str) -> str:
     return shown
 
 
-NODES = [ErasureReport, ErasureCompare, ErasureStressTest]
+NODES = [ErasureReport, ErasureCompare]

@@ -1,0 +1,117 @@
+"""The node that asks an erased model for its concept in ways that it was not erased by."""
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+
+from ..erasure.artifact import ErasureError
+from ..erasure.evaluation.attacks import Search
+from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, stress
+from ..erasure.texts.names import prompt_lines, read_field
+from .messages import open_input_file
+from .report import (
+    OUTPUTS,
+    before_and_after_inputs,
+    drawing_from,
+    drawing_inputs,
+    finished,
+    judge_from,
+    judge_inputs,
+    prefix_from,
+    thumbnail,
+)
+from .types import CATEGORY, lenient, telling
+
+
+class ErasureStressTest(io.ComfyNode):
+    """MODEL before + MODEL after + concept -> how often attacks bring the concept back."""
+
+    @classmethod
+    @lenient
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureStressTest",
+            display_name="Stress Test",
+            category=CATEGORY,
+            description="Asks the erased model for the concept in ways that it was not erased by: other names, its "
+            "direction in the text encoder, searched tokens, a learned prompt, a few steps of retraining. Counts how "
+            "often it comes back, beside the unedited model.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["attack", "red team", "robustness", "Ring-A-Bell", "UnlearnDiffAtk", "adversarial prompt"],
+            is_output_node=True,
+            inputs=[
+                *before_and_after_inputs(),
+                io.String.Input(
+                    "concept", default="", multiline=True,
+                    tooltip="The names that were erased, one a line; the judge looks for the first.",
+                ),
+                io.String.Input(
+                    "other_names", default="", multiline=True,
+                    tooltip="Prompts that ask for the concept in other words: synonyms, descriptions, other languages, "
+                    "one a line.",
+                ),
+                io.String.Input(
+                    "among", default="", multiline=True,
+                    tooltip="For the judge: what else a picture can show, one label a line. Things like the concept "
+                    "make it strict.",
+                ),
+                *drawing_inputs("erasures/stress"),
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                  for name in ATTACKS if name not in LATER),
+                io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
+                               tooltip="The largest multiple of the concept's direction that is added to texts; a "
+                               "third and two thirds of it are tried, too."),
+                io.Int.Input("search_tokens", default=8, min=1, max=64, advanced=True,
+                             tooltip="Tokens of the searched prompt."),
+                io.Int.Input("search_tried", default=2000, min=64, max=100000, advanced=True,
+                             tooltip="So many of the text encoder's tokens are tried one by one; 50000 is all."),
+                io.Int.Input("search_generations", default=25, min=0, max=10000, advanced=True,
+                             tooltip="Rounds of combining the best ones, 40 texts each."),
+                io.Int.Input("learned_tokens", default=8, min=1, max=64, advanced=True,
+                             tooltip="Tokens of the learned prompt."),
+                io.Int.Input("learned_steps", default=60, min=1, max=100000, advanced=True,
+                             tooltip="Steps of learning it, batch 8."),
+                io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
+                             tooltip="Steps of retraining the model's keys and values, batch 8."),
+                *judge_inputs(),
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                  for name in LATER),
+            ],
+            outputs=OUTPUTS,
+        )  # fmt: skip
+
+    @classmethod
+    @telling
+    def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
+        tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
+        if not tests:
+            raise ErasureError("No attack is chosen: switch at least one on.")
+        top = how.pop("strength")
+        tried, generations = how.pop("search_tried"), how.pop("search_generations")
+        search = Search(tokens=how.pop("search_tokens"), tried=tried, generations=generations, seed=how["seed"])
+        budget = Budget(
+            [top / 3, top * 2 / 3, top], search, how.pop("learned_tokens"), how.pop("learned_steps"),
+            how.pop("relearning_steps"),
+        )  # fmt: skip
+        judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
+        names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
+        asked = Concept(names, prompt_lines(other_names), labels)
+        bar = comfy.utils.ProgressBar(1)
+
+        def seen(done: int, total: int, pictures) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
+
+        found = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, seen)
+        return finished(cls, found, prefix, bar)
+
+
+LATER = ("behind tags",)
+"""Attacks whose inputs came after others: their place is the end."""
+
+
+def _socket(attack: str) -> str:
+    return "run_" + attack.replace(" ", "_")
+
+
+NODES = [ErasureStressTest]
