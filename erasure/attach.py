@@ -210,7 +210,7 @@ def recover(
     check_fit(model, erasure)
     if not erasure.key:
         raise ErasureError(
-            "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Erase Concept node "
+            "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Apply Erasure node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
     out = model.clone()

@@ -232,7 +232,7 @@ def require_trainable(model) -> None:
     if attach.is_windowed(model):
         raise ErasureError(
             "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "
-            "set start_percent to 0 and end_percent to 1 in its Erase Concept."
+            "set start_percent to 0 and end_percent to 1 in its Apply Erasure node."
         )
     if model.is_dynamic() and model.cached_patcher_init is None:
         raise ErasureError(

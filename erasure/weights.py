@@ -227,7 +227,7 @@ def ask(layer: nn.Module, name: str, form: str, shape: torch.Size) -> torch.Tens
     raise ErasureError(
         f"The connected model's weights are packed in a form that only its own loader reads ({form}, {name}): make the "
         "erasure on an unpacked checkpoint of the same model, save it, and put it on this one with Load Erasure and "
-        "Erase Concept."
+        "Apply Erasure."
     )
 
 
@@ -259,5 +259,5 @@ def require_unpacked(model) -> None:
             raise ErasureError(
                 f"The connected model's weights are packed by its loader ({kind(weight)}, {name}), which cannot be "
                 "learned on: train on an unpacked checkpoint of the same model, save the erasure, and put it on this "
-                "one with Load Erasure and Erase Concept."
+                "one with Load Erasure and Apply Erasure."
             )

@@ -23,7 +23,7 @@ class ErasureCombine(io.ComfyNode):
             node_id="ErasureCombine",
             display_name="Combine Erasures",
             category=CATEGORY,
-            description="Makes one erasure of several, of any method, for one Erase Concept node or one file.",
+            description="Makes one erasure of several, of any method, for one Apply Erasure node or one file.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
             search_aliases=["merge erasures", "add erasures", "erase several concepts", "stack"],

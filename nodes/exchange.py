@@ -85,7 +85,7 @@ class ErasureImport(io.ComfyNode):
                     tooltip="Whether UNet weights in the file are whole or differences; normally plain to see.",
                 ),
             ],
-            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept and all other nodes.")],
+            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Apply Erasure and all other nodes.")],
         )  # fmt: skip
 
     @staticmethod

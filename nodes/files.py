@@ -165,7 +165,7 @@ class ErasureLoad(io.ComfyNode):
                     tooltip="A .safetensors file in models/erasures or output/erasures. Press R after adding one.",
                 )
             ],
-            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Erase Concept and Recover Concept.")],
+            outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Apply Erasure and Recover Concept.")],
         )
 
     @classmethod

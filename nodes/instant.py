@@ -57,7 +57,7 @@ class ErasureInstant(io.ComfyNode):
             display_name="Instant Erasure",
             category=CATEGORY,
             description="Erases concepts from the text alone, in closed form: no training, no pictures, only what "
-            "the text encoder says. Several concepts are erased in one solve. Connect Erase Concept, Save Erasure or "
+            "the text encoder says. Several concepts are erased in one solve. Connect Apply Erasure, Save Erasure or "
             "Export Erasure as LoRA.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
@@ -96,7 +96,7 @@ class ErasureInstant(io.ComfyNode):
             ],
             outputs=[
                 ErasureSocket.Output(
-                    display_name="erasure", tooltip="For Erase Concept, Save Erasure and Export Erasure as LoRA."
+                    display_name="erasure", tooltip="For Apply Erasure, Save Erasure and Export Erasure as LoRA."
                 )
             ],
         )  # fmt: skip
@@ -128,7 +128,7 @@ class ErasureText(io.ComfyNode):
             choice.advanced = True
         return io.Schema(
             node_id="ErasureText",
-            display_name="Erase Concept (Text)",
+            display_name="Erase Concept",
             category=CATEGORY,
             description="Type a concept, and the model cannot draw it any more: no training, no file. Put it between "
             "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",

@@ -133,7 +133,7 @@ class ErasureTrain(io.ComfyNode):
             ],
             outputs=[
                 ErasureSocket.Output(
-                    display_name="erasure", tooltip="For Erase Concept, Recover Concept and Save Erasure."
+                    display_name="erasure", tooltip="For Apply Erasure, Recover Concept and Save Erasure."
                 ),
                 io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
             ],

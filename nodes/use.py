@@ -18,11 +18,11 @@ class ErasureApply(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="ErasureApply",
-            display_name="Erase Concept",
+            display_name="Apply Erasure",
             category=CATEGORY,
-            description="Removes a concept from the model. Put it between the checkpoint loader and the sampler; "
-            "everything else you prompt stays as it was. Several can stand in a row; the node says when one of them "
-            "brings back what another erased.",
+            description="Needs an ERASURE: a file (Load Erasure) or a node that makes one. Takes its concept out of "
+            "the model; put it between the checkpoint loader and the sampler. To erase by typing, use Erase Concept. "
+            "Several can stand in a row; the node says when one of them brings back what another erased.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
             search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
@@ -70,12 +70,12 @@ class ErasureRecover(io.ComfyNode):
             display_name="Recover Concept",
             category=CATEGORY,
             description="Brings an erased concept back with the key that was learned together with the erasure. Put it "
-            "after Erase Concept.",
+            "after Apply Erasure.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
             search_aliases=["undo erase", "restore concept", "key", "KPOP"],
             inputs=[
-                io.Model.Input("model", tooltip="The erased model, from Erase Concept."),
+                io.Model.Input("model", tooltip="The erased model, from Apply Erasure."),
                 ErasureSocket.Input("erasure", tooltip="The erasure with its key, or a key that was saved apart."),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,

@@ -122,7 +122,7 @@ def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def erase_with_saved_file(object_info: dict[str, Any]) -> dict[str, Any]:
-    """(b) The one-node graph: Erase Concept between the checkpoint and the sampler."""
+    """(b) The one-node graph: Apply Erasure between the checkpoint and the sampler."""
     graph = Graph(object_info, (0.8, 115, 145))
     graph.note(
         (0, 0, 400, 230), "Read me",
@@ -168,12 +168,12 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def erase_by_text(object_info: dict[str, Any]) -> dict[str, Any]:
-    """(d) Type it and it is gone: Erase Concept (Text) between the checkpoint and the sampler."""
+    """(d) Type it and it is gone: Erase Concept between the checkpoint and the sampler."""
     graph = Graph(object_info, (0.7, 125, 165))
     graph.note(
         (0, 0, 400, 230), "Read me",
         "1. **Choose your checkpoint**, and its picture size in Empty Latent Image.\n"
-        "2. **Type the concept** in Erase Concept (Text).\n"
+        "2. **Type the concept** in Erase Concept.\n"
         "3. **Run.** No training, no file: one prompt and seed, drawn by the base model and without the concept. The "
         "node says what takes the concept's place, and what it took care to preserve.\n"
         "4. Strength 0 switches it off.",
@@ -252,8 +252,8 @@ def measure_an_erasure(object_info: dict[str, Any]) -> dict[str, Any]:
     graph.note(
         (0, 0, 400, 290), "Read me",
         "1. **Choose your checkpoint**, and set size, steps and cfg in both nodes on the right to what you draw with.\n"
-        "2. **Type the concept** in Erase Concept (Text) and in Stress Test, and prompts to erase and to keep in "
-        "Erasure Report. Any other erasure can take the place of Erase Concept (Text).\n"
+        "2. **Type the concept** in Erase Concept and in Stress Test, and prompts to erase and to keep in "
+        "Erasure Report. Any other erasure can take the place of Erase Concept.\n"
         "3. **Run**: the same prompts and noise before and after, and the concept asked for in other ways.\n"
         "4. To have it counted, connect the two halves of one CLIP to *clip_vision* and *judge_clip*: Load CLIP Vision "
         "with CLIP-ViT-bigG-14, and the CLIP of an SDXL checkpoint.",
@@ -378,14 +378,14 @@ def needed(prompt: dict[str, Any], number: str) -> dict[str, Any]:
 
 
 def shown(server: client.Client, prompt: dict[str, Any], numbers: dict[str, str]) -> dict[str, list[bytes]]:
-    """The pictures under each title; a graph without the base model shows it with Erase Concept at strength 0."""
+    """The pictures under each title; a graph without the base model shows it with Apply Erasure at strength 0."""
     titles = [title for title in PICTURES if title in numbers]
     if "Base" in titles:
         images = server.images(server.wait(server.queue(prompt)))
         return {title: images[numbers[title]] for title in titles}
     found = {}
     for strength in (0, 1):
-        prompt[numbers["Erase Concept"]]["inputs"]["strength"] = strength
+        prompt[numbers["Apply Erasure"]]["inputs"]["strength"] = strength
         images = server.images(server.wait(server.queue(prompt)))
         found[f"Strength {strength}"] = images[numbers["Erased"]]
     return found

@@ -40,7 +40,7 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
     found = editor.search("erase", at=(600, 200))
     expect(found.first).to_contain_text("Erase Concept")
     editor.shot("by_hand_2_search")
-    erase = editor.place(found, "Erase Concept (Text)", at=(600, 60))
+    erase = editor.place(found, "Erase Concept", at=(600, 60))
     put_between(editor, erase)
     editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
     editor.page.get_by_placeholder("concept", exact=True).click()
@@ -56,7 +56,7 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
 def test_a_saved_erasure_is_loaded_and_applied_by_dragging_links(editor, info):
     editor.load(drawing(info), "from a file")
     load = editor.place(editor.search("load erasure", at=(600, 200)), "Load Erasure", at=(600, -20))
-    erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept", at=(600, 200))
+    erase = editor.place(editor.search("apply erasure", at=(600, 200)), "Apply Erasure", at=(600, 200))
     put_between(editor, erase)
     editor.connect(load, "erasure", erase, "erasure")
     editor.run()
@@ -89,11 +89,11 @@ def test_a_blueprint_is_found_and_compares(editor, info):
 
 def test_an_empty_concept_is_answered_by_a_sentence_on_the_node(editor, info):
     editor.load(drawing(info), "empty")
-    erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept (Text)", at=(600, 60))
+    erase = editor.place(editor.search("erase", at=(600, 200)), "Erase Concept", at=(600, 60))
     put_between(editor, erase)
     editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
     assert editor.press_run()()["kind"] == "execution_error"
-    expect(editor.part("error-overlay")).to_contain_text("Erase Concept (Text) failed")
+    expect(editor.part("error-overlay")).to_contain_text("Erase Concept failed")
     sentence = "The concept is empty: type what is to be erased, one name a line."
     assert editor.said("ErasureText") == sentence
     editor.shot("empty_concept_1_failed")

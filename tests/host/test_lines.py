@@ -62,7 +62,7 @@ WARNED = {
 
 @torch.inference_mode()
 def type_in(toys, concept, **inputs):
-    """(MODEL, what the node says) of Erase Concept (Text)."""
+    """(MODEL, what the node says) of Erase Concept."""
     out = ErasureText.execute(toys.model, toys.clip, concept, **inputs)
     return out.args[0], out.ui.as_dict()["text"][0]
 

@@ -153,7 +153,7 @@ def test_a_value_for_an_input_that_does_not_exist_is_passed_over():
 
 def test_a_link_to_an_input_that_does_not_exist_is_refused_in_a_sentence(model, gated):
     """The host hands links on whatever they are called."""
-    with pytest.raises(ErasureError, match=r"^Erase Concept has no input 'mask'.*update.*\.$"):
+    with pytest.raises(ErasureError, match=r"^Apply Erasure has no input 'mask'.*update.*\.$"):
         ErasureApply.execute(model=model, erasure=gated, mask="linked")
 
 
