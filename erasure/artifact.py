@@ -146,12 +146,16 @@ class Metadata:
 @dataclass(frozen=True)
 class Erasure:
     """One erasure: prompts and/or a delta, what they are, and probes to check them by. Immutable; tensors are on the
-    CPU."""
+    CPU.
+
+    ``choices``: for each name, the words nearest to it that could take its place; files do not keep them.
+    """
 
     metadata: Metadata
     prompts: tuple[PromptTensors, ...] = ()
     delta: Mapping[str, Change] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    choices: tuple[tuple[str, ...], ...] = ()
 
     @property
     def key(self) -> tuple[PromptTensors, ...]:

@@ -33,6 +33,8 @@ TOKENS = ("all in context", "last of the name")
 BARE = "Only the last token of a bare name is moved ({}), so longer prompts may still draw it: see 'tokens'."
 NEIGHBOURS = 8
 """So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
+CHOICES = 5
+"""So many words that could take a concept's place are offered beside the one that does."""
 MOVED = 400
 """At most so many phrases are moved, whatever the number of concepts (but one for each)."""
 IN_TURN = 3
@@ -68,7 +70,8 @@ class Texts:
 
     ``near``: preserved texts that are nearest to each concept and most easily pulled along. ``strengths``: how much of
     its way each concept is moved; none for all of it. ``contexts``: texts beside which alone names are moved; none for
-    everywhere. ``held``: names that were erased before, which stay where they are.
+    everywhere. ``held``: names that were erased before, which stay where they are. ``choices``: what each concept could
+    become, the nearest word first.
     """
 
     names: Sequence[str]
@@ -78,6 +81,7 @@ class Texts:
     strengths: Sequence[float] = ()
     contexts: Sequence[str] = ()
     held: Sequence[str] = ()
+    choices: Sequence[Sequence[str]] = ()
 
 
 def erase_instantly(
@@ -148,7 +152,8 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
     held = [name for name in dict.fromkeys(before) if name not in names]
     some = [row[: siblings_for(names)] for row in near]
-    return Texts(names, targets, preserve, some, strengths, request.contexts, held)
+    choices = [row[:CHOICES] for row in aimed]
+    return Texts(names, targets, preserve, some, strengths, request.contexts, held, choices)
 
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -207,7 +212,7 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Eras
     )
     near = [*dict.fromkeys(word for row in texts.near for word in row), *texts.kept]
     probes = inspection.probes_for(encode, texts.names, texts.targets, list(dict.fromkeys(near)), texts.contexts)
-    return Erasure(metadata, (), delta, probes)
+    return Erasure(metadata, (), delta, probes, tuple(map(tuple, texts.choices)))
 
 
 def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:

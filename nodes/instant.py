@@ -6,7 +6,7 @@ from ..erasure import attach
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
 from ..erasure.targets import ignored_anchor, resolve_target
-from .messages import file_facts, open_input_file, put_on, shown, what_was_read
+from .messages import TextWithTargets, file_facts, open_input_file, put_on, shown, what_was_read
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
@@ -114,7 +114,8 @@ class ErasureInstant(io.ComfyNode):
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
         settings = Instant(method, resolve_target(target, anchor, TARGETS[0]), anchor, tokens, weights, rank, scales)
         erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls), only_in, open_input_file)
-        return io.NodeOutput(erasure, ui=show(cls, shown(erasure, ignored_anchor(target, anchor, TARGETS[0]))))
+        message = show(cls, shown(erasure, ignored_anchor(target, anchor, TARGETS[0])))
+        return io.NodeOutput(erasure, ui=TextWithTargets(message, concepts, erasure))
 
 
 class ErasureText(io.ComfyNode):
@@ -161,7 +162,8 @@ class ErasureText(io.ComfyNode):
         erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls), only_in, open_input_file)
         erased = attach.erase(model, erasure, strength)
         verdict = put_on(model, erased, erasure, strength, ignored_anchor(target, anchor, TARGETS[0]))
-        return io.NodeOutput(erased, ui=show(cls, "\n".join([verdict.text(), *what_was_read(erasure)])))
+        message = show(cls, "\n".join([verdict.text(), *what_was_read(erasure)]))
+        return io.NodeOutput(erased, ui=TextWithTargets(message, concept, erasure))
 
 
 NODES = [ErasureText, ErasureInstant]

@@ -5,11 +5,11 @@ import os
 from collections.abc import Callable, Iterable
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..erasure import attach, inspection
 from ..erasure.artifact import Erasure, ErasureError
-from ..erasure.texts.names import MOST_QUOTED, files_in, listing, plain, short
+from ..erasure.texts.names import MOST_QUOTED, files_in, listing, plain, read_field, short
 from ..erasure.verdict import Finding, Verdict, read_verdict
 from .types import show
 
@@ -42,6 +42,31 @@ def what_was_read(erasure: Erasure) -> list[str]:
     if m.preserve:
         lines.append(f"Preserved {listing(m.preserve.splitlines(), 'text', 'texts')}.")
     return lines
+
+
+class TextWithTargets(ui.PreviewText):
+    """What a node says, and what the editor's rows show of each line of its concepts; see web/js/rows.js."""
+
+    def __init__(self, text: ui.PreviewText, field: str, erasure: Erasure):
+        super().__init__(text.value)
+        self.targets = target_rows(field, erasure)
+
+    def as_dict(self):
+        return {**super().as_dict(), "erasure_targets": self.targets}
+
+
+def target_rows(field: str, erasure: Erasure) -> list[dict[str, object]]:
+    """For each line of a field that is one name: what takes its place, and the nearest words that could."""
+    targets = dict(zip(erasure.names, erasure.targets, strict=True))
+    choices = dict(zip(erasure.names, erasure.choices, strict=False))
+    rows: list[dict[str, object]] = []
+    for line in field.splitlines():
+        with contextlib.suppress(ErasureError):  # a line that asks for a file
+            match read_field(line).texts:
+                case [name] if name in targets:
+                    nearest = [plain(word) for word in choices.get(name, ())]
+                    rows.append({"line": line.strip(), "target": plain(targets[name]), "nearest": nearest})
+    return rows
 
 
 def names(erasure: Erasure) -> str:

@@ -7,6 +7,7 @@ read them as part of the name. A line can say more than a name::
     Van Gogh -> painting        what takes the name's place; nothing behind the arrow means nothing takes it
     circle : 0.8                how strongly it is erased
     # circle                    a comment
+    #off circle                 a name that is switched off, as the editor's rows write it
     file: names.txt             the names in a text file of the host's input folder
 
 Names come back as a prompt would say them: brackets that belong to a name are escaped, as in ``saber \\(fate\\)``.
@@ -56,6 +57,7 @@ LORA_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^>]*>?", re.IGNORECASE)
 BREAK = re.compile(r"(?<!\w)(?:BREAK|AND)(?!\w)")
 """Words in capitals that other programs take for the end of a chunk or of a prompt."""
 FILE = re.compile(r"file\s*:\s*(.+)", re.IGNORECASE)
+OFF = re.compile(r"#off\s+(.+)")
 EMBEDDING = "embedding:"
 FILLERS = frozenset(("the", "and", "with", "for", "from", "not", "his", "her", "its", "are", "one", "two"))
 FULL_WIDTH = "！～"
@@ -114,7 +116,9 @@ class _Reader:
                 f"A line of {len(line)} letters is too long: put each name on its own line."
             )
         if line.startswith("#"):
-            if comment := line.lstrip("# "):
+            if match := OFF.fullmatch(line):
+                self.notes.append(f"Switched off: {quoted([match[1]])}.")
+            elif comment := line.lstrip("# "):
                 self.notes.append(f"Left out as a comment: {quoted([comment])}.")
             return
         if match := FILE.fullmatch(line):

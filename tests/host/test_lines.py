@@ -13,6 +13,7 @@ from concept_erasure.erasure import attach, combine
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
+from concept_erasure.nodes.messages import target_rows
 from toyworld.world import kind_of
 
 PICTURES, STEPS = 20, 8
@@ -134,6 +135,19 @@ def test_what_may_not_do_what_is_meant_is_said_with_its_cause(read_once, typed):
 
 def test_a_comment_is_said_to_be_left_out(read_once):
     assert 'Left out as a comment: "circle".' in type_in(read_once, "# circle\nstar")[1]
+
+
+@torch.inference_mode()
+def test_the_editors_rows_are_told_of_each_line_that_is_one_name_what_it_became_and_could_become(toys):
+    typed = "a circle\n#off heart\n# a note\nstar -> square : 0.5\nred, blue"
+    out = ErasureInstant.execute(toys.model, toys.clip, typed)
+    rows = out.ui.as_dict()["erasure_targets"]
+    assert [row["line"] for row in rows] == ["a circle", "star -> square : 0.5"]
+    assert rows[0]["target"] == rows[0]["nearest"][0] and rows[1]["target"] == "square"
+    assert all(len(set(row["nearest"])) == 5 and "circle" not in row["nearest"] for row in rows)
+    assert 'Switched off: "heart".' in out.ui.as_dict()["text"][0]
+    assert target_rows("file: names.txt\na circle", out.args[0]) == rows[:1]
+
 
 
 def test_what_is_no_name_at_all_is_refused_in_a_sentence(toys):
