@@ -20,7 +20,7 @@ from .inspection import MOST_OTHERS
 from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
 from .methods import CLOSED_FORM, Scales
 from .request import Request, check_width
-from .texts.names import Name, is_form_of, lines, others, plain, spelled
+from .texts.names import Name, is_form_of, lines, others, plain, quoted, spelled
 from .verdict import Verdict, read_verdict
 
 
@@ -155,11 +155,13 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
 def _joint_request(erasures: Sequence[Erasure]) -> Request:
     """All names; a target that is now erased itself gives way to the nearest text that is preserved."""
     summed = Erasure(_metadata(erasures))
-    names = [
-        Name(move.name, None if move.target and not others([move.target], summed.names) else move.target)
-        for move in moves(summed)
+    lost = [move for move in moves(summed) if move.target and not others([move.target], summed.names)]
+    names = [Name(move.name, None if move in lost else move.target) for move in moves(summed)]
+    warnings = [
+        f"{quoted([move.target])} is erased, too, so another text takes the place of {quoted([move.name])}."
+        for move in lost
     ]
-    return Request(names, lines(summed.metadata.preserve))
+    return Request(names, lines(summed.metadata.preserve), warnings=warnings)
 
 
 def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[float]:

@@ -18,6 +18,8 @@ ErasureSocket = io.Custom("ERASURE")
 JudgeSocket = io.Custom("ERASURE_JUDGE")
 """Anything that ranks labels as ``erasure.evaluation.judges.Judge`` says; other packs' nodes can make one."""
 OFF = "Off: strength is 0."
+ABILITIES = {"MODEL": "clone", "CLIP": "tokenize", "VAE": "decode", "ERASURE": "delta"}
+"""A socket's type, and an attribute by which what belongs there is known."""
 KEPT: dict = {"has_intermediate_output": True} if hasattr(io.Schema, "has_intermediate_output") else {}
 """For the schema of a node that is no output node: when its result is kept from an earlier run, the host sends anew
 what it said then. Hosts before 0.19 do not."""
@@ -90,8 +92,26 @@ def complete(node: type[io.ComfyNode], given: dict[str, Any], others: Sequence[s
             f"{known.display_name} has no input {quoted(unknown)}: disconnect it or correct its name, or update this "
             "pack if the graph comes from a newer version."
         )
+    for one in known.inputs:
+        check_link(one.id, one.get_io_type(), given.get(one.id))
     defaults = {one.id: default_of(one) for one in known.inputs if default_of(one) is not None}
     return {**{name: value for name, value in defaults.items() if name not in others}, **given}
+
+
+def check_link(name: str, kind: str, value: Any) -> None:
+    """Raises ErasureError for a value that does not belong in a socket.
+
+    The host compares the types of links alone: not what a prompt for the API holds in a link's place, and not what
+    comes through nodes that pass on anything.
+    """
+    if kind == io.Autogrow.io_type and isinstance(value, dict):
+        for place, one in value.items():
+            check_link(place, ErasureSocket.io_type, one)
+    elif value is not None and kind in ABILITIES and not hasattr(value, ABILITIES[kind]):
+        raise ErasureError(
+            f"The input '{name}' takes {kind} and was given {type(value).__name__}: connect the output of a node that "
+            f"gives {kind}."
+        )
 
 
 def quoted(names: Sequence[str]) -> str:

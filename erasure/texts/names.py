@@ -26,10 +26,12 @@ MOST_QUOTED = 8
 """Names that are quoted in a message; of more, only the number is said."""
 LONGEST_LINE = 20_000
 """Letters of a line."""
+LONGEST_NAME = 1_000
+"""Letters of a name, with its decoration; no text encoder of today reads as many at once."""
 LONGEST_QUOTE = 60
 """Letters of a name in a message."""
 STRONGEST = 2.0
-"""The largest number behind a colon that is a strength, and no part of the name."""
+"""The largest strength that a line can give."""
 
 SEPARATORS = ",;\t，、；،؛|｜՝፣꓾︐︑︔﹐﹑﹔､"
 """Signs between names, beside the ends of lines."""
@@ -58,6 +60,16 @@ BREAK = re.compile(r"(?<!\w)(?:BREAK|AND)(?!\w)")
 """Words in capitals that other programs take for the end of a chunk or of a prompt."""
 FILE = re.compile(r"file\s*:\s*(.+)", re.IGNORECASE)
 OFF = re.compile(r"#off\s+(.+)")
+STRENGTH = re.compile(r"(.*\S)\s*[:：]\s*([-+]?(?:\d{1,2}|\d{0,2}\.\d+)|\d{1,3}\s?%)", re.DOTALL)
+"""A number behind a colon; one of more digits, as a year, is part of the name."""
+NO_NAMES = (
+    (re.compile(r"<\s?-+|<\s?=+|[←⇐↔⇔⟵⟷]"), "an arrow leads from a name to what takes its place, as in 'name -> target'"),
+    (re.compile(rf"{ARROWS}.*{ARROWS}"), "a name has one arrow, from it to what takes its place"),
+    (re.compile(r"\bNOT\s+\S"), "NOT excludes nothing here: type what must stay into 'preserve'"),
+    (re.compile(r"\w+://\S"), "an address is no name: type what the picture shows"),
+    (re.compile(r"""["']\s*:\s*["'\[{]"""), "that is JSON: type the names alone, one a line"),
+)
+"""What people type that cannot be meant as a name, each with a sentence on what to type instead."""
 EMBEDDING = "embedding:"
 FILLERS = frozenset(("the", "and", "with", "for", "from", "not", "his", "her", "its", "are", "one", "two"))
 FULL_WIDTH = "！～"
@@ -156,6 +168,11 @@ class _Reader:
         return without_weights(line)
 
     def name(self, part: str) -> None:
+        if len(part) > LONGEST_NAME:
+            raise ErasureError(f"A name of {len(part)} letters is too long: put each name on its own line.")
+        for signs, advice in NO_NAMES:
+            if signs.search(part):
+                raise ErasureError(f"No name can be read in '{short(part.strip())}': {advice}.")
         named, *rest = re.split(ARROWS, part, maxsplit=1)
         entry = read_name(named)
         if rest:
@@ -204,9 +221,8 @@ def read_name(part: str) -> Name:
         before = text
         text = re.sub(rf"^{BULLETS}(?=\S)", "", text) if not text.casefold().startswith(EMBEDDING) else text
         text, weight = _without_brackets(text)
-        match = re.fullmatch(r"(.*\S)\s*[:：]\s*(\d*\.?\d+)", text)
-        if weight is None and match and float(match[2]) <= STRONGEST:
-            text, strength = match[1], float(match[2])
+        if weight is None and (match := STRENGTH.fullmatch(text)):
+            text, strength = match[1], _strength(match)
         text = text.strip(" " + QUOTES + ",，")
         text = _without_signs(text)
         if any(text.count(left) != text.count(right) for left, right in ("[]", "{}", "<>")):
@@ -215,6 +231,17 @@ def read_name(part: str) -> Name:
             text = text[match.end() :] or text
         text = re.sub(r"(?<=\S)\s?['’´`ʼ]s$", "", text)
     return Name(without_weights(text).strip(), None, strength)
+
+
+def _strength(match: re.Match[str]) -> float:
+    """The strength that a line gives behind its colon. Raises ErasureError for one that no erasure can have."""
+    number = match[2]
+    strength = float(number[:-1]) / 100 if number.endswith("%") else float(number)
+    if not 0 <= strength <= STRONGEST:
+        raise ErasureError(
+            f"The strength of '{short(plain(match[1]))}' is {number}: type a number from 0 to {STRONGEST:g} behind the colon."
+        )
+    return strength
 
 
 def _without_signs(text: str) -> str:
@@ -248,11 +275,19 @@ def _balanced(text: str, left: str, right: str) -> bool:
 
 def without_weights(line: str) -> str:
     """The line without the round brackets of prompt weights, and without the weights; escaped brackets stay."""
-    inner = re.compile(r"(?<!\\)\(((?:[^()\\]|\\.)*?)(?:\s*:\s*[-+]?\d*\.?\d+\s*)?(?<!\\)\)")
-    before = None
-    while line != before:
-        before, line = line, inner.sub(r" \1 ", line)
-    return re.sub(r"(?<!\\)[()]", " ", line)
+    open_parts, parts = [], []
+    for piece in re.findall(r"\\.|[()]|[^()\\]+|\\", line, re.DOTALL):
+        if piece == "(":
+            open_parts.append(parts)
+            parts = []
+        elif piece == ")" and open_parts:
+            inner = re.sub(r"\s*:\s*[-+]?\d*\.?\d+\s*$", "", "".join(parts))
+            parts = [*open_parts.pop(), " ", inner, " "]
+        else:
+            parts.append(" " if piece == ")" else piece)
+    for outer in reversed(open_parts):
+        parts = [*outer, " ", *parts]
+    return "".join(parts)
 
 
 def prompt_lines(text: str) -> list[str]:

@@ -84,6 +84,7 @@ def test_a_target_that_is_erased_itself_gives_way(model, clip):
     joint = combine.solve_jointly(model, clip, [to_star, star])
     targets = joint.metadata.target.splitlines()
     assert len(targets) == 2 and set(targets) <= set(KEPT.splitlines())
+    assert '"star" is erased, too, so another text takes the place of "circle"' in joint.metadata.verdict.replace('\\"', '"')
 
 
 def test_weights_follow_the_prompt(clip, parts):

@@ -11,6 +11,7 @@ from server import PromptServer
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
 from concept_erasure.erasure.concepts import BATCH, Encoder
 from concept_erasure.nodes import instant, types
+from concept_erasure.nodes.combine import ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.learn import ErasureTrain
 from concept_erasure.nodes.types import show
@@ -57,6 +58,19 @@ def test_what_is_wrong_is_written_on_the_node_and_named_without_a_path(sent, mod
         on_canvas(ErasureText).execute(model, clip, " ", **TEXT)
     assert sent == [(str(raised.value), "7")] and str(raised.value).startswith("The concept is empty")
     assert full_type_name(raised.type) == "concept_erasure.ErasureError"
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "advice"),
+    [
+        (ErasureText, {"model": "a text", "clip": None, "concept": "circle"}, "'model' takes MODEL and was given str"),
+        (ErasureApply, {"model": None, "erasure": 5}, "'erasure' takes ERASURE and was given int"),
+        (ErasureCombine, {"erasures": {"erasure0": [1]}}, "'erasure0' takes ERASURE and was given list"),
+    ],
+)
+def test_what_does_not_belong_in_a_socket_is_refused(node, inputs, advice):
+    with pytest.raises(ErasureError, match=advice):
+        node.execute(**inputs)
 
 
 def test_every_node_says_on_itself_what_is_wrong(sent):

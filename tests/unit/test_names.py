@@ -1,5 +1,7 @@
 """What people type into a field of names, and which names they mean by it."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +138,31 @@ def test_a_file_cannot_ask_for_another_file():
 def test_a_line_with_an_arrow_and_no_name_is_refused():
     with pytest.raises(ErasureError, match="No name can be read in '-> painting'"):
         read_field("-> painting")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("circle: 5", "The strength of 'circle' is 5: type a number from 0 to 2"),
+        ("circle :-1", "The strength of 'circle' is -1"),
+        ("circle: 300%", "The strength of 'circle' is 300%"),
+        ("circle -> heart -> star", "a name has one arrow"),
+        ("circle <-> star", "an arrow leads from a name"),
+        ("circle ← star", "an arrow leads from a name"),
+        ("circle AND NOT square", "type what must stay into 'preserve'"),
+        ("https://example.org/circle", "an address is no name"),
+        ('{"concept": "circle"}', "that is JSON"),
+        ("[" * 9000 + "circle" + "]" * 9000, "too long"),
+    ],
+)
+def test_what_cannot_be_meant_as_a_name_is_refused_with_advice(text, advice):
+    with pytest.raises(ErasureError, match=re.escape(advice)):
+        read_field(text)
+
+
+def test_a_number_behind_a_colon_is_a_strength_unless_it_is_a_year():
+    assert read_field("circle: 80%").entries == (Name("circle", None, 0.8),)
+    assert names("Blade Runner: 2049") == ["Blade Runner: 2049"]
 
 
 @pytest.mark.parametrize("text", ["", " \n ", ",;、", "# only a comment", "\u200b", "()", '""', "..."])
