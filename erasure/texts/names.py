@@ -63,7 +63,7 @@ OFF = re.compile(r"#off\s+(.+)")
 STRENGTH = re.compile(r"(.*\S)\s*[:：]\s*([-+]?(?:\d{1,2}|\d{0,2}\.\d+)|\d{1,3}\s?%)", re.DOTALL)
 """A number behind a colon; one of more digits, as a year, is part of the name."""
 NO_NAMES = (
-    (re.compile(r"<\s?-+|<\s?=+|[←⇐↔⇔⟵⟷]"), "an arrow leads from a name to what takes its place, as in 'name -> target'"),
+    (re.compile(r"<\s?-+|<\s?=+|[←⇐↔⇔⟵⟷]"), "an arrow leads from a name to what takes its place, 'name -> target'"),
     (re.compile(rf"{ARROWS}.*{ARROWS}"), "a name has one arrow, from it to what takes its place"),
     (re.compile(r"\bNOT\s+\S"), "NOT excludes nothing here: type what must stay into 'preserve'"),
     (re.compile(r"\w+://\S"), "an address is no name: type what the picture shows"),
@@ -239,7 +239,8 @@ def _strength(match: re.Match[str]) -> float:
     strength = float(number[:-1]) / 100 if number.endswith("%") else float(number)
     if not 0 <= strength <= STRONGEST:
         raise ErasureError(
-            f"The strength of '{short(plain(match[1]))}' is {number}: type a number from 0 to {STRONGEST:g} behind the colon."
+            f"The strength of '{short(plain(match[1]))}' is {number}: type a number from 0 to {STRONGEST:g} behind the "
+            "colon."
         )
     return strength
 
@@ -275,7 +276,8 @@ def _balanced(text: str, left: str, right: str) -> bool:
 
 def without_weights(line: str) -> str:
     """The line without the round brackets of prompt weights, and without the weights; escaped brackets stay."""
-    open_parts, parts = [], []
+    open_parts: list[list[str]] = []
+    parts: list[str] = []
     for piece in re.findall(r"\\.|[()]|[^()\\]+|\\", line, re.DOTALL):
         if piece == "(":
             open_parts.append(parts)
