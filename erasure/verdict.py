@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -35,6 +35,8 @@ LEARNED = 0.8
 """Share of the way of a model's predictions from which on a trained concept counts as erased."""
 LEARNED_DISTURBED = 0.4
 """Share of that way beyond which preserved pictures are said to have changed."""
+BEYOND = 1.25
+"""Share of the way beyond which a concept is past its target, and something else may be drawn."""
 LAYERS = 16
 """Layers that are looked at; more tell the same."""
 
@@ -88,10 +90,14 @@ def read_verdict(text: str) -> Verdict:
 
 @dataclass(frozen=True)
 class Movement:
-    """How far each concept moved, as a share of its way, and how far other texts did, as a share of that way."""
+    """How far each concept moved, as a share of its way, and how far other texts did, as a share of that way.
+
+    ``totals``: the concepts' shares with tokens that go too far making up for others, which ``concepts`` does not allow.
+    """
 
     concepts: Mapping[str, float]
     others: Mapping[str, float]
+    totals: Mapping[str, float] = field(default_factory=dict)
 
 
 def movement(
@@ -119,6 +125,7 @@ def movement(
     return Movement(
         {p.text: _share(d, w) for p, d, w in zip(concepts, done, way, strict=True)},
         {p.text: float((m / scale).sqrt()) if scale > 0 else 0.0 for p, m in zip(others, moved, strict=True)},
+        {p.text: float(d.sum() / w.sum()) for p, d, w in zip(concepts, done, way, strict=True) if w.sum() > 0},
     )
 
 
@@ -151,7 +158,10 @@ def judge(move: Movement, targets: Mapping[str, str], at: str = "", arrived: flo
     ``targets``: what takes each concept's place; ``at``: words on the strength, behind each share; ``arrived``: share
     of the way from which on a concept counts as erased.
     """
-    findings = [_finding(name, targets.get(name, ""), share, at, arrived) for name, share in move.concepts.items()]
+    findings = [
+        _finding(name, targets.get(name, ""), share, move.totals.get(name, share), at, arrived)
+        for name, share in move.concepts.items()
+    ]
     verdict = Verdict().plus(*_summary(findings, move.concepts, targets, at))
     if move.others:
         most = max(move.others, key=lambda text: move.others[text])
@@ -194,8 +204,13 @@ def predictions(share: float, others: float, names: Sequence[str], targets: Sequ
     return [*findings, Finding("✓", f"Predictions for preserved texts moved {percent(others)} as far.")]
 
 
-def _finding(name: str, target: str, share: float, at: str, arrived: float) -> Finding:
+def _finding(name: str, target: str, share: float, total: float, at: str, arrived: float) -> Finding:
     arrow = f"{short(plain(name))} → {short(plain(target)) or 'nothing'}"
+    if share >= arrived and total > BEYOND:
+        return Finding(
+            "⚠", f"{arrow}: moved {percent(total)} of the way{at}, past it, so something else may be drawn: lower the "
+            "strength.",
+        )  # fmt: skip
     if share >= arrived:
         return Finding("✓", f"{arrow}: moved {percent(share)} of the way{at}.")
     if share >= HARDLY:
