@@ -92,7 +92,7 @@ def read_verdict(text: str) -> Verdict:
 class Movement:
     """How far each concept moved, as a share of its way, and how far other texts did, as a share of that way.
 
-    ``totals``: the concepts' shares with tokens that go too far making up for others, which ``concepts`` does not allow.
+    ``totals``: the concepts' shares where tokens that go too far make up for others, as in ``concepts`` none does.
     """
 
     concepts: Mapping[str, float]
