@@ -10,6 +10,13 @@ from .messages import TextWithTargets, file_facts, open_input_file, put_on, show
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 
+ALIASES = (
+    "erase", "remove", "remove concept", "ban", "block", "delete", "suppress", "exclude", "avoid", "unlearn", "forget",
+    "censor", "nsfw", "nudity", "style", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP",
+)  # fmt: skip
+"""What people type who want something gone. All of it leads to Erase Concept, which needs nothing but a word."""
+
+
 def _texts(concept_id: str) -> list:
     """The inputs that say what goes, what comes and what stays; the same on both nodes."""
     return [
@@ -61,7 +68,7 @@ class ErasureInstant(io.ComfyNode):
             "Export Erasure as LoRA.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
-            search_aliases=["remove concept", "UCE", "RECE", "SPEED", "closed form", "unlearn", "fast erase"],
+            search_aliases=["RECE", "SPEED", "UCE", "closed form", "erase to a file"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from. It stays unchanged itself."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
@@ -135,7 +142,7 @@ class ErasureText(io.ComfyNode):
             "the checkpoint loader and the sampler. Train Erasure erases more thoroughly and keeps a key.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
-            search_aliases=["remove concept", "erase", "unlearn", "forget", "censor", "negative", "UCE"],
+            search_aliases=list(ALIASES),
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),

@@ -25,7 +25,7 @@ class ErasureApply(io.ComfyNode):
             "Several can stand in a row; the node says when one of them brings back what another erased.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
-            search_aliases=["remove concept", "unlearn", "forget", "negative", "censor", "KPOP", "erase"],
+            search_aliases=["erase from a file", "use erasure"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from. It stays unchanged itself."),
                 ErasureSocket.Input("erasure", tooltip="What to erase: from Train Erasure, Load Erasure and others."),
