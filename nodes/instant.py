@@ -9,7 +9,6 @@ from ..erasure.targets import ignored_anchor, resolve_target
 from .messages import TextWithTargets, file_facts, open_input_file, put_on, shown, what_was_read
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
-
 ALIASES = (
     "erase", "remove", "remove concept", "ban", "block", "delete", "suppress", "exclude", "avoid", "unlearn", "forget",
     "censor", "nsfw", "nudity", "style", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP",

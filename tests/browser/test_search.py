@@ -3,9 +3,9 @@
 from playwright.sync_api import expect
 
 WORDS = (
-    "erase remove ban unlearn style delete block suppress exclude avoid forget censor nsfw artist copyright brand "
-    "negative LECO ESD UCE KPOP"
-).split()
+    "erase", "remove", "ban", "unlearn", "style", "delete", "block", "suppress", "exclude", "avoid", "forget", "censor",
+    "nsfw", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP",
+)  # fmt: skip
 OTHERS = {"ksampler": "KSampler", "style model": "Load Style Model", "remove background": "Remove Background"}
 """What the editor's own nodes are called still finds them first."""
 
