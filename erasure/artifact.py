@@ -7,7 +7,8 @@ A file holds tensors under these names::
     delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
     probe.<i>.source, probe.<i>.goal         [r, context_dim], encodings that what it does is checked by
 
-and strings as metadata, so that a reader needs no tensor to know what the file is.
+and strings as metadata, so that a reader needs no tensor to know what the file is. ``workflow`` and ``prompt`` among
+them are the graph that made the file, as the editor keeps it in pictures.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ SEVERAL_DIRECTIONS = "2"
 """Version of a file with a text gate that reads several directions, which earlier versions of this pack cannot."""
 ROLES = ("eraser", "key")
 PLACES = ("middle", "middle+output", "all")
+THUMBNAIL = "modelspec.thumbnail"
+"""The key under which a file holds its picture, which other programs read, too (ModelSpec 1.0.1)."""
 NOTHING = "empty prompt"
 """The target of what becomes nothing."""
 
@@ -139,6 +142,7 @@ class Metadata:
     doubts: str = ""
     unknown: str = ""
     notes: str = ""
+    thumbnail: str = ""
     pack_version: str = ""
     host_version: str = ""
 
@@ -221,13 +225,16 @@ def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
     return out
 
 
-def save_erasure(erasure: Erasure, path: str | Path) -> None:
+def save_erasure(erasure: Erasure, path: str | Path, more: Mapping[str, str] | None = None) -> None:
     """Writes the erasure in one move: on any failure an older file of that name is still whole.
 
-    Raises ErasureError when the disk is full or the place cannot be written.
+    ``more``: strings for other programs, which ``load_erasure`` passes over. Raises ErasureError when the disk is full
+    or the place cannot be written.
     """
     path = Path(path)
-    strings = {k: v for k, v in asdict(erasure.metadata).items() if v}
+    strings = dict(more or {}) | {k: v for k, v in asdict(erasure.metadata).items() if v}
+    if picture := strings.pop("thumbnail", ""):
+        strings[THUMBNAIL] = picture
     if any(p.gate is not None and p.gate.direction.ndim > 1 for p in erasure.prompts):
         strings["format_version"] = SEVERAL_DIRECTIONS
     strings["prompts"] = json.dumps(
@@ -328,6 +335,7 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")
     known = {f.name for f in fields(Metadata)}
+    strings["thumbnail"] = strings.get(THUMBNAIL, "")
     try:
         prompts = tuple(_prompt(tensors, i, p) for i, p in enumerate(json.loads(strings["prompts"])))
         delta = _delta(tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +42,15 @@ def checkpoint_weights(model) -> Weights:
     return Weights(model)
 
 
-def _reads_text(name: str) -> bool:
+def reads_text(name: str) -> bool:
+    """Whether a weight of this name makes keys or values of the text."""
     return ".attn2.to_k." in name or ".attn2.to_v." in name
+
+
+def hash_of_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
+    """A short hash of weights' names and shapes."""
+    text = ";".join(f"{name}{tuple(shapes[name])}" for name in sorted(shapes))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def context_dim(model) -> int | None:
@@ -57,10 +64,9 @@ def context_dim(model) -> int | None:
 def fingerprint(model) -> Fingerprint:
     """Of a host MODEL; its patches (LoRA, other erasures) do not count."""
     weights = checkpoint_weights(model)
-    names = sorted(filter(_reads_text, weights))
-    shapes = ";".join(f"{name}{tuple(weights.shape(name))}" for name in names)
-    digest = hashlib.sha256(shapes.encode()).hexdigest()[:12]
-    return Fingerprint(type(model.model.model_config).__name__, digest, _values(weights, names))
+    names = sorted(filter(reads_text, weights))
+    shapes = hash_of_shapes({name: weights.shape(name) for name in names})
+    return Fingerprint(type(model.model.model_config).__name__, shapes, _values(weights, names))
 
 
 def _values(weights: Weights, names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import combine, exchange, files, instant, learn, report, stress, use
+from . import combine, exchange, files, instant, learn, library, lists, report, stress, use
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -10,7 +10,9 @@ class ConceptErasureExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         files.register_folders()
+        lists.register_folders()
+        library.register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        parts = (instant, learn, use, combine, report, stress, files, exchange)
+        parts = (instant, learn, use, combine, report, stress, files, exchange, lists)
         return [node for part in parts for node in part.NODES]

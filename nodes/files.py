@@ -1,24 +1,31 @@
 """Nodes that keep erasures in files."""
 
 import contextlib
+import json
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import PurePath
 
 import folder_paths
+from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
 from ..erasure.exchange import Coverage
+from ..erasure.library import fill_in, thumbnail, title
 from ..erasure.verdict import read_verdict
 from .messages import bounded, names
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
 FILE = ".safetensors"
+PREFIX = "erasures/%concept%_%family%"
+NONE_YET = "no erasures yet: make one with Save Erasure"
+"""The only choice while there is no file."""
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
 NAMELESS = "erasure"
 """What a file is called whose prefix is a folder."""
@@ -133,15 +140,38 @@ def _is_known(kind: str, file: str) -> bool:
     return known and folder_paths.get_full_path(kind, file) is not None
 
 
-def save_new(prefix: str, erasures: dict[str, Erasure]) -> list[str]:
+def save_new(prefix: str, erasures: dict[str, Erasure], graph: Mapping[str, str] | None = None) -> list[str]:
     """Saves erasures, each under its ending, with the next free number of a prefix, where Load Erasure lists them.
 
+    The prefix may hold what ``library.fill_in`` knows of the first. ``graph``: the graph that made them, as strings.
     Returns their paths relative to the output folder. Raises ErasureError.
     """
-    path, shown = new_path(prefix, *erasures, kinds=(KIND,))
+    first = next(iter(erasures.values()))
+    path, shown = new_path(fill_in(prefix, first), *erasures, kinds=(KIND,))
+    more = {"modelspec.title": title(first), **(graph or {})}
     for ending, erasure in erasures.items():
-        save_erasure(erasure, path + ending)
+        save_erasure(erasure, path + ending, more)
     return [shown + ending for ending in erasures]
+
+
+def graph_of(node: type[io.ComfyNode]) -> dict[str, str]:
+    """The graph that a node runs in, as the editor reads it from a file's strings; none where the host is told to
+    write none. The node's schema must ask for ``io.Hidden.prompt`` and ``io.Hidden.extra_pnginfo``."""
+    if args.disable_metadata or node.hidden is None:
+        return {}
+    parts = {"prompt": node.hidden.prompt, "workflow": (node.hidden.extra_pnginfo or {}).get("workflow")}
+    return {name: json.dumps(part, separators=(",", ":")) for name, part in parts.items() if part}
+
+
+def missing(file: str | None) -> str:
+    """What to say of a choice of Load Erasure that is no file; empty for one that is, or is not known yet."""
+    if file is None or folder_paths.get_full_path(KIND, file) is not None:
+        return ""
+    if file == NONE_YET:
+        return "There is no erasure yet: make one with Save Erasure, or put a file into models/erasures, and choose it."
+    return (
+        f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
+    )
 
 
 class ErasureLoad(io.ComfyNode):
@@ -161,12 +191,18 @@ class ErasureLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=folder_paths.get_filename_list(KIND),
-                    tooltip="A .safetensors file in models/erasures or output/erasures. Press R after adding one.",
+                    options=folder_paths.get_filename_list(KIND) or [NONE_YET],
+                    tooltip="A .safetensors file in models/erasures or output/erasures; those that fit the model of "
+                    "the graph, where that is known. What Save Erasure writes appears by itself; press R after "
+                    "putting a file there.",
                 )
             ],
             outputs=[ErasureSocket.Output(display_name="erasure", tooltip="For Apply Erasure and Recover Concept.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, file=None):
+        return missing(file) or True
 
     @classmethod
     def fingerprint_inputs(cls, file):
@@ -176,6 +212,8 @@ class ErasureLoad(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, file) -> io.NodeOutput:
+        if text := missing(file):
+            raise ErasureError(text)
         erasure = load_erasure(folder_paths.get_full_path_or_raise(KIND, file))
         return io.NodeOutput(erasure, ui=show(cls, describe(erasure)))
 
@@ -192,35 +230,55 @@ class ErasureSave(io.ComfyNode):
             category=CATEGORY,
             description="Saves an erasure to output/erasures, where Load Erasure finds it. Keep the key in a file of "
             "its own to publish the erasure without it.",
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             search_aliases=["export erasure", "store erasure"],
             is_output_node=True,
             inputs=[
                 ErasureSocket.Input("erasure", tooltip="The erasure to save."),
                 io.String.Input(
-                    "filename_prefix", default="erasures/erasure",
+                    "filename_prefix", default=PREFIX,
                     tooltip="Where in the output folder, and how the name begins; a number is added, so nothing is "
-                    "overwritten. Load Erasure lists the file whatever you type: 'circle' becomes 'erasures/circle'. "
-                    "%date:yyyy-MM-dd% is the date.",
+                    "overwritten. %concept%, %target%, %method% and %family% stand for what the erasure says of "
+                    "itself, %date:yyyy-MM-dd% for the date. Load Erasure lists the file whatever you type: 'circle' "
+                    "becomes 'erasures/circle'.",
                 ),
                 io.Combo.Input(
                     "key", options=KEY_PLACES, default=KEY_PLACES[0],
                     tooltip="Where the key that recovers the concept goes: whoever has it can bring the concept back.",
+                ),
+                io.Image.Input(
+                    "picture", optional=True,
+                    tooltip="A picture to know the erasure by, such as one drawn without the concept. A small copy "
+                    "goes into the file; Load Erasure shows it.",
+                ),
+                io.Boolean.Input(
+                    "workflow", default=True, advanced=True,
+                    tooltip="Writes this graph into the file, as into pictures: drop the file on the editor to open "
+                    "it. Turn it off if you give the file away and want to keep the graph to yourself.",
                 ),
             ],
         )  # fmt: skip
 
     @classmethod
     @telling
-    def execute(cls, erasure, filename_prefix, key) -> io.NodeOutput:
-        parts = {FILE: erasure}
-        if key != KEY_PLACES[0]:
-            parts[FILE] = erasure.without_key()
-            if not parts[FILE].delta and not parts[FILE].prompts:
-                raise ErasureError("Without its key this erasure is empty: save the key in the same file.")
-        if key == KEY_PLACES[1] and erasure.key:
-            parts["_key" + FILE] = erasure.key_only()
-        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(save_new(filename_prefix, parts))))
+    def execute(cls, erasure, filename_prefix, key, workflow, picture=None) -> io.NodeOutput:
+        if picture is not None:
+            erasure = replace(erasure, metadata=replace(erasure.metadata, thumbnail=thumbnail(picture[0])))
+        graph = graph_of(cls) if workflow else {}
+        saved = save_new(filename_prefix, with_key_at(erasure, key), graph)
+        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(saved)))
+
+
+def with_key_at(erasure: Erasure, key: str) -> dict[str, Erasure]:
+    """What goes into which file, by its ending. Raises ErasureError for what would be empty."""
+    parts = {FILE: erasure}
+    if key != KEY_PLACES[0]:
+        parts[FILE] = erasure.without_key()
+        if not parts[FILE].delta and not parts[FILE].prompts:
+            raise ErasureError("Without its key this erasure is empty: save the key in the same file.")
+    if key == KEY_PLACES[1] and erasure.key:
+        parts["_key" + FILE] = erasure.key_only()
+    return parts
 
 
 def describe(erasure: Erasure) -> str:

@@ -65,9 +65,11 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
         return own
 
     both = {"model": model, "clip": clip}
+    names = graph.node("ErasureConceptList", (-900, 800, 400, 240), file="van_gogh.txt"), 0
+    graph.node("PreviewAny", (-900, 1200, 320, 120), sockets={"source": names})
     place("ErasureText", 420, both, ("Before", "Erased"), concept=CONCEPT, preserve="heart\nstar\nsquare")
     instant = place("ErasureInstant", 600, both, concepts="star", preserve="heart\ncross\nred\nstriped")
-    loaded = place("ErasureLoad", 220, {}, file=f"{CONCEPT}.safetensors")
+    loaded = place("ErasureLoad", 320, {}, file=f"{CONCEPT}.safetensors")
     using = {"model": model, "erasure": loaded}
     erased = place("ErasureApply", 186, using, ("Before", "Erased"))
     place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("Erased", "Recovered"))

@@ -95,13 +95,14 @@ def gated(model, clip):
 @pytest.fixture
 def output(tmp_path, monkeypatch):
     """An empty output folder of the host, and empty model folders."""
-    from concept_erasure.nodes import files
+    from concept_erasure.nodes import files, lists
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     files.register_folders()
+    lists.register_folders()
     return tmp_path / "output"
 
 
