@@ -37,6 +37,8 @@ GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landsca
 
 ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
+ALONE = 150
+"""Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 WEIGHT = 1.5
@@ -277,7 +279,8 @@ def build_gate(
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
     texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
     ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
-    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``.
+    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``; it has also
+    seen chunks of ``nothing_but_filler``, which it is closed for.
     """
     with torch.inference_mode(False), torch.no_grad():
         texts = texts or gate_texts(names, preserve)
@@ -305,7 +308,7 @@ def _far_gate(
     """
     behind = [behind_filler(encode, _twice(part), names) for part in texts]
     speaking, silent = (torch.cat(list(encode.stream(part))) for part in behind)
-    silent = torch.cat([silent, near])
+    silent = torch.cat([silent, near, *encode.stream(nothing_but_filler(encode, names))])
     own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
     for text, row in zip(behind[0], speaking, strict=True):
         place = _last_place(encode, text, names)
@@ -327,10 +330,19 @@ def _twice(texts: Sequence[str]) -> list[str]:
     return [text for text in texts if text][::2] * 2
 
 
+def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:
+    """Texts that fill all that the encoder reads at once and speak of nothing: the first chunks of a long prompt."""
+    return fillers.alone(ALONE, _sizes(encode, names), len(encode.tokens("")) - 2)
+
+
 def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
-    sizes = {word: len(encode.content(word)) for word in others(fillers.FILLER, names)}
-    return fillers.behind(texts, sizes, len(encode.tokens("")) - 2 - ROOM)
+    return fillers.behind(texts, _sizes(encode, names), len(encode.tokens("")) - 2 - ROOM)
+
+
+def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
+    """The words of filler that say none of the names, and how many tokens each has."""
+    return {word: len(encode.content(word)) for word in others(fillers.FILLER, names)}
 
 
 def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:

@@ -26,15 +26,29 @@ def behind(texts: Sequence[str], sizes: Mapping[str, int], most: int) -> list[st
     ``sizes``: the words of filler, and how many tokens each has. The same place in a list gets the same words, so that
     two lists differ in what they say and not in their filler.
     """
-    return [_behind(text, i, sizes, most) for i, text in enumerate(texts)]
+    rooms = [1 + (i + 1) * SPREAD % 1 * most for i in range(len(texts))]
+    return [
+        WAYS[i % len(WAYS)].join([*_filler(i, sizes, room), text]) for i, (text, room) in enumerate(zip(texts, rooms, strict=True))
+    ]
 
 
-def _behind(text: str, number: int, sizes: Mapping[str, int], most: int) -> str:
-    way, left = WAYS[number % len(WAYS)], []
-    room = 1 + (number + 1) * SPREAD % 1 * most
-    for word in random.Random(number).sample(list(sizes), len(sizes)):
-        room -= sizes[word] + len(way.split())
+def alone(count: int, sizes: Mapping[str, int], most: int) -> list[str]:
+    """So many fillers of ``most`` tokens with nothing behind them; every second one of tags alone, said again and
+    again, as what fills a chunk of a long prompt."""
+    tags = {word: size for word, size in sizes.items() if word in TAGS}
+    return [
+        WAYS[i % len(WAYS)].join(_filler(i, sizes if i % 2 else tags, most, turns=1 if i % 2 else 3))
+        for i in range(count)
+    ]
+
+
+def _filler(number: int, sizes: Mapping[str, int], room: float, turns: int = 1) -> list[str]:
+    """The filler of a number: words drawn by lot, as many as there is room for."""
+    words = []
+    drawn = list(sizes) * turns
+    for word in random.Random(number).sample(drawn, len(drawn)):
+        room -= sizes[word] + len(WAYS[number % len(WAYS)].split())
         if room < 0:
             break
-        left.append(word)
-    return way.join([*left, text])
+        words.append(word)
+    return words

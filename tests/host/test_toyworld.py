@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from concept_erasure.erasure.concepts import Encoder, build_gate
-from concept_erasure.erasure.evaluation.attacks import behind_tags
+from concept_erasure.erasure.evaluation.attacks import TAGS, behind_tags
 from tests import worlds
 from tests.host.tools import decisions, sample
 from toyworld.judge import load_judge
@@ -149,6 +149,17 @@ def test_a_gate_opens_for_names_behind_quality_tags_and_for_nothing_else(toy, co
         texts = [behind_tags(text, count=count) for count in (0, 2, 4, 6, 8, 12)]
         opened = list(decisions(toy[1], gate, texts).values())
         assert opened[0] == is_open and opened.count(is_open) >= 5, (text, opened)
+
+
+@pytest.mark.parametrize("repeats", [3, 5])
+def test_a_gate_opens_for_names_in_a_prompt_of_several_chunks(toy, repeats):
+    """The text encoder reads 75 tokens at once; what a prompt has beyond them it reads as texts of their own."""
+    encode = Encoder(toy[1])
+    gate, _ = build_gate(encode, ["circle"], [text for text in plan("circle")["preserve"] if text != "circle"])
+    for concept, is_open in (("circle", True), ("star", False)):
+        text = f"{', '.join(TAGS * repeats)}, a red {concept}, striped background"
+        assert encode(text).context.shape[1] > 77
+        assert decisions(toy[1], gate, [text]) == {text: is_open}
 
 
 def test_the_checkpoint_is_half_precision_and_nothing_else():
