@@ -28,7 +28,8 @@ def behind(texts: Sequence[str], sizes: Mapping[str, int], most: int) -> list[st
     """
     rooms = [1 + (i + 1) * SPREAD % 1 * most for i in range(len(texts))]
     return [
-        WAYS[i % len(WAYS)].join([*_filler(i, sizes, room), text]) for i, (text, room) in enumerate(zip(texts, rooms, strict=True))
+        WAYS[i % len(WAYS)].join([*_filler(i, sizes, room), text])
+        for i, (text, room) in enumerate(zip(texts, rooms, strict=True))
     ]
 
 
