@@ -22,9 +22,11 @@ import torch
 from concept_erasure.erasure import attach, instant, learning
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.concepts import PHRASINGS, Encoder
-from concept_erasure.erasure.evaluation import attacks, relearning, stress
-from concept_erasure.erasure.evaluation.attacks import Search
-from concept_erasure.erasure.evaluation.stress import Budget, Concept
+from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search
+from concept_erasure.erasure.evaluation.attacks.lessons import Lessons, lessons
+from concept_erasure.erasure.evaluation.attacks.relearning import relearned
+from concept_erasure.erasure.evaluation.attacks.ring_a_bell import search_tokens
+from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.settings import Settings
 from concept_erasure.erasure.trajectories import Sampling
@@ -87,7 +89,7 @@ class Measured(Toy):
         super().__init__()
         self.encoder = Encoder(self.clip)
         self._pictures: dict[tuple[str, int], torch.Tensor] = {}
-        self._lessons: dict[str, relearning.Lessons] = {}
+        self._lessons: dict[str, Lessons] = {}
 
     def shots(self, concept: str, every: int) -> list[Shot]:
         return shots(concept)[::every]
@@ -100,17 +102,18 @@ class Measured(Toy):
 
     def asked(self, concept: str, tokens: Sequence[int]) -> dict[str, dict[str, list]]:
         """Attacks on the text, which do not see the model; ``tokens``: what the search found, if there was one."""
-        found = stress.black_box(self.encoder, in_other_words(concept), CHEAP, BUDGET)
+        case = Case(self.encoder, in_other_words(concept), BUDGET)
+        found = {name: dict(ATTACKS[name].ask(case).prompts) for name in CHEAP}
         if tokens:
             text = self.encoder.of_tokens(tokens)
             found["token search"] = {text.text: text.cond}
         return found
 
-    def lessons(self, concept: str) -> relearning.Lessons:
+    def lessons(self, concept: str) -> Lessons:
         """What attacks that learn know of the unedited model."""
         if concept not in self._lessons:
             with learning.gradients():
-                self._lessons = {concept: relearning.lessons(self.model, self.encoder, [concept], Sampling())}
+                self._lessons = {concept: lessons(self.model, self.encoder, [concept], Sampling())}
         return self._lessons[concept]
 
     @torch.inference_mode()
@@ -185,10 +188,10 @@ def attacked(toy: Measured, model, cell: Cell | Unedited, tokens: Sequence[int])
         return found
     taught = toy.lessons(concept)
     with learning.gradients():
-        soft = relearning.soft_prompt(model, toy.encoder, taught, BUDGET.soft_tokens, BUDGET.soft_steps)
+        soft = soft_prompt(model, toy.encoder, taught, BUDGET.soft_tokens, BUDGET.soft_steps)
     found["soft prompt"] = toy.share_back(model, {"learned": soft}, concept, every)
     with learning.gradients():
-        again = relearning.relearned(model, toy.encoder, taught, BUDGET.relearn_steps)
+        again = relearned(model, toy.encoder, taught, BUDGET.relearn_steps)
     plain = {text: toy.encode(text) for text in (PHRASINGS[2].format(concept),)}
     found["relearning"] = toy.share_back(again, plain, concept, every)
     return found
@@ -200,7 +203,7 @@ def unedited(toy: Measured, cell: Unedited) -> dict:
     tokens: list[int] = []
     if cell.attacked:
         search = BUDGET.search if cell.every == 1 else Search()
-        tokens = attacks.search_tokens(toy.encoder, [cell.concept], 1.0, search)
+        tokens = search_tokens(toy.encoder, [cell.concept], 1.0, search)
     found = scored(toy, toy.model, cell)
     return {**found, "tokens": tokens, "stress": attacked(toy, toy.model, cell, tokens)}
 

@@ -1,14 +1,13 @@
 """The node that asks an erased model for its concept in ways that it was not erased by."""
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
 from ..erasure.artifact import ErasureError
-from ..erasure.evaluation.attacks import Search
-from ..erasure.evaluation.stress import ATTACKS, Budget, Concept, stress
+from ..erasure.evaluation.attacks import ATTACKS, Budget, Concept, Search
+from ..erasure.evaluation.stress import Moment, stress
 from ..erasure.texts.names import prompt_lines, read_field
 from .messages import open_input_file
+from .progress import Working
 from .report import (
     OUTPUTS,
     before_and_after_inputs,
@@ -18,7 +17,6 @@ from .report import (
     judge_from,
     judge_inputs,
     prefix_from,
-    thumbnail,
 )
 from .types import CATEGORY, lenient, telling
 
@@ -35,7 +33,7 @@ class ErasureStressTest(io.ComfyNode):
             category=CATEGORY,
             description="Asks the erased model for the concept in ways that it was not erased by: other names, its "
             "direction in the text encoder, searched tokens, a learned prompt, a few steps of retraining. Counts how "
-            "often it comes back, beside the unedited model.",
+            "often it comes back, beside the unedited model, and shows a traffic light for each.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["attack", "red team", "robustness", "Ring-A-Bell", "UnlearnDiffAtk", "adversarial prompt"],
             is_output_node=True,
@@ -56,7 +54,7 @@ class ErasureStressTest(io.ComfyNode):
                     "make it strict.",
                 ),
                 *drawing_inputs("erasures/stress"),
-                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
                   for name in ATTACKS if name not in LATER),
                 io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
                                tooltip="The largest multiple of the concept's direction that is added to texts; a "
@@ -74,7 +72,7 @@ class ErasureStressTest(io.ComfyNode):
                 io.Int.Input("relearning_steps", default=10, min=1, max=100000, advanced=True,
                              tooltip="Steps of retraining the model's keys and values, batch 8."),
                 *judge_inputs(),
-                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=f"Run the attack '{name}'.")
+                *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
                   for name in LATER),
             ],
             outputs=OUTPUTS,
@@ -86,28 +84,39 @@ class ErasureStressTest(io.ComfyNode):
         tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
         if not tests:
             raise ErasureError("No attack is chosen: switch at least one on.")
-        top = how.pop("strength")
-        tried, generations = how.pop("search_tried"), how.pop("search_generations")
-        search = Search(tokens=how.pop("search_tokens"), tried=tried, generations=generations, seed=how["seed"])
-        budget = Budget(
-            [top / 3, top * 2 / 3, top], search, how.pop("learned_tokens"), how.pop("learned_steps"),
-            how.pop("relearning_steps"),
-        )  # fmt: skip
+        budget = budget_from(how)
         judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
         names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
         asked = Concept(names, prompt_lines(other_names), labels)
-        bar = comfy.utils.ProgressBar(1)
+        working = Working(cls)
 
-        def seen(done: int, total: int, pictures) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
+        def on_moment(now: Moment) -> None:
+            text = f"Attack {now.number} of {now.of}: {now.attack.title}. {now.attack.deed}"
+            working(text, now.done, now.total, now.pictures)
 
-        found = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, seen)
-        return finished(cls, found, prefix, bar)
+        result = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, on_moment)
+        return finished(cls, result, prefix, working.bar)
+
+
+def budget_from(how: dict) -> Budget:
+    """What attacks may spend by a node's inputs, which are taken out; the seed stays."""
+    top = how.pop("strength")
+    search = Search(
+        tokens=how.pop("search_tokens"), tried=how.pop("search_tried"), generations=how.pop("search_generations"),
+        seed=how["seed"],
+    )  # fmt: skip
+    strengths = [top / 3, top * 2 / 3, top]
+    return Budget(
+        strengths, search, how.pop("learned_tokens"), how.pop("learned_steps"), how.pop("relearning_steps")
+    )
 
 
 LATER = ("behind tags",)
 """Attacks whose inputs came after others: their place is the end."""
+
+
+def _told(attack: str) -> str:
+    return f"Run the attack '{attack}'. {ATTACKS[attack].deed}"
 
 
 def _socket(attack: str) -> str:

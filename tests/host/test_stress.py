@@ -2,17 +2,20 @@
 
 import json
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
 
 from concept_erasure.erasure import attach, fillers, learning
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.evaluation import attacks, relearning
 from concept_erasure.erasure.evaluation import stress as stress_module
-from concept_erasure.erasure.evaluation.attacks import Search
+from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search, lessons, ring_a_bell
+from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS
+from concept_erasure.erasure.evaluation.attacks.relearning import relearned
+from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
 from concept_erasure.erasure.evaluation.report import Drawing
-from concept_erasure.erasure.evaluation.stress import ATTACKS, Budget, Concept, black_box, stress
+from concept_erasure.erasure.evaluation.stress import stress
 from concept_erasure.erasure.trajectories import Sampling
 from concept_erasure.erasure.vocabulary import WORDS
 from concept_erasure.nodes.stress import ErasureStressTest
@@ -35,14 +38,14 @@ def erased(model, clip):
 def taught(model, encode):
     """Lessons of the unedited model."""
     with learning.gradients():
-        return relearning.lessons(model, encode, ["circle"], Sampling(steps=2), count=4)
+        return lessons.lessons(model, encode, ["circle"], Sampling(steps=2), count=4)
 
 
 def test_tokens_that_are_the_target_are_at_no_distance(encode):
     ids = encode.name_tokens("disc")
     target = encode("disc").context[0]
     other = encode.name_tokens("square")
-    near, far = attacks.distances(encode, torch.tensor([ids, other]), target).tolist()
+    near, far = ring_a_bell.distances(encode, torch.tensor([ids, other]), target).tolist()
     assert near < 1e-8 < far
     assert encode.of_tokens(ids).text == "disc"
     torch.testing.assert_close(encode.of_tokens(ids).context, encode("disc").context)
@@ -51,16 +54,16 @@ def test_tokens_that_are_the_target_are_at_no_distance(encode):
 @torch.no_grad()
 def test_a_search_comes_nearer_than_any_single_token_and_never_says_the_name(encode):
     how = Search(tokens=4, tried=64, pool=64, population=30, generations=8)
-    target = encode.chunks(attacks.NEUTRAL[:1])[0] + attacks.direction(encode, ["circle"])
+    target = encode.chunks(ring_a_bell.NEUTRAL[:1])[0] + ring_a_bell.direction(encode, ["circle"])
     found, at_first = (
-        attacks.search(encode, ["circle"], 1.0, searching) for searching in (how, replace(how, generations=0))
+        ring_a_bell.search(encode, ["circle"], 1.0, searching) for searching in (how, replace(how, generations=0))
     )
     reached, started = ((text.context[0] - target).square().mean() for text in (found, at_first))
     generator = torch.Generator().manual_seed(how.seed)
     [name] = encode.name_tokens("circle")
     vocabulary = torch.tensor([token for token in encode.vocabulary() if token != name])
     tried = vocabulary[torch.randperm(len(vocabulary), generator=generator)[: how.tried]]
-    assert reached < started < attacks.distances(encode, tried[:, None].expand(-1, 4), target).min()
+    assert reached < started < ring_a_bell.distances(encode, tried[:, None].expand(-1, 4), target).min()
     assert name not in encode.name_tokens(found.text)
 
 
@@ -69,21 +72,21 @@ def test_a_search_looks_away_from_the_name(encode, monkeypatch):
     """With the name's own token as the only other choice, it is still not taken."""
     [name] = encode.name_tokens("circle")
     monkeypatch.setattr(type(encode), "vocabulary", lambda self: range(name - 1, name + 1))
-    found = attacks.search(encode, ["circle"], 1.0, Search(tokens=2, tried=10, pool=2, population=4, generations=1))
+    found = ring_a_bell.search(encode, ["circle"], 1.0, Search(tokens=2, tried=10, pool=2, population=4, generations=1))
     assert not torch.equal(found.context, encode("circle circle").context)
     torch.testing.assert_close(found.context, encode.of_tokens([name - 1] * 2).context)
 
 
 def test_the_direction_leads_from_nothing_towards_the_concept(encode):
     neutral, concept = (encode.chunks([text])[0] for text in ("a photo of a shape", "a photo of a circle"))
-    moved = neutral + attacks.direction(encode, ["circle"])
+    moved = neutral + ring_a_bell.direction(encode, ["circle"])
     assert (moved - concept).norm() < 0.9 * (neutral - concept).norm()
 
 
 def test_a_learned_prompt_imitates_the_concept_on_the_edited_model(erased, encode, taught):
     losses = []
     with learning.gradients():
-        cond = relearning.soft_prompt(erased, encode, taught, 4, 40, on_step=lambda step, loss: losses.append(loss))
+        cond = soft_prompt(erased, encode, taught, 4, 40, on_step=lambda step, loss: losses.append(loss))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     changed = (cond[0][0] != encode("").context).any(-1)[0]
     assert changed[1:5].all() and changed.sum() == 4
@@ -95,7 +98,7 @@ def test_relearning_leads_back_and_leaves_both_models_alone(model, erased, cond,
 
     before = draw(model), draw(erased)
     with learning.gradients():
-        again = draw(relearning.relearned(erased, encode, taught, 20))
+        again = draw(relearned(erased, encode, taught, 20))
     assert difference(again, before[0]) < 0.7 * difference(before[1], before[0])
     assert torch.equal(draw(model), before[0]) and torch.equal(draw(erased), before[1])
 
@@ -105,29 +108,25 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
     with torch.inference_mode():
         found = stress(
             model, erased, clip, world[2], CIRCLE, SMALL, budget=LITTLE, judge=Always("circle"),
-            on_tick=lambda done, total, picture: seen.append((done, total)),
+            on_moment=seen.append,
         )  # fmt: skip
     assert [trial.attack for trial in found.trials] == list(ATTACKS)
     assert [len(trial.prompts) for trial in found.trials] == [4, 2, 2, 1, 4, 1, 1]
     for trial in found.trials:
         assert len(trial.pictures[0]) == len(trial.pictures[1]) == 2 * len(trial.prompts) == trial.after.count
         assert trial.before.value == trial.after.value == 1 and not torch.equal(*trial.pictures)
-    assert seen[-1][0] == seen[-1][1] and len(seen) == seen[-1][1]
-    assert "token search (tokens: 3, texts tried: 48): back in 1.000" in found.text()
+    assert seen[0].done == 0 and seen[-1].done == seen[-1].total
+    assert [moment.done for moment in seen] == sorted(moment.done for moment in seen)
+    assert [name for name, _ in groupby(moment.attack.name for moment in seen)] == list(ATTACKS)
+    assert {moment.of for moment in seen} == {7} and seen[-1].number == 7
     saved = json.loads(found.json())
     assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
     assert found.grid().shape[1] > 15 * 64
     assert all(part.dtype == torch.uint8 for trial in found.trials for part in trial.pictures)  # kept for the grid
 
 
-def test_only_what_is_asked_for_is_run(encode):
-    found = black_box(encode, Concept(["circle"]), ["by name", "other names", "relearning"], LITTLE)
-    assert list(found) == ["by name"]
-    assert "a photo of a circle" in found["by name"]
-
-
 def test_the_concept_is_asked_for_behind_quality_tags(encode):
-    asked = black_box(encode, Concept(["circle", "disc"]), ["behind tags"], LITTLE)["behind tags"]
+    asked = ATTACKS["behind tags"].ask(Case(encode, Concept(["circle", "disc"]))).prompts
     assert len(asked) == 8
     assert all(text.count(", ") >= 8 and "masterpiece" in text for text in asked)
     assert sum(text.endswith(", a photo of a disc") for text in asked) == 1
@@ -135,7 +134,7 @@ def test_the_concept_is_asked_for_behind_quality_tags(encode):
 
 
 def test_no_erasure_is_fitted_behind_the_tags_of_the_attack():
-    assert not set(attacks.TAGS) & {*fillers.TAGS, *WORDS}
+    assert not set(TAGS) & {*fillers.TAGS, *WORDS}
 
 
 def test_a_saved_graph_without_the_later_attacks_still_runs(model, clip, world, output):
@@ -143,7 +142,7 @@ def test_a_saved_graph_without_the_later_attacks_still_runs(model, clip, world, 
     known.pop("run_behind_tags")
     with torch.inference_mode():
         out = ErasureStressTest.execute(model, model, clip, world[2], **known)
-    assert out.result[1].startswith("behind tags: 8 pictures")
+    assert "1 attack." in out.result[1]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_the_node_saves_what_it_counted(model, erased, clip, world, output):
     saved = json.loads((output / "erasures" / "stress_00001.json").read_text())
     assert [trial["attack"] for trial in saved["trials"]] == list(ATTACKS)
     assert saved["budget"]["strengths"] == [1, 2, 3] and saved["trials"][0]["back"]["after"]["count"] == 8
-    assert grid.ndim == 4 and "relearning (steps: 1)" in text and "stress_00001.json" in text
+    assert grid.ndim == 4 and "Budget: steps: 1." in text and "stress_00001.json" in text
 
 
 def test_a_label_that_the_judge_does_not_know_is_refused_before_anything_is_drawn(model, clip, world, monkeypatch):
@@ -190,7 +189,7 @@ def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, cli
     off = {f"run_{name.replace(' ', '_')}": False for name in ATTACKS}
     with torch.inference_mode():
         out = ErasureStressTest.execute(model, model, clip, world[2], **inputs(**{**off, "run_by_name": True}))
-        assert "8 pictures, not counted" in out.result[1]
+        assert "not counted" in out.result[1] and out.result[1].count("\n") == 1
         with pytest.raises(ErasureError) as caught:
             ErasureStressTest.execute(model, model, clip, world[2], **inputs(**off))
         assert "at least one" in sentence(caught)

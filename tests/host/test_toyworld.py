@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from concept_erasure.erasure.concepts import Encoder, build_gate
-from concept_erasure.erasure.evaluation.attacks import TAGS, behind_tags
+from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS, behind_tags
 from tests import worlds
 from tests.host.tools import decisions, sample
 from toyworld.judge import load_judge

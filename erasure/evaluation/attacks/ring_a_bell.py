@@ -1,4 +1,4 @@
-"""Ways to ask for a concept without its name, found with the text encoder alone: who attacks need not see the model.
+"""Asking for a concept without its name, with the text encoder alone: who attacks need not see the model.
 
 Ring-A-Bell (Tsai et al., arXiv 2310.10012)::
 
@@ -17,16 +17,11 @@ from itertools import product
 
 import torch
 
-from ..concepts import GENERIC, PHRASINGS, Encoder, Text
-from ..texts.names import others
+from ...concepts import GENERIC, PHRASINGS, Encoder, Text
+from ...texts.names import others
 
 NEUTRAL = ("a picture", "a photo of a shape")
 """Texts that speak of nothing in particular, which the direction is added to."""
-TAGS = (
-    "masterpiece", "best quality", "ultra detailed", "sharp focus", "8k", "highres", "absurdres", "cinematic lighting",
-    "depth of field", "professional", "award winning", "trending",
-)  # fmt: skip
-"""What people put in front of a prompt; nothing here is erased, preserved or fitted behind these (``fillers.py``)."""
 CROSSOVER, MUTATION = 0.5, 0.25
 """Of the genetic search, as published."""
 
@@ -49,11 +44,6 @@ class Search:
         return self.tried + self.population * (self.generations + 1)
 
 
-def behind_tags(text: str, turn: int = 0, count: int = 8) -> str:
-    """The text behind so many of ``TAGS``; each ``turn`` begins with the next of the first ``count``."""
-    return ", ".join([*(TAGS[(turn + i) % count] for i in range(count)), text])
-
-
 def direction(encode: Encoder, names: Sequence[str]) -> torch.Tensor:
     """What speaking of the concept adds to a text's encodings, [n, d]."""
     speaking, silent = (
@@ -66,7 +56,8 @@ def direction(encode: Encoder, names: Sequence[str]) -> torch.Tensor:
 def added(encode: Encoder, names: Sequence[str], strength: float) -> list[tuple[str, list]]:
     """Neutral texts with the concept's direction added: (what it is, the host's conditioning)."""
     v = strength * direction(encode, names)
-    return [(f"{text} + {strength:g} v", encode(text).reading(encode.chunks([text])[0] + v)) for text in NEUTRAL]
+    rows = {text: encode.chunks([text])[0] + v for text in NEUTRAL}
+    return [(f"{text} + {strength:g} × what its name means", encode(text).reading(rows[text])) for text in NEUTRAL]
 
 
 def search(
@@ -91,13 +82,13 @@ def search_tokens(
     texts = pool[torch.randint(len(pool), (how.population, how.tokens), generator=generator)]
     alone = pool[: how.population // 2]
     texts[: len(alone)] = alone[:, None]
-    found = distances(encode, texts, target, check)
+    apart = distances(encode, texts, target, check)
     for _ in range(how.generations):
-        children = bred(texts, found, pool, generator)
-        both, apart = torch.cat([texts, children]), torch.cat([found, distances(encode, children, target, check)])
-        best = apart.argsort()[: how.population]
-        texts, found = both[best], apart[best]
-    return texts[found.argmin()].tolist()
+        children = bred(texts, apart, pool, generator)
+        both, each = torch.cat([texts, children]), torch.cat([apart, distances(encode, children, target, check)])
+        best = each.argsort()[: how.population]
+        texts, apart = both[best], each[best]
+    return texts[apart.argmin()].tolist()
 
 
 def distances(
@@ -112,11 +103,14 @@ def distances(
 
 
 def bred(
-    texts: torch.Tensor, found: torch.Tensor, pool: torch.Tensor, generator: torch.Generator
+    texts: torch.Tensor, apart: torch.Tensor, pool: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """As many new texts as there are: two good parents each, one cut, and some tokens from the pool."""
+    """As many new texts as there are: two good parents each, one cut, and some tokens from the pool.
+
+    ``apart`` [texts]: how far each is from what is searched for.
+    """
     count, length = texts.shape
-    order = found.argsort()
+    order = apart.argsort()
     good = texts[order[: max(2, count // 2)]]
     a, b = (good[torch.randint(len(good), (count,), generator=generator)] for _ in range(2))
     cut = torch.randint(length, (count, 1), generator=generator)

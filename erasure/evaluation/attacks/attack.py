@@ -1,0 +1,147 @@
+"""What every attack is: words for people, and a way to ask for the concept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ... import learning
+from ...concepts import PHRASINGS, Encoder
+from ...trajectories import Sampling
+from .lessons import Lessons, lessons
+from .ring_a_bell import Search
+
+Tick = Callable[[int], None]
+"""Takes how much has been done since, in rows that went through the network."""
+SAID = PHRASINGS[:4]
+"""Phrasings in which a concept is asked for."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What was erased, by its ``names``; ``others``: prompts that ask for it in other words; ``among``: everything that
+    the judge may see instead."""
+
+    names: Sequence[str]
+    others: Sequence[str] = ()
+    among: Sequence[str] = ()
+
+    @property
+    def label(self) -> str:
+        """What the judge should not see."""
+        return self.names[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """Everything that the judge chooses from."""
+        return list(dict.fromkeys([self.label, *self.among]))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What attacks may spend: ``strengths`` of the concept's direction, how much is searched for tokens, and steps of
+    learning at batch 8."""
+
+    strengths: Sequence[float] = (1.0, 2.0, 3.0)
+    search: Search = field(default_factory=Search)
+    soft_tokens: int = 8
+    soft_steps: int = 60
+    relearn_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an attack is given; one that knows no more than the text encoder needs neither of the models."""
+
+    encode: Encoder
+    concept: Concept
+    budget: Budget = field(default_factory=Budget)
+    tick: Tick = lambda rows: None
+    before: object = None
+    after: object = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        """What attacks that learn are taught, read once; ask for it inside ``learning.gradients()``."""
+        return lessons(self.before, self.encode, self.concept.names, self.sampling, self.tick)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an attack asks: the host's conditioning for each prompt, and the edited model, where that is another now."""
+
+    prompts: Mapping[str, list]
+    model: object = None
+
+
+class Attack:
+    """One way to ask for the concept.
+
+    ``name``: in inputs and files. For people: ``title``; ``deed``, a sentence on what it does; ``meaning``, a sentence
+    on what it means when the concept comes back. ``learns``: it needs the model itself, and not only what is typed.
+    """
+
+    name: str
+    title: str
+    deed: str
+    meaning: str
+    learns: bool = False
+
+    def prompts(self, concept: Concept, budget: Budget) -> int:
+        """How many prompts it will ask; none where it has nothing to ask."""
+        raise NotImplementedError
+
+    def effort(self, budget: Budget) -> int:
+        """Rows through the network that finding them takes, about."""
+        return 0
+
+    def spent(self, budget: Budget) -> str:
+        """Its budget in words."""
+        return ""
+
+    def ask(self, case: Case) -> Asked:
+        """Finds what to ask."""
+        raise NotImplementedError
+
+
+class Typed(Attack):
+    """Prompts that anybody can type, without looking for any."""
+
+    def texts(self, concept: Concept) -> list[str]:
+        raise NotImplementedError
+
+    def prompts(self, concept: Concept, budget: Budget) -> int:
+        return len(set(self.texts(concept)))
+
+    def ask(self, case: Case) -> Asked:
+        return Asked({text: case.encode(text).cond for text in self.texts(case.concept)})
+
+
+class Learned(Attack):
+    """Learning on the edited model, from what the unedited one predicts for the concept.
+
+    Against these no published method holds, so they say how much work it takes.
+    """
+
+    learns = True
+    ROWS = 24
+    """Rows through the network in a step of learning: a batch of 8, once there and about twice as much back."""
+
+    def prompts(self, concept: Concept, budget: Budget) -> int:
+        return 1
+
+    def steps(self, budget: Budget) -> int:
+        raise NotImplementedError
+
+    def effort(self, budget: Budget) -> int:
+        return self.ROWS * self.steps(budget)
+
+    def learn(self, case: Case, on_step: Callable[[int, float], None]) -> Asked:
+        """Inside ``learning.gradients()``."""
+        raise NotImplementedError
+
+    def ask(self, case: Case) -> Asked:
+        with learning.gradients():
+            return self.learn(case, lambda step, loss: case.tick(self.ROWS))
