@@ -201,12 +201,12 @@ def sampled(erasure: Erasure) -> list[str]:
     return sample([name for name in erasure.delta if name.endswith(READS_TEXT)])
 
 
-def shares(model, erasure: Erasure) -> list[float]:
+def shares(model, erasure: Erasure, strength: float = 1.0) -> list[float]:
     """How far an erasure moves the keys and values of each of its concepts on a MODEL, as a share of the way; empty
     where it changes none."""
     with torch.inference_mode(False), torch.no_grad():
         weights = base_weights(model, erasure)
-        return list(movement(weights, erasure.delta, erasure.probes).concepts.values()) if weights else []
+        return list(movement(weights, erasure.delta, erasure.probes, strength).concepts.values()) if weights else []
 
 
 def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:

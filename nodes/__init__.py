@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import combine, exchange, files, instant, learn, library, lists, report, stress, use
+from . import combine, exchange, files, instant, learn, library, lists, report, strength, stress, use
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -14,5 +14,5 @@ class ConceptErasureExtension(ComfyExtension):
         library.register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        parts = (instant, learn, use, combine, report, stress, files, exchange, lists)
+        parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength)
         return [node for part in parts for node in part.NODES]

@@ -11,6 +11,7 @@ from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.grid import SIDE, within
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
+from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
@@ -204,7 +205,7 @@ def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutp
     return io.NodeOutput(sheets, text, ui=shown)
 
 
-def save(found: Report | StressReport, prefix: str) -> str:
+def save(found: Report | StressReport | StrengthReport, prefix: str) -> str:
     """Writes the scores under the next free number of a prefix; returns the path relative to the output folder."""
     path, shown = (place + ".json" for place in new_path(prefix, ".json"))
     try:
