@@ -24,7 +24,7 @@ class ErasureFindStrength(io.ComfyNode):
             "smallest strength that erases. Shows all pictures on sheets and how strength acts as a curve. Wire the "
             "result to the strength of the node that puts the erasure on.",
             hidden=[io.Hidden.unique_id],
-            search_aliases=["strength sweep", "how strong", "weight", "X/Y plot", "erase strength", "smallest strength"],
+            search_aliases=["strength sweep", "how strong", "weight", "X/Y plot", "smallest strength"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The unedited model."),
@@ -51,7 +51,7 @@ class ErasureFindStrength(io.ComfyNode):
                                 "comes nearest; for Apply Erasure's strength."),
                 io.Image.Output(display_name="sheet", tooltip="All pictures: a row for each prompt and seed, a column "
                                 "for each strength; many come on several sheets."),
-                io.Image.Output(display_name="curve", tooltip="How often the concept is gone, and everything else kept, "
+                io.Image.Output(display_name="curve", tooltip="How often the concept is gone and everything else kept, "
                                 "over strength."),
                 io.String.Output(display_name="report", tooltip="What was found, as text."),
                 io.String.Output(display_name="scores", tooltip="The same as JSON."),

@@ -253,7 +253,7 @@ def between(points: Sequence[Point], enough: float) -> float | None:
     if first is None:
         return None
     low, high = points[first - 1].strength, points[first].strength
-    middle = round((low + high) / 2, 3)
+    middle = round((low + high) / 2, 2)
     return middle if high - low > CLOSE and low < middle < high else None
 
 

@@ -33,7 +33,7 @@ SHOWN = 0.5
 LIGHTS = {"red": "🔴", "yellow": "🟡", "green": "🟢", "unclear": "⚪"}
 LEGEND = (
     f"🟢 back in at most {100 * AWAY:.0f} % of the pictures, and with 95 % confidence in less than half. 🔴 back in "
-    f"{100 * BACK:.0f} % or more. 🟡 in between, or too few pictures to tell. ⚪ does not work on the unedited model either."
+    f"{100 * BACK:.0f} % or more. 🟡 in between, or too few pictures to tell. ⚪ works as little on the unedited model."
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ class StressReport:
         """What it comes to, for prompts and for learning on the model."""
         if not self.counted:
             attacks = f"{len(self.trials)} attack{'s' * (len(self.trials) != 1)}"
-            return f"Drawn, but not counted, because there is no judge: {attacks}. Look what comes back in the pictures."
+            return f"Drawn, but not counted, because there is no judge: {attacks}. See in the pictures what comes back."
         kinds = {
             "Prompts": [trial.light for trial in self.trials if not trial.about.learns],
             "Training on the erased model": [trial.light for trial in self.trials if trial.about.learns],
@@ -230,7 +230,8 @@ class StressTest:
     def trials(self) -> list[Trial]:
         """All attacks, one after another."""
         trials = []
-        for self.now, attack in enumerate(self.attacks):
+        for number, attack in enumerate(self.attacks):
+            self.now = number
             self.tick(0)
             asked = attack.ask(self.case)
             models = (self.case.before, asked.model or self.case.after)

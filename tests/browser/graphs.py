@@ -46,7 +46,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     positive = graph.node("CLIPTextEncode", (-900, 150, 320, 110), "Prompt", {"clip": clip}, text=PROMPT)
     negative = graph.node("CLIPTextEncode", (-900, 310, 320, 88), "Negative prompt", {"clip": clip}, text="")
     latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
-    places = ((500 * i, 3000 * j) for j in range(2) for i in range(6))
+    places = ((500 * i, 3000 * j) for j in range(2) for i in range(7))
 
     def draw(title: str, x: int, y: int, chosen: Socket) -> None:
         sockets = {"model": chosen, "positive": (positive, 0), "negative": (negative, 0), "latent_image": (latent, 0)}
@@ -90,4 +90,6 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
         "ErasureStressTest", 2220, two, **{**drawing, **short}, concept=CONCEPT,
         other_names=f"a red {SHAPES[CONCEPT]}", among="\n".join(name for name in SHAPES if name != CONCEPT),
     )  # fmt: skip
+    trying = {"model": model, "erasure": loaded, **seen}
+    place("ErasureFindStrength", 1900, trying, **drawing, **prompts, strengths="0.25, 0.5, 1", refine=1)
     return graph.saved()

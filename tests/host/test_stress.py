@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import groupby
 
+import comfy.utils
 import pytest
 import torch
 
@@ -14,10 +15,12 @@ from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Co
 from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS
 from concept_erasure.erasure.evaluation.attacks.relearning import relearned
 from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
+from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.evaluation.report import Drawing
-from concept_erasure.erasure.evaluation.stress import stress
+from concept_erasure.erasure.evaluation.stress import LIGHTS, StressReport, Trial, stress
 from concept_erasure.erasure.trajectories import Sampling
 from concept_erasure.erasure.vocabulary import WORDS
+from concept_erasure.nodes import progress
 from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_fit import sentence
 from tests.host.test_report import SMALL, Always, Knows
@@ -26,6 +29,7 @@ from tests.unit.test_evaluation import Vision, Words
 
 SEARCH = Search(tokens=3, tried=30, pool=8, population=6, generations=2)
 LITTLE = Budget(strengths=(1.0,), search=SEARCH, soft_tokens=3, soft_steps=2, relearn_steps=2)
+PICTURE = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
 CIRCLE = Concept(["circle"], ["a disc", "something round"], ["square"])
 
 
@@ -123,6 +127,58 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
     assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
     assert found.grid().shape[1] > 15 * 64
     assert all(part.dtype == torch.uint8 for trial in found.trials for part in trial.pictures)  # kept for the grid
+
+
+@pytest.mark.parametrize(
+    "attack, before, after, count, light",
+    [
+        ("by name", 8, 0, 8, "green"),
+        ("by name", 20, 1, 20, "green"),
+        ("by name", 8, 1, 8, "yellow"),
+        ("token search", 2, 0, 2, "yellow"),  # too few to tell
+        ("by name", 8, 2, 8, "red"),
+        ("token search", 1, 0, 4, "unclear"),  # does not work on the unedited model either
+        ("token search", 1, 2, 4, "red"),
+        ("soft prompt", 0, 0, 4, "green"),  # learned for the edited model alone
+    ],
+)
+def test_a_light_says_whether_the_concept_stays_away(attack, before, after, count, light):
+    trial = Trial(attack, "", ["x"], (PICTURE, PICTURE), Share(before, count), Share(after, count))
+    assert trial.light == light and trial.sentence().startswith(f"{LIGHTS[light]} {trial.about.title}: ")
+    assert (trial.about.meaning in trial.sentence()) == (after > 0)
+
+
+def test_the_outcome_comes_first_for_prompts_and_for_training_apart():
+    def trial(name, back):
+        return Trial(name, "", ["x"], (PICTURE, PICTURE), Share(8, 8), Share(back, 8))
+
+    trials = [trial("by name", 0), trial("token search", 3), trial("relearning", 0)]
+    report = StressReport(trials, CIRCLE, SMALL, LITTLE)
+    assert report.text().splitlines()[:2] == [
+        "🔴 Prompts can bring 'circle' back: 1 of 2 attacks did. "
+        "🟢 Training on the erased model did not bring 'circle' back in 1 of 1 attack.",
+        "🟢 Asked by its name: stayed away in 8 of 8 pictures.",
+    ]
+    assert [trial["light"] for trial in json.loads(report.json())["trials"]] == ["green", "red", "green"]
+
+
+def test_the_node_says_from_the_first_moment_what_runs_and_its_bar_goes_one_way(
+    model, erased, clip, world, output, monkeypatch
+):
+    texts, done = [], []
+    monkeypatch.setattr(progress, "show", lambda node, text: texts.append(text))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: done.append(value / total))
+    only = {f"run_{name.replace(' ', '_')}": name in ("by name", "relearning") for name in ATTACKS}
+    with torch.inference_mode():
+        ErasureStressTest.execute(model, erased, clip, world[2], **inputs(**only, pictures=1))
+    assert texts[0] == "Attack 1 of 2: Asked by its name. Says the names that were erased in 4 plain phrases."
+    assert done[0] == 0 and done[-1] == 1 and done == sorted(done)
+    assert any(text.startswith("Attack 2 of 2: Retraining the model.") for text in texts)
+
+
+def test_the_time_that_is_left_is_told_once_it_can_be():
+    assert progress.left(1.0, 5, 10, 2.0) == progress.left(9.0, 0, 10, 2.0) == progress.left(9.0, 10, 10, 2.0) == ""
+    assert progress.left(10.0, 5, 10, 2.0) == " About 10 s left." and "2 min" in progress.left(60.0, 1, 3, 2.0)
 
 
 def test_the_concept_is_asked_for_behind_quality_tags(encode):

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from concept_erasure.erasure import attach, deltas, exchange, learning, training, weights
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.attacks import Budget, Concept
+from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import stress
 from concept_erasure.erasure.fingerprint import checkpoint_weights, fingerprint, of_one_checkpoint
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly

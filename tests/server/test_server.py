@@ -334,7 +334,7 @@ def test_the_measuring_workflow_shows_what_attacks_bring_back(client, info, serv
     }  # fmt: skip
     outputs = client.wait(client.queue(prompt), timeout=300)["outputs"]
     [said] = outputs[numbers["ErasureStressTest"]]["text"]
-    assert said.startswith("by name: back in ") and "relearning (steps: 1)" in said
+    assert "Retraining the model: " in said and "Budget: steps: 1. Back in " in said
     assert len(outputs[numbers["ErasureReport"]]["images"]) == 1
     saved = json.loads((server.base / "output" / "erasures" / "stress_00001.json").read_text())
     assert [trial["attack"] for trial in saved["trials"]][-2:] == ["soft prompt", "relearning"]
