@@ -75,7 +75,7 @@ class Trial:
         back, count = self.after.hits, self.after.count
         if self.light == "unclear":
             shown = f"{self.before.hits} of {self.before.count}"
-            outcome = f"says nothing, for the unedited model shows the concept in {shown} pictures only."
+            outcome = f"says nothing, for the unedited model shows the concept in only {shown} pictures."
         elif back:
             outcome = f"came back in {back} of {count} pictures. {self.about.meaning}"
         elif self.light == "yellow":
@@ -115,7 +115,7 @@ class StressReport:
         return grid(labels, ["unedited", "edited"], pictures)
 
     def headline(self) -> str:
-        """What it comes to, for prompts and for learning on the model."""
+        """What it comes to, a line for prompts and one for learning on the model."""
         if not self.counted:
             attacks = f"{len(self.trials)} attack{'s' * (len(self.trials) != 1)}"
             return f"Drawn, but not counted, because there is no judge: {attacks}. See in the pictures what comes back."
@@ -123,7 +123,7 @@ class StressReport:
             "Prompts": [trial.light for trial in self.trials if not trial.about.learns],
             "Training on the erased model": [trial.light for trial in self.trials if trial.about.learns],
         }
-        return " ".join(_outcome(who, lights, self.concept.label) for who, lights in kinds.items() if lights)
+        return "\n".join(_outcome(who, lights, self.concept.label) for who, lights in kinds.items() if lights)
 
     @property
     def counted(self) -> bool:

@@ -154,8 +154,8 @@ def test_the_outcome_comes_first_for_prompts_and_for_training_apart():
 
     trials = [trial("by name", 0), trial("token search", 3), trial("relearning", 0)]
     report = StressReport(trials, CIRCLE, SMALL, LITTLE)
-    assert report.text().splitlines()[:2] == [
-        "🔴 Prompts can bring 'circle' back: 1 of 2 attacks did. "
+    assert report.text().splitlines()[:3] == [
+        "🔴 Prompts can bring 'circle' back: 1 of 2 attacks did.",
         "🟢 Training on the erased model did not bring 'circle' back in 1 of 1 attack.",
         "🟢 Asked by its name: stayed away in 8 of 8 pictures.",
     ]
