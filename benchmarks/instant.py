@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from concept_erasure.erasure import attach, instant
 from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.deltas import effective_weights, weight_names
-from concept_erasure.erasure.evaluation import attacks
+from concept_erasure.erasure.evaluation.attacks import behind_tags as tags
 from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
 from concept_erasure.erasure.methods import Scales
@@ -92,7 +92,7 @@ def behind_tags(toy: Toy, model, erased: Sequence[str], targets: Sequence[str] =
         text = shot.text
         if targets:
             text = text.replace(shot.label, targets[erased.index(shot.label)])
-        wanted.append(replace(shot, text=attacks.behind_tags(text, i)))
+        wanted.append(replace(shot, text=tags.behind_tags(text, i)))
     return mean([rank > 0 for rank in toy.judge.ranks(toy.draw(model, wanted), [shot.label for shot in wanted])])
 
 
