@@ -36,7 +36,7 @@ SIDE = 256
 """Pixels of a thumbnail's longer side."""
 LARGEST_PICTURE = 20_000
 """Bytes of a thumbnail."""
-QUALITIES = (85, 75, 60, 45, 30)
+QUALITIES = (85, 70, 50, 30, 15)
 ORDINARY = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Precisions of .safetensors files whose shapes are those of the weights; others are packed."""
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")

@@ -60,10 +60,12 @@ def test_every_token_is_filled_in():
 
 
 def test_a_thumbnail_is_small_whatever_the_picture():
-    kind, _, data = library.thumbnail(torch.rand(2000, 1000, 3)).partition(",")
+    kind, _, data = library.thumbnail(torch.rand(256, 256, 3)).partition(",")
     content = base64.b64decode(data)
-    assert kind == "data:image/jpeg;base64" and len(content) <= library.LARGEST_PICTURE
-    assert Image.open(io.BytesIO(content)).size == (128, 256)
+    assert kind == "data:image/jpeg;base64" and len(content) <= 20_000
+    assert Image.open(io.BytesIO(content)).size == (256, 256)
+    _, _, data = library.thumbnail(torch.rand(1000, 500, 3)).partition(",")
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (128, 256)
 
 
 @pytest.mark.parametrize(
