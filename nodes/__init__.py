@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import combine, exchange, files, instant, learn, library, lists, report, strength, stress, use
+from . import combine, exchange, files, instant, language, learn, library, lists, report, strength, stress, use
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -12,6 +12,7 @@ class ConceptErasureExtension(ComfyExtension):
         files.register_folders()
         lists.register_folders()
         library.register_routes()
+        language.register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength)

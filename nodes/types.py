@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..erasure.artifact import ErasureError
+from .language import in_language
 
 CATEGORY = "concept erasure"
 ErasureSocket = io.Custom("ERASURE")
@@ -54,8 +55,9 @@ def show(node: type[io.ComfyNode], text: str, place: str | None = None) -> ui.Pr
     """Writes a text on the node in the editor, and returns it for the run's outputs.
 
     The node's schema must ask for ``io.Hidden.unique_id``; outside a running server nothing is shown. ``place``: the
-    node's id, where it is asked after its run.
+    node's id, where it is asked after its run. The text is English, and is shown in the editor's language.
     """
+    text = in_language(text)
     server, hidden = getattr(PromptServer, "instance", None), node.hidden
     place = place or (hidden.unique_id if hidden is not None else None)
     if server is not None and place is not None:
@@ -75,7 +77,9 @@ def telling(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             return execute(cls, *args, **complete(cls, kwargs, names[: len(args)]))
         except ErasureError as error:
             show(cls, str(error))
-            raise
+            if (text := in_language(str(error))) == str(error):
+                raise
+            raise ErasureError(text) from error
 
     return told
 
