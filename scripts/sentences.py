@@ -58,8 +58,9 @@ def _of_file(path: Path) -> Iterator[str]:
 
 def is_sentence(text: str) -> bool:
     """Whether a literal is said, and is neither a name nor a pattern."""
-    words = re.findall(r"(?<![\w{])[A-Za-z']{2,}(?![\w}])", text)
-    return text not in NAMES and len(words) >= FEWEST and " " in text.strip() and "\\" not in text and not re.search(r"[(|\[]\?", text)
+    if text in NAMES or "\\" in text or re.search(r"[(|\[]\?", text):
+        return False
+    return len(re.findall(r"(?<![\w{])[A-Za-z']{2,}(?![\w}])", text)) >= FEWEST
 
 
 def _literals(node: ast.AST, is_error: bool) -> Iterator[tuple[str, bool]]:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+from types import SimpleNamespace
 
 import execution
 import pytest
@@ -12,7 +13,7 @@ import nodes as host_nodes
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.nodes import files
 from concept_erasure.nodes.instant import ErasureText
-from concept_erasure.nodes.types import telling
+from concept_erasure.nodes.types import ABILITIES, telling
 from concept_erasure.nodes.use import ErasureApply
 from scripts.client import WIDGET_TYPES, gui_to_api
 from tests.host import test_schema
@@ -84,7 +85,8 @@ def received(name: str, inputs: dict) -> dict:
         return io.NodeOutput()
 
     probe = type(name, (NODES[name],), {"execute": classmethod(telling(execute))})
-    values = {key: "linked" if value == SOCKET else value for key, value in inputs.items()}
+    linked = SimpleNamespace(**dict.fromkeys(ABILITIES.values()))
+    values = {key: linked if value == SOCKET else value for key, value in inputs.items()}
     taken, _, v3 = execution.get_input_data(values, probe, "1")
     asyncio.run(execution._async_map_node_over_list("", "1", probe, taken, probe.FUNCTION, v3_data=v3))
     return seen
