@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+import comfy.model_base
 import comfy.model_management
 import torch
 
@@ -27,6 +28,7 @@ from .concepts import (
 from .fingerprint import context_dim, fingerprint
 from .history import erased_from, leading_to
 from .instant import Instant, choose_texts, solve_texts
+from .memory import Memory
 from .methods import LEARNED
 from .methods.preservation import adversary
 from .neighbours import neighbours
@@ -48,6 +50,10 @@ REVIVING = 1e-2
 """Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
 TARGETS = 8
 """So many texts nearest to a concept can become its learned target."""
+SMALLEST_PUBLISHED = 192
+"""Channels below which a network is a toy; Stable Diffusion has 320."""
+MEMORY = Memory()
+"""What the last training was set up with."""
 
 
 @dataclass
@@ -140,56 +146,122 @@ def gradients() -> Iterator[None]:
 def prepare(
     model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
     on_read: Callable[[int, int], None] = lambda done, total: None, open_file: OpenFile | None = None,
-    only_in: str = "",
+    only_in: str = "", on_stage: Callable[[str], None] = lambda name: None,
 ) -> Learning:  # fmt: skip
     """Checks every input and sets a training run up; call inside ``gradients()``.
 
     ``concept``: names of one concept; ``preserve``: texts to keep (see ``texts.names.read_field``, for ``open_file``,
-    too); ``only_in``: texts beside which alone it is erased; ``on_read(done, total)`` is told how far the text encoder
-    is. Raises ErasureError.
+    too), none to have them found; ``only_in``: texts beside which alone it is erased; ``on_read(done, total)`` is told
+    how far the text encoder is, and ``on_stage(name)`` what begins. Raises ErasureError.
     """
     settings.check()
     attach.require_unet(model)
     require_trainable(model)
     if LEARNED[settings.method].role:
         attach.require_blocks(model, settings.blocks)
+    on_stage("Reading the names")
     encode = Encoder(clip, on_read)
     request = _with_names_in_front(_read(model, encode, concept, preserve, only_in, open_file), model)
-    names, kept = request.texts, list(request.preserve)
-    short = encode.beside(names, kept)
-    beside = only_in_.gate_texts(names, request.contexts, short) if request.contexts else None
-    before = [*names, *(move.name for move in erased_from(model))]
     if settings.target == "anchor":
-        anchors_for(settings.anchor, names)
+        anchors_for(settings.anchor, request.texts)
     if resume is not None:
-        _check_resume(model, names, settings, resume)
+        _check_resume(model, request.texts, settings, resume)
         settings = replace(settings, prompt_first=0.0)  # its prompt has learned already
-    method = LEARNED[settings.method]
-    generator = torch.Generator().manual_seed(settings.seed)
-    gate, gap = build_gate(encode, names, short, beside) if method.role and settings.gate else (None, None)
-    prompt = _prompt(encode, names, settings, generator, resume) if method.role else None
-    attached = None if prompt is None else _attached(encode, prompt, settings, method.role, gate)
-    near = neighbours(encode, names, others(short, before) or others(WORDS, before))
-    anchors = _anchors(request, near, settings)
-    if any(name.target is not None for name in request.names):
-        settings = replace(settings, target="anchor")
-    delta = None
-    if method.changes != "nothing":
-        directions = None if resume else _directions(encode, names, short, settings, beside)
-        delta = _delta(model, method.changes, settings, generator, directions, resume)
-        if isinstance(delta, deltas.Delta) and settings.weights_start == "closed form" and resume is None:
-            found = _closed_form(model, encode, request, anchors, settings)
-            delta.begin_with(found)
-            if prompt is not None and settings.start == "concept":
-                prompt.begin_with(_revived(model, found, _from_the_name_on(encode, names, settings.tokens)))
-    phrases = _phrases(encode, anchors, short, settings, request.contexts)
-    staying = only_in_.staying(names, request.contexts, short) if request.contexts else ()
-    kept_texts = _kept_texts(encode, kept, staying)
-    choices = _choices(encode, near, method.targets, settings)
-    run = Run(plain_patcher(model), encode, phrases, kept_texts, prompt, attached, delta, choices, settings)
-    steps = int(resume.metadata.steps or 0) if resume else 0
-    target = "\n".join(NOTHING if text == "" else text or settings.target for text in anchors.values())
-    return Learning(run, request, Progress(), steps, gap, target, *_checks(encode, request, anchors, near))
+    return _Setting(model, encode, request, settings, resume, MEMORY.of(model, clip), on_stage).up()
+
+
+class _Setting:
+    """Sets a training up: from texts that have been read and checked to a run."""
+
+    def __init__(
+        self, model, encode: Encoder, request: Request, settings: Settings, resume: Erasure | None, memory: Memory,
+        on_stage: Callable[[str], None],
+    ):  # fmt: skip
+        self.model, self.encode, self.resume, self.memory, self.on_stage = model, encode, resume, memory, on_stage
+        self.typed, self.settings, self.method = request, settings, LEARNED[settings.method]
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.request, self.near, self.anchors = memory.part("texts", self._key(), self._texts)
+        if any(name.target is not None for name in request.names):
+            self.settings = replace(settings, target="anchor")
+        self.names = request.texts
+        self.short = encode.beside(self.names, self.request.preserve)
+
+    def _key(self, *more) -> tuple:
+        """What the texts of a training depend on, beside its MODEL and CLIP."""
+        s = self.settings
+        wanted = self._wants_preserved()
+        return (self.typed, s.target, s.anchor, wanted, *more)
+
+    def _wants_preserved(self) -> bool:
+        """Whether anything holds the preserve set: the loss, or the gate of a prompt."""
+        return self.settings.preserve_weight > 0 or bool(self.method.role and self.settings.gate)
+
+    def _texts(self) -> tuple[Request, list[list[str]], dict[str, str | None]]:
+        """The request, with a preserve set that is found where none is typed; the nearest texts of each name; and what
+        takes its place."""
+        self.on_stage("Looking for the concept's neighbours")
+        encode, request, before = self.encode, self.typed, erased_from(self.model)
+        taken = [*request.texts, *(move.name for move in before)]
+        near = neighbours(encode, request.texts, others(encode.beside(request.texts, request.preserve), taken) or
+                          others(WORDS, taken))  # fmt: skip
+        settings = self.settings
+        if request.preserve or not self._wants_preserved():
+            return request, near, _anchors(request, near, settings)
+        chosen = choose_texts(encode, request, Instant(), before)
+        first = [[target, *row] for target, row in zip(chosen.targets, near, strict=True)]
+        note = "Nothing was typed into 'preserve', so common words were taken, those close to the concept first."
+        complete = replace(request, preserve=list(chosen.kept), notes=[*request.notes, note])
+        return complete, near, _anchors(complete, first, settings)
+
+    def up(self) -> Learning:
+        """The run, with all that its erasure is told of."""
+        encode, s, method, resume = self.encode, self.settings, self.method, self.resume
+        gate, gap = self._gate() if method.role and s.gate else (None, None)
+        prompt = _prompt(encode, self.names, s, self.generator, resume) if method.role else None
+        attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
+        delta = self._delta(prompt) if method.changes != "nothing" else None
+        self.on_stage("Reading the texts to learn on")
+        contexts = self.request.contexts
+        phrases = _phrases(encode, self.anchors, self.short, s, contexts)
+        staying = only_in_.staying(self.names, contexts, self.short) if contexts else ()
+        kept = _kept_texts(encode, list(self.request.preserve), staying)
+        choices = _choices(encode, self.near, method.targets, s)
+        run = Run(plain_patcher(self.model), encode, phrases, kept, prompt, attached, delta, choices, s, self.memory)
+        steps = int(resume.metadata.steps or 0) if resume else 0
+        target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
+        checks = self.memory.part("checks", self._key(), self._checks)
+        return Learning(run, self.request, Progress(), steps, gap, target, *checks)
+
+    def _beside(self) -> GateTexts | None:
+        """What a gate is fitted on for a concept beside other texts only."""
+        contexts = self.request.contexts
+        return only_in_.gate_texts(self.names, contexts, self.short) if contexts else None
+
+    def _gate(self) -> tuple[GateTensors, float]:
+        self.on_stage("Fitting the text gate")
+        key = (self.names, self.short, self.request.contexts)
+        return self.memory.part("gate", key, lambda: build_gate(self.encode, self.names, self.short, self._beside()))
+
+    def _delta(self, prompt: ErasurePrompt | None) -> deltas.Delta | deltas.Mask:
+        """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
+        s, resume = self.settings, self.resume
+        directions = None if resume else _directions(self.encode, self.names, self.short, s, self._beside())
+        delta = _delta(self.model, self.method.changes, s, self.generator, directions, resume)
+        if isinstance(delta, deltas.Delta) and s.weights_start == "closed form" and resume is None:
+            change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
+            delta.begin_with(change)
+            if prompt is not None and s.start == "concept":
+                tokens = _from_the_name_on(self.encode, self.names, s.tokens)
+                prompt.begin_with(_revived(self.model, change, tokens))
+        return delta
+
+    def _closed_form(self) -> Mapping[str, Change]:
+        self.on_stage("Working out the closed form")
+        return _closed_form(self.model, self.encode, self.request, self.anchors, self.settings)
+
+    def _checks(self) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
+        self.on_stage("Checking the words")
+        return _checks(self.encode, self.request, self.anchors, self.near)
 
 
 def _attached(
@@ -242,9 +314,7 @@ def require_trainable(model) -> None:
     require_unpacked(model)
 
 
-def _read(
-    model, encode: Encoder, concept: str, preserve: str, only_in: str, open_file: OpenFile | None
-) -> Request:
+def _read(model, encode: Encoder, concept: str, preserve: str, only_in: str, open_file: OpenFile | None) -> Request:
     """The request of a training's fields. Raises ErasureError for what only a closed form can be asked."""
     request = read_request(model, encode, concept, preserve, only_in, open_file)
     for name in request.names:
@@ -384,9 +454,7 @@ def _directions(
     return concept_directions(encode, names, kept, settings.rank, texts)
 
 
-def _choices(
-    encode: Encoder, near: Sequence[Sequence[str]], targets: bool, settings: Settings
-) -> dict[str, Choice]:
+def _choices(encode: Encoder, near: Sequence[Sequence[str]], targets: bool, settings: Settings) -> dict[str, Choice]:
     """Choices that learn beside the weights: among the preserve set, or without one among the nearest common words."""
     adversarial = settings.preserve_by == "adversarial"
     if not targets and not adversarial:
@@ -418,3 +486,24 @@ def _delta(
 def with_sampling(settings: Settings, **changes) -> Settings:
     """The settings with other trajectory settings."""
     return replace(settings, sampling=replace(settings.sampling, **changes))
+
+
+def with_pictures(model, settings: Settings, width: int | None = None, height: int | None = None) -> Settings:
+    """The settings with pictures of a size in pixels, or of that which the model was made for."""
+    latent = model.get_model_object("latent_format")
+    ratio = getattr(latent, "spacial_downscale_ratio", 8)
+    side = picture_size(model)
+    return with_sampling(settings, shape=(latent.latent_channels, (height or side) // ratio, (width or side) // ratio))
+
+
+def picture_size(model) -> int:
+    """Pixels a side of the pictures that a UNet was made for, as far as its sizes tell: 1024 for SDXL and its refiner,
+    768 for those of SD 2 that predict v, 512 for other published ones, 64 for toys."""
+    network = getattr(model.model.model_config, "unet_config", {})
+    width, text = network.get("model_channels") or 320, network.get("context_dim") or 768
+    if width < SMALLEST_PUBLISHED:
+        return 64
+    if text in (2048, 1280):
+        return 1024
+    kind = getattr(model.model, "model_type", None)
+    return 768 if text == 1024 and kind is comfy.model_base.ModelType.V_PREDICTION else 512

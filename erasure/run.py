@@ -5,8 +5,9 @@ The frozen teacher is the same network with the delta off, never a second copy.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from .attention import AttentionMaps
 from .choice import Choice, Mixture, Soft
 from .concepts import Encoder, Text
 from .deltas import Delta, Mask
+from .memory import Memory
 from .network import Network, rows_as_conditioning
 from .objectives import distance, negative_guidance
 from .prompt import ErasurePrompt
@@ -75,6 +77,7 @@ class Run:
         delta: Delta | Mask | None,
         choices: Mapping[str, Choice | Soft],
         settings: Settings,
+        memory: Memory | None = None,
     ):
         self.model, self.encode, self.settings = model, encode, settings
         self.phrases, self.kept = list(phrases), list(kept)
@@ -82,6 +85,7 @@ class Run:
         self.average = copy.deepcopy(delta) if settings.average > 0 else None
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.pool: list[tuple[Trajectory, list]] = []
+        self.memory = memory or Memory()
         self.network = Network(model, settings.sampling.shape, settings.checkpointing)
         for module in (*self.learned.values(), self.average):
             if module is not None:
@@ -212,23 +216,51 @@ class Run:
             phrases.append(rows[places[i][1]])
         return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
 
-    def sample(self) -> None:
-        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves."""
+    def sample(self, preview: Callable | None = None) -> None:
+        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves.
+
+        ``preview``: the host's sampler callback. The first one that the original model draws is remembered.
+        """
         runs = max(4, self.settings.batch)
         rows: list = [self._pick(self.phrases) for _ in range(runs)]
         if self.settings.preserve_weight > 0:
             rows += [self._pick(self.kept) for _ in range(runs)]
         texts = [self._drawn_for(row) for row in rows]
+        if self.pool or self.settings.drawn_by != "original":
+            trajectory = self._draw_for(texts, preview)
+        else:
+            key = ([text.text for text in texts], self.settings.sampling, self.generator.get_state().tolist())
+            drawn = self.memory.part("latents", key, lambda: self._drawn_with_state(texts, preview))
+            trajectory = Trajectory(*(part.to(self.network.device) for part in drawn[:2]))
+            self.generator.set_state(drawn[2])
+        self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
+
+    def _draw_for(self, texts: Sequence[Text], preview: Callable | None) -> Trajectory:
+        """A trajectory for each of the texts, drawn by the model that the settings ask for."""
+        drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
         positive, negative = rows_as_conditioning(texts), self.encode("").cond
         with torch.no_grad():
-            drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
-            trajectory = self.network.computing_with(
+            return self.network.computing_with(
                 self.network.changed(drawn_by[self.settings.drawn_by]),
                 lambda: sample_trajectory(
-                    self.model, positive, negative, self.settings.sampling, len(rows), self.generator
+                    self.model, positive, negative, self.settings.sampling, len(texts), self.generator, preview
                 ),
             )
-        self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
+
+    def _drawn_with_state(self, texts: Sequence[Text], preview: Callable | None) -> tuple[torch.Tensor, ...]:
+        """Latents and sigmas of a trajectory, on the CPU, and the state that the random numbers are left in."""
+        trajectory = self._draw_for(texts, preview)
+        return trajectory.latents.cpu(), trajectory.sigmas.cpu(), self.generator.get_state()
+
+    @contextlib.contextmanager
+    def apart(self, seed: int) -> Iterator[None]:
+        """With random numbers and a pool of its own, of which nothing is left afterwards."""
+        before = self.generator, self.pool, self.memory
+        self.generator, self.pool, self.memory = torch.Generator().manual_seed(seed), [], Memory()
+        try:
+            yield
+        finally:
+            self.generator, self.pool, self.memory = before
 
     def _drawn_for(self, row: Phrase | Text) -> Text:
         if not isinstance(row, Phrase):

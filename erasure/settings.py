@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from .artifact import ErasureError
 from .trajectories import Sampling
@@ -10,6 +12,8 @@ from .trajectories import Sampling
 TARGETS = ("empty prompt", "anchor", "nearest neighbour")
 WEIGHTS_START = ("unchanged", "closed form")
 PRESERVE_BY = ("all", "adversarial")
+FROM_PRESET = "from preset"
+"""What an input says that is left as the preset has it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Settings:
     are ``drawn_by`` the ``edited`` model as it stands (paper), its ``average`` or the ``original``, ``drawn_for`` the
     ``concept`` or its ``replacement``. ``preserve_by``: the loss looks at ``all`` of the preserve set, or
     (``adversarial``) at what a learned choice finds hurt most. ``average``: share of the past in the moving average of
-    the delta that is then the result; 0 for none.
+    the delta that is then the result; 0 for none. ``best_of``: so many of the last states are compared on latents that
+    were not learned on, and the best one is the result (see ``last_states.py``); 1: the last one, whatever it is like.
     """
 
     method: str = "kpop"
@@ -65,6 +70,7 @@ class Settings:
     choice_lr: float = 1e-2
     average: float = 0.0
     prompt_first: float = 0.0
+    best_of: int = 1
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()
@@ -75,6 +81,26 @@ class Settings:
             raise ErasureError("Steps, tokens and batch must each be at least 1.")
         if self.preserve_by == "adversarial" and self.preserve_weight <= 0:
             raise ErasureError("Adversarial preservation needs a preserve_weight above 0: set it, for example to 1.")
+
+    def lines(self, preset: Settings | None = None) -> list[str]:
+        """The values that a training uses, in words; ``preset``: to say where its number of steps is another."""
+        whole = f" (the preset has {preset.steps})" if preset is not None and preset.steps != self.steps else ""
+        rank = f"rank {self.rank}" if self.rank else "full matrices"
+        wide = f", less in layers wider than {self.width}" if self.width else ""
+        target = f"'{self.anchor}'" if self.target == "anchor" else self.target
+        target += f", pushed away by {self.eta:g}" if self.target == "empty prompt" else ""
+        gate = "acts on prompts for the concept only" if self.gate else "acts on every prompt"
+        how, (_, height, width) = self.sampling, self.sampling.shape
+        return [
+            f"Method {self.method}: {self.steps} steps{whole} of {self.batch} latents, seed {self.seed}.",
+            f"Target: {target}. Losses compare {'clean latents' if self.space == 'x0' else 'noise'}.",
+            f"Weights: {self.weights}, {rank}, rate {self.weight_lr:g}{wide}, start: {self.weights_start}.",
+            f"Prompt, where the method has one: {self.tokens} tokens, blocks {self.blocks}, rate {self.prompt_lr:g}, "
+            f"start: {self.start}; it {gate}.",
+            f"Preserving: weight {self.preserve_weight:g}, {self.preserve_by}.",
+            f"Latents: {how.sampler}, {how.scheduler}, {how.steps} steps, cfg {how.cfg:g}, {width} x {height} each.",
+            "The last state is kept." if self.best_of == 1 else f"The best of the last {self.best_of} states is kept.",
+        ]
 
     def as_strings(self) -> dict:
         """The settings as plain values, for a file's metadata."""
@@ -113,3 +139,46 @@ PRESETS = {
     "paper v2": replace(PAPER, keep_with_prompt="target"),
     "paper v3": replace(PAPER, keep_with_prompt="original"),
 }
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a person set otherwise than a preset: ``learning``: fields of Settings, ``sampling``: fields of Sampling.
+
+    ``width`` and ``height``: of the pictures to learn on, in pixels; None for those that the model was made for.
+    ``only_in``: texts beside which alone the concept is erased. ``place``: the node that said so.
+    """
+
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+    only_in: str = ""
+    place: str | None = None
+
+    @property
+    def method(self) -> str | None:
+        """The method, where it is not the preset's."""
+        return self.learning.get("method")
+
+    def on(self, preset: Settings) -> Settings:
+        """The preset with these in their places; a rate that was typed holds for layers of every width."""
+        settings = replace(preset, **self.learning, sampling=replace(preset.sampling, **self.sampling))
+        return replace(settings, width=0) if "weight_lr" in self.learning else settings
+
+
+def number(name: str, text: str, kind: type, least: float, most: float) -> Any:
+    """What a field for a number says; None for "from preset" or nothing. Raises ErasureError for anything else."""
+    said = text.strip()
+    if said.lower() in ("", FROM_PRESET):
+        return None
+    try:
+        value = kind(said)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        what = "a whole number" if kind is int else "a number"
+        raise ErasureError(
+            f"'{said}' is no value for '{name}': type {what} from {least:g} to {most:g}, or '{FROM_PRESET}'."
+        )
+    return value

@@ -16,6 +16,7 @@ from torch import nn
 
 from .artifact import ErasureError
 from .deltas import Delta, Mask
+from .last_states import keep_the_best, marks, restore, state_of
 from .run import Run
 from .settings import Settings
 
@@ -53,10 +54,12 @@ class Method:
 
 @dataclass
 class Progress:
-    """How training went: one loss a step, and why it stopped early, if it did."""
+    """How training went: one loss a step, why it stopped early, if it did, and which of its last states was kept, if
+    several were compared."""
 
     losses: list[float] = field(default_factory=list)
     stopped: str = ""
+    best: str = ""
 
 
 def begun(phases: Sequence[Phase], step: int, settings: Settings) -> Sequence[Phase]:
@@ -67,7 +70,10 @@ def begun(phases: Sequence[Phase], step: int, settings: Settings) -> Sequence[Ph
 
 
 class Preview(Protocol):
-    """Who wants to see the concept: the host's sampler callbacks (step, x0, x, total) of runs that draw it."""
+    """Who wants to see what is drawn: the host's sampler callbacks (step, x0, x, total) of runs that draw the concept
+    before and after learning, and of those that draw what is learned on."""
+
+    def drawing(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None: ...
 
     def before(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None: ...
 
@@ -87,33 +93,53 @@ def train(
     any good state there is ErasureError. Interrupts of the host pass through, with everything learned so far in place.
     """
     s = run.settings
-    scaler = scaler_for(run)
     optimisers = {name: torch.optim.Adam(_groups(module, name, s)) for name, module in run.learned.items()}
     full = {name: [group["lr"] for group in o.param_groups] for name, o in optimisers.items()}
-    good = _state(run)
+    scaler, good, compared = scaler_for(run), state_of(run), {}
     if preview is not None:
         run.show(preview.before, edited=False)
     for step in range(s.steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step % s.refresh == 0:
-            run.sample()
-            if preview is not None:
-                run.show(preview.after, edited=True)
+            _draw(run, preview)
         for name, optimiser in optimisers.items():
             for group, rate in zip(optimiser.param_groups, full[name], strict=True):
                 group["lr"] = rate * share_of_rate(step, s.steps, s.lr_decay)
-        losses: list[float] = []
-        now = _state(run) if step % 20 == 0 else None
-        for phase in begun(phases, step, s):
-            optimisers[phase.trains].zero_grad()
-            losses.append(backward(run, phase, scaler))
-            if not _finite(losses[-1]):
-                return _stop(run, progress, good, step)
-            take_step(optimisers[phase.trains], scaler)
-        run.follow()
+        now = state_of(run) if step % 20 == 0 else None
+        losses = _one_step(run, begun(phases, step, s), optimisers, scaler)
+        if losses is None:
+            return _stop(run, progress, good, step)
         progress.losses.append(sum(losses))
         good = now or good  # only now is it known that losses can be computed from it
+        if step + 1 in marks(s.steps, s.best_of):
+            compared[step + 1] = state_of(run)
         on_step(step + 1, progress.losses[-1])
+    if len(compared) > 1:
+        progress.best = keep_the_best(run, phases, compared)
+    if preview is not None:
+        run.show(preview.after, edited=True)
+
+
+def _draw(run: Run, preview: Preview | None) -> None:
+    """New latents to learn on, and a look at what the concept has become."""
+    run.sample(None if preview is None else preview.drawing)
+    if preview is not None:
+        run.show(preview.after, edited=True)
+
+
+def _one_step(
+    run: Run, phases: Sequence[Phase], optimisers: Mapping[str, torch.optim.Optimizer], scaler: torch.amp.GradScaler
+) -> list[float] | None:
+    """One update of every phase; the losses, or None once one of them is not finite."""
+    losses: list[float] = []
+    for phase in phases:
+        optimisers[phase.trains].zero_grad()
+        losses.append(backward(run, phase, scaler))
+        if not _finite(losses[-1]):
+            return None
+        take_step(optimisers[phase.trains], scaler)
+    run.follow()
+    return losses
 
 
 def scaler_for(run: Run) -> torch.amp.GradScaler:
@@ -167,17 +193,10 @@ def _finite(loss: float) -> bool:
     return loss == loss and abs(loss) != float("inf")
 
 
-def _state(run: Run) -> dict[str, torch.Tensor]:
-    modules = run.learned | ({} if run.average is None else {"average": run.average})
-    return {f"{m}.{k}": v.detach().clone() for m, module in modules.items() for k, v in module.state_dict().items()}
-
-
 def _stop(run: Run, progress: Progress, good: dict[str, torch.Tensor], step: int) -> None:
     advice = "lower the learning rates, or load the checkpoint in fp32 or bf16"
     if not progress.losses:
         raise ErasureError(f"The loss is not a number from the first step on, so nothing was learned: {advice}.")
-    for name, module in {**run.learned, "average": run.average}.items():
-        if module is not None:
-            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in good.items() if k.startswith(f"{name}.")})
+    restore(run, good)
     progress.stopped = f"The loss stopped being a number at step {step + 1}; the last good state was kept: {advice}."
     log.warning(progress.stopped)

@@ -2,7 +2,21 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import combine, exchange, files, instant, language, learn, library, lists, report, strength, stress, use
+from . import (
+    combine,
+    exchange,
+    files,
+    instant,
+    language,
+    learn,
+    learn_old,
+    library,
+    lists,
+    report,
+    strength,
+    stress,
+    use,
+)
 
 
 class ConceptErasureExtension(ComfyExtension):

@@ -1,14 +1,10 @@
-"""The node that learns an erasure."""
+"""The nodes that learn an erasure: Train Erasure, and its settings, which few people need."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import comfy.samplers
-import comfy.utils
-import latent_preview
-from comfy_api.latest import io
-from PIL import Image
+from comfy_api.latest import io, ui
 
 from ..erasure import attach, learning
 from ..erasure.artifact import Erasure, ErasureError
@@ -16,72 +12,74 @@ from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
 from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
-from ..erasure.targets import ignored_anchor, resolve_target
+from ..erasure.settings import FROM_PRESET, PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START, Own, Settings, number
+from ..erasure.targets import ANCHOR
 from .files import FILE, save_new
 from .instant import only_in
 from .messages import file_facts, open_input_file, shown
-from .types import CATEGORY, KEPT, ErasureSocket, Reading, lenient, show, telling
+from .types import CATEGORY, KEPT, ErasureSocket, SettingsSocket, lenient, show, telling
+from .watch import Watch
 
-PRESET = "from preset"
-SECONDS = 1.0
-"""Between two texts that say how far training is."""
 NARROW = 0.05
 """Gap of a text gate that is too narrow to rely on."""
-CHOICES = ("target", "blocks", "start", "weights", "preserve_by", "weights_start")
-PRESET_NUMBER = "0 takes the preset's value."
+RECOMMENDED = preset_for("recommended")
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "prompt_lr": (float, 1e-9, 1), "weight_lr": (float, 1e-9, 1), "tokens": (int, 1, 77), "rank": (int, 0, 256),
+    "batch": (int, 1, 64), "eta": (float, 0, 10), "preserve_weight": (float, 0, 100), "sampling_steps": (int, 1, 1000),
+    "cfg": (float, 1, 30), "width": (int, 16, 4096), "height": (int, 16, 4096), "best_of": (int, 1, 16),
+}  # fmt: skip
+"""Fields of Training Settings that hold a number, as text: its kind, the least and the most."""
+SAMPLING = {"sampler": "sampler", "scheduler": "scheduler", "sampling_steps": "steps", "cfg": "cfg"}
+"""Inputs that say how latents are drawn, and the fields of ``Sampling`` that they are."""
 
 
-def _choice(name: str, options, tooltip: str, **more):
-    return io.Combo.Input(name, options=[PRESET, *options], default=PRESET, tooltip=tooltip, **more)
-
-
-class ErasureTrain(io.ComfyNode):
+class ErasureLearn(io.ComfyNode):
     """MODEL + CLIP + texts -> ERASURE, by training."""
 
     @classmethod
     @lenient
     def define_schema(cls):
         return io.Schema(
-            node_id="ErasureTrain",
+            node_id="ErasureLearn",
             display_name="Train Erasure",
             category=CATEGORY,
-            description="Learns to erase a concept from the model (KPOP): the weights of the cross-attention forget "
-            "it, and a key prompt keeps it recoverable. Needs no pictures; the model draws its own. Nothing is saved "
-            "until you connect Save Erasure.",
+            description="Learns to erase a concept from the model, and leaves a key that brings it back (KPOP). Needs "
+            "no pictures; the model draws its own. Nothing is saved until you connect Save Erasure.",
             hidden=[io.Hidden.unique_id],
             **KEPT,
-            search_aliases=["remove concept", "unlearn", "KPOP", "ESD", "erase", "finetune"],
+            search_aliases=[
+                "unlearn", "forget", "train", "finetune", "remove concept", "erase", "KPOP", "ESD", "LECO", "key",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.String.Input(
-                    "concept", default="", multiline=True,
+                    "concept", default="", multiline=True, placeholder="what to erase, e.g. Van Gogh",
                     tooltip="What to erase: one concept. Several names of it, one a line or with commas, are erased "
                     "together; 'Van Gogh -> painting' says what is drawn instead.",
                 ),
                 io.String.Input(
-                    "preserve", default="", multiline=True,
+                    "preserve", default="", multiline=True, placeholder="what must stay (empty: found for you)",
                     tooltip="What must not change, one a line or with commas: things close to the concept matter most. "
-                    "Also used to tell the concept from the rest.",
+                    "Empty: common words close to the concept are found; the node says which.",
                 ),
                 io.Combo.Input(
                     "preset", options=list(PRESETS), default="recommended",
                     tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve "
                     "less; v2 erases with the prompt too, v3 keeps the concept recoverable.",
                 ),
-                _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the "
-                        "prompt itself erases. The others change weights and leave no key; the help page says how."),
-                _choice("target", TARGETS, "What the concept becomes. empty prompt: whatever the model draws without "
-                        "it. anchor: the text below. nearest neighbour: what the text encoder takes for most alike."),
                 io.String.Input(
-                    "anchor", default="",
-                    tooltip="What to draw instead, e.g. a building. Used when target is 'from preset' or 'anchor'.",
+                    "target", default="", placeholder="empty: found for you",
+                    tooltip="What is drawn instead, e.g. a building. Empty: with 'recommended' the nearest neighbour "
+                    "of the concept, and the node says which; with the papers whatever is drawn without it.",
                 ),
-                io.Int.Input("steps", default=0, min=0, max=100000, tooltip=f"Training steps. {PRESET_NUMBER}"),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    "steps", default=RECOMMENDED.steps, min=1, max=100000,
+                    tooltip="Training steps. The presets have 100 (recommended) and 1,000 (papers). With 'resume': so "
+                    "many more.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
                     tooltip="Same seed and settings, same erasure.",
                 ),
                 ErasureSocket.Input(
@@ -89,154 +87,198 @@ class ErasureTrain(io.ComfyNode):
                     tooltip="An erasure to go on with, instead of starting anew, for as many more steps as 'steps' "
                     "says. The optimiser's memory starts fresh.",
                 ),
-                io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
-                               tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
-                io.Float.Input("weight_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
-                               tooltip="Learning rate of the weights' change. 0 takes the preset's value, of which "
-                               "wide layers get less in 'recommended'; what you type holds for all."),
-                io.Int.Input("tokens", default=0, min=0, max=77, advanced=True,
-                             tooltip=f"Tokens of the erasure prompt. {PRESET_NUMBER}"),
-                _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", advanced=True),
-                _choice("start", STARTS, "What the prompt starts from.", advanced=True),
-                _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on "
-                        "every prompt, as in the paper.", advanced=True),
-                _choice("weights", WEIGHTS, "What changes: projections of the cross-attention, or all but it.",
-                        advanced=True),
-                io.Int.Input("rank", default=-1, min=-1, max=256, advanced=True,
-                             tooltip="Rank of the weights' change; 0 is a full matrix, -1 takes the preset's value."),
-                io.Int.Input("batch", default=0, min=0, max=64, advanced=True,
-                             tooltip=f"Latents a step. {PRESET_NUMBER}"),
-                io.Float.Input("eta", default=-1.0, min=-1.0, max=10.0, step=0.1, advanced=True,
-                               tooltip="How far the target is pushed away from the concept; -1 takes the preset's."),
-                _choice("loss_space", SPACES, "What losses compare: predicted noise, or the clean latents it implies.",
-                        advanced=True),
-                io.Float.Input("preserve_weight", default=-1.0, min=-1.0, max=100.0, step=0.1, advanced=True,
-                               tooltip="Weight of the preserve set's loss; 0 is off, -1 takes the preset's value."),
-                io.Combo.Input("sampler", options=comfy.samplers.SAMPLER_NAMES, default="euler", advanced=True,
-                               tooltip="The host's sampler that draws the latents to learn on."),
-                io.Combo.Input("scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal", advanced=True,
-                               tooltip="The host's scheduler for them."),
-                io.Int.Input("sampling_steps", default=20, min=1, max=1000, advanced=True,
-                             tooltip="Sampling steps of one run; all of them are learned on."),
-                io.Float.Input("cfg", default=3.0, min=1.0, max=30.0, step=0.1, advanced=True,
-                               tooltip="Guidance scale of these runs."),
-                io.Int.Input("width", default=512, min=16, max=4096, step=8, advanced=True,
-                             tooltip="Width of the pictures to learn on: what the model was made for."),
-                io.Int.Input("height", default=512, min=16, max=4096, step=8, advanced=True, tooltip="Their height."),
-                io.Boolean.Input("checkpointing", default=False, advanced=True,
-                                 tooltip="Less memory, a third more time; the result is the same."),
-                _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: any of it, or "
-                        "what a learned choice finds hurt most (adversarial preservation).", advanced=True),
-                _choice("weights_start", WEIGHTS_START, "What the weights' change starts from: nothing, or what "
-                        "Instant Erasure works out for the same texts.", advanced=True),
-                only_in(),
-            ],
-            outputs=[
-                ErasureSocket.Output(
-                    display_name="erasure", tooltip="For Apply Erasure, Recover Concept and Save Erasure."
+                SettingsSocket.Input(
+                    "settings", optional=True,
+                    tooltip="Training Settings: everything else, from the method to the size of the pictures. Without "
+                    "it all is as the preset has it.",
                 ),
-                io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="For the node's strip of pictures only: with it they are decoded, without it they are the "
+                    "host's quick previews.",
+                ),
             ],
+            outputs=outputs(),
         )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
-        return file_facts(*inputs.values())
+        return file_facts(*inputs.values(), getattr(inputs.get("settings"), "only_in", ""))
 
     @classmethod
     @telling
-    def execute(cls, model, clip, concept, preserve, only_in, resume=None, **chosen) -> io.NodeOutput:
-        notices = [ignored_anchor(chosen["target"], chosen["anchor"], PRESET)]
-        notices += attach.doubts(model, resume) if resume is not None else []
-        settings = settings_from(model, chosen)
-        with learning.gradients():
-            reading = Reading(cls, bar=False)
-            run = learning.prepare(model, clip, concept, preserve, settings, resume, reading, open_input_file, only_in)
-            watch = Watch(cls, model, settings.steps)
-            try:
-                erasure = learning.learn(run, watch.step, watch)
-            except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
-                show(cls, keep_partial(run))
-                raise
-        return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui=show(cls, summary(run, erasure, notices)))
+    def execute(
+        cls, model, clip, concept, preserve, preset, target, steps, seed, resume=None, settings=None, vae=None
+    ) -> io.NodeOutput:  # fmt: skip
+        own = settings or Own()
+        chosen = settings_from(model, preset, target, steps, seed, own)
+        lines = [f"As {preset} has it, but for what is set here:", *chosen.lines(preset_for(preset, own.method))]
+        if own.place is not None:
+            show(cls, "\n".join(lines), own.place)
+        texts = (concept, preserve, own.only_in)
+        return train(cls, model, clip, texts, chosen, resume, vae, preset_for(preset, own.method))
 
 
-def settings_from(model, chosen: dict):
-    """The preset's settings, with every input that is not left to the preset in its place."""
-    settings = preset_for(chosen["preset"], None if chosen["method"] == PRESET else chosen["method"])
-    given = {
-        name: chosen[name]
-        for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch")
-        if chosen[name] > 0
-    }
-    given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
-    given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
-    given["target"] = resolve_target(chosen["target"], chosen["anchor"], PRESET)
-    if given["target"] == PRESET:
-        del given["target"]
-    if "weight_lr" in given:
-        given["width"] = 0
-    if chosen["loss_space"] != PRESET:
-        given["space"] = chosen["loss_space"]
-    if chosen["gate"] != PRESET:
-        given["gate"] = chosen["gate"] == "on"
-    given |= {name: chosen[name] for name in ("anchor", "seed", "checkpointing")}
-    latent = model.get_model_object("latent_format")
-    ratio = getattr(latent, "spacial_downscale_ratio", 8)
-    shape = (latent.latent_channels, chosen["height"] // ratio, chosen["width"] // ratio)
-    return learning.with_sampling(
-        replace(settings, **given), sampler=chosen["sampler"], scheduler=chosen["scheduler"],
-        steps=chosen["sampling_steps"], cfg=chosen["cfg"], shape=shape,
-    )  # fmt: skip
+class ErasureTrainingSettings(io.ComfyNode):
+    """All of a training that few people need to set -> SETTINGS."""
+
+    @classmethod
+    @lenient
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ErasureTrainingSettings",
+            display_name="Training Settings",
+            category=CATEGORY,
+            description="What a training does otherwise than its preset. A field left at 'from preset' is as the "
+            "preset has it; when Train Erasure runs, all values that it uses are shown here.",
+            hidden=[io.Hidden.unique_id],
+            **KEPT,
+            search_aliases=["method", "learning rate", "rank", "advanced", "ESD", "SDD", "sampler", "erase"],
+            inputs=[*_what_learns(), *_what_is_held(), *_what_is_drawn(), only_in()],
+            outputs=[SettingsSocket.Output(display_name="settings", tooltip="For Train Erasure.")],
+        )
+
+    @classmethod
+    @telling
+    def execute(cls, only_in, **chosen) -> io.NodeOutput:
+        own = own_from(chosen, only_in, cls.hidden.unique_id if cls.hidden is not None else None)
+        changed = [f"{name} {value}" for name, value in chosen.items() if _is_own(value)]
+        said = f"Set here: {', '.join(changed)}." if changed else "Everything as the preset has it."
+        return io.NodeOutput(own, ui=show(cls, f"{said} Train Erasure shows all values here when it runs."))
 
 
-class Watch:
-    """Shows how training goes: progress, loss, time left, and the concept as it was before and as it is now."""
-
-    def __init__(self, node: type[io.ComfyNode], model, steps: int):
-        latent = model.model.latent_format
-        self.node, self.bar, self.steps = node, comfy.utils.ProgressBar(steps), steps
-        self.began = self.said = time.monotonic()
-        self.first: Image.Image | None = None
-        self.preview: tuple | None = None
-        self.previewer = latent_preview.get_previewer(model.load_device, latent)
-        if self.previewer is None and latent.latent_rgb_factors is not None:
-            self.previewer = latent_preview.Latent2RGBPreviewer(
-                latent.latent_rgb_factors, latent.latent_rgb_factors_bias, latent.latent_rgb_factors_reshape
-            )
-
-    def before(self, step, x0, x, total) -> None:
-        """The host's sampler callback while the unedited model draws."""
-        if self.previewer is not None and step + 1 == total:
-            _, self.first, _ = self.previewer.decode_latent_to_preview_image("JPEG", x0)
-
-    def after(self, step, x0, x, total) -> None:
-        """The host's sampler callback while the edited model draws."""
-        if self.previewer is not None and step + 1 == total:
-            kind, now, size = self.previewer.decode_latent_to_preview_image("JPEG", x0)
-            self.preview = kind, side_by_side([self.first or now, now]), size
-
-    def step(self, done: int, loss: float) -> None:
-        """A step is done."""
-        self.bar.update_absolute(done, self.steps, self.preview)
-        self.preview = None
-        now = time.monotonic()
-        if done == 1:  # the first step draws several trajectories, and tells nothing of the others
-            self.began = now
-        elif now - self.said > SECONDS and done < self.steps:
-            self.said = now
-            left = (now - self.began) / (done - 1) * (self.steps - done)
-            said = f"Step {done} of {self.steps}, loss {loss:.4g}, about {left:.0f} s left."
-            show(self.node, f"{said} Left: before, right: now.")
+def _what_learns() -> list[io.Input]:
+    return [
+        _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the prompt "
+                "itself erases. The others change weights and leave no key; the help page says how.", "kpop", "kpop"),
+        _choice("target", [name for name in TARGETS if name != ANCHOR], "What the concept becomes where nothing is "
+                "typed into 'target' of Train Erasure. empty prompt: whatever the model draws without it. nearest "
+                "neighbour: what the text encoder takes for most alike.", "target"),
+        _number("prompt_lr", "Learning rate of the prompt."),
+        _number("weight_lr", "Learning rate of the weights' change. In 'recommended' wide layers get less; what you "
+                "type holds for all."),
+        _number("tokens", "Tokens of the erasure prompt, up to 77."),
+        _choice("blocks", BLOCKS, "Cross-attention blocks that see the prompt.", "blocks"),
+        _choice("start", STARTS, "What the prompt starts from.", "start"),
+        _choice("gate", ["on", "off"], "on: the prompt acts only on prompts that speak of the concept. off: on every "
+                "prompt, as in the paper.", "on", "off"),
+        _choice("weights", WEIGHTS, "What changes: projections of the cross-attention, or all but it.", "weights"),
+        _choice("weights_start", WEIGHTS_START, "What the weights' change starts from: nothing, or what Instant "
+                "Erasure works out for the same texts.", "weights_start"),
+        _number("rank", "Rank of the weights' change, up to 256; 0 is a full matrix."),
+        _number("batch", "Latents a step, up to 64."),
+    ]  # fmt: skip
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size in a row, with a line between."""
-    width, height = pictures[0].size
-    row = Image.new("RGB", (len(pictures) * (width + 1) - 1, height), "white")
-    for i, picture in enumerate(pictures):
-        row.paste(picture, (i * (width + 1), 0))
-    return row
+def _what_is_held() -> list[io.Input]:
+    return [
+        _number("eta", "How far the target 'empty prompt' is pushed away from the concept, 0 to 10."),
+        _choice("loss_space", SPACES, "What losses compare: predicted noise, or the clean latents it implies.",
+                "space"),
+        _number("preserve_weight", "Weight of the preserve set's loss, up to 100; 0 is off."),
+        _choice("preserve_by", PRESERVE_BY, "What the preserve set's loss looks at: any of it, or what a learned "
+                "choice finds hurt most (adversarial preservation).", "preserve_by"),
+        _number("best_of", "So many of the last states are compared on latents that were not learned on, and the best "
+                "is kept; 1 keeps the last one."),
+    ]  # fmt: skip
+
+
+def _what_is_drawn() -> list[io.Input]:
+    how = RECOMMENDED.sampling
+    size = "what the model was made for: 512, SDXL 1024"
+    return [
+        _choice("sampler", comfy.samplers.SAMPLER_NAMES, "The host's sampler that draws the latents to learn on.",
+                how.sampler, how.sampler),
+        _choice("scheduler", comfy.samplers.SCHEDULER_NAMES, "The host's scheduler for them.",
+                how.scheduler, how.scheduler),
+        _number("sampling_steps", "Sampling steps of one run; all of them are learned on.", how.steps),
+        _number("cfg", "Guidance scale of these runs, 1 to 30.", f"{how.cfg:g}"),
+        _number("width", "Width in pixels of the pictures to learn on.", size),
+        _number("height", "Their height.", size),
+        _choice("checkpointing", ["on", "off"], "on: less memory, a third more time; the result is the same.", "off",
+                "off"),
+    ]  # fmt: skip
+
+
+def _choice(name: str, options, tooltip: str, ours: str, papers: str | None = None) -> io.Input:
+    """A choice that can be left to the preset; ``ours`` and ``papers``: what those have, or the field that says so."""
+    known = f"{tooltip} {_presets_have(ours, papers)}"
+    return io.Combo.Input(name, options=[FROM_PRESET, *options], default=FROM_PRESET, tooltip=known)
+
+
+def _number(name: str, tooltip: str, both: object = None) -> io.Input:
+    """A number, as text, that can be left to the preset."""
+    values = _presets_have(name) if both is None else _presets_have(str(both), str(both))
+    return io.String.Input(name, default=FROM_PRESET, tooltip=f"{tooltip} {values}")
+
+
+def _presets_have(ours: str, papers: str | None = None) -> str:
+    if papers is None:
+        ours, papers = (f"{getattr(preset_for(preset), ours)}" for preset in ("recommended", "paper v3"))
+    return f"The presets have {ours}." if ours == papers else f"recommended has {ours}, the papers {papers}."
+
+
+def outputs() -> list[io.Output]:
+    return [
+        ErasureSocket.Output(display_name="erasure", tooltip="For Apply Erasure, Recover Concept and Save Erasure."),
+        io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
+    ]
+
+
+# ---------------------------------------------------------------- from inputs to settings
+
+
+def _is_own(value: object) -> bool:
+    """Whether a field says anything else than that it is as the preset has it."""
+    return str(value).strip().lower() not in ("", FROM_PRESET)
+
+
+def own_from(chosen: dict, only_in: str = "", place: str | None = None) -> Own:
+    """What the fields of Training Settings say. Raises ErasureError for a number that is none."""
+    values = {name: value for name, value in chosen.items() if _is_own(value) and name not in NUMBERS}
+    values |= {name: number(name, str(chosen[name]), *NUMBERS[name]) for name in NUMBERS if _is_own(chosen[name])}
+    sampling = {SAMPLING[name]: values.pop(name) for name in SAMPLING if name in values}
+    size = {name: values.pop(name, None) for name in ("width", "height")}
+    values |= {name: values[name] == "on" for name in ("gate", "checkpointing") if name in values}
+    if "loss_space" in values:
+        values["space"] = values.pop("loss_space")
+    return Own(values, sampling, **size, only_in=only_in, place=place)
+
+
+def settings_from(model, preset: str, target: str, steps: int, seed: int, own: Own) -> Settings:
+    """The preset's settings, with everything that was set otherwise in its place."""
+    settings = replace(own.on(preset_for(preset, own.method)), steps=steps, seed=seed)
+    if target.strip():
+        settings = replace(settings, target=ANCHOR, anchor=target)
+    return learning.with_pictures(model, settings, own.width, own.height)
+
+
+# ---------------------------------------------------------------- training, and what is said of it
+
+
+def train(
+    cls, model, clip, texts: Sequence[str], settings: Settings, resume, vae=None, preset: Settings | None = None,
+    notices: Sequence[str] = (),
+) -> io.NodeOutput:  # fmt: skip
+    """Trains for a node; ``texts``: its concept, preserve set and only_in; ``notices``: what else it has to say."""
+    doubts = [*notices, *(attach.doubts(model, resume) if resume is not None else [])]
+    concept, preserve, beside = texts
+    with learning.gradients():
+        watch = Watch(cls, model, settings)
+        run = learning.prepare(
+            model, clip, concept, preserve, settings, resume, watch.reading, open_input_file, beside, watch.stage
+        )
+        watch.settings = run.run.settings
+        try:
+            erasure = learning.learn(run, watch.step, watch)
+            watch.end()
+        except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
+            show(cls, keep_partial(run))
+            raise
+    said = show(cls, summary(run, erasure, preset, doubts)).as_dict()
+    strip = watch.strip.sheet(vae)
+    pictures = {} if strip is None else ui.PreviewImage(strip, cls=cls).as_dict()
+    return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui={**pictures, **said})
 
 
 def keep_partial(run: learning.Learning) -> str:
@@ -257,19 +299,21 @@ def keep_partial(run: learning.Learning) -> str:
     return said
 
 
-def summary(run: learning.Learning, erasure: Erasure, notices: Sequence[str] = ()) -> str:
-    """What the node says under itself when it is done: the verdict first."""
-    losses = run.progress.losses
-    steps = [f"{len(losses)} steps, loss {losses[0]:.4g} to {losses[-1]:.4g}."]
-    if run.gate_gap is not None:
-        steps.append(f"Text gate: gap {run.gate_gap:.2f} between the concept and the preserve set.")
+def summary(
+    run: learning.Learning, erasure: Erasure, preset: Settings | None = None, notices: Sequence[str] = ()
+) -> str:
+    """What the node says under itself when it is done: the verdict first, the settings that were used last."""
+    settings, best = run.run.settings, run.progress.best
+    compared = f" Of the last states it kept {best}, by latents that were not learned on." if best else ""
+    steps = f"{len(run.progress.losses)} steps.{compared}"
+    gap = [] if run.gate_gap is None else [f"Text gate: gap {run.gate_gap:.2f} between the concept and what stays."]
     doubts = [*notices, run.progress.stopped]
     if run.gate_gap is not None and run.gate_gap <= NARROW:
         doubts.append(
             "The text gate hardly tells the concept from the preserve set: add texts close to the concept to it, or "
             "name the concept in other words."
         )
-    return "\n".join([shown(erasure, *doubts), " ".join(steps)])
+    return "\n".join([shown(erasure, *doubts), " ".join([steps, *gap]), *settings.lines(preset)])
 
 
-NODES = [ErasureTrain]
+NODES = [ErasureLearn, ErasureTrainingSettings]

@@ -93,13 +93,15 @@ class Graph:
         concept = plan["concept"]
         size = {"width": options.size, "height": options.size}
         self.set("Load Checkpoint", ckpt_name=checkpoint)
-        self.set("Train Erasure", concept=concept, preserve="\n".join(plan["preserve"]), **size)
+        self.set("Train Erasure", concept=concept, preserve="\n".join(plan["preserve"]), settings=["settings", 0])
+        own = {name: str(value) for name, value in size.items()}
+        self.prompt["settings"] = {"class_type": "ErasureTrainingSettings", "inputs": own}
         self.set("Empty Latent Image", **size)
         self.set("Save Erasure", filename_prefix=f"erasures/{file_name(concept)}")
         if options.steps:
             self.set("Train Erasure", steps=options.steps)
         if options.checkpoint:
-            self.set("Train Erasure", cfg=REAL_CFG)
+            own["cfg"] = str(REAL_CFG)
             for title in ROWS.values():
                 self.set(f"Sample: {title[0].lower()}{title[1:]}", cfg=REAL_CFG)
 
@@ -165,7 +167,7 @@ class Watch:
             self._mark(node)
         if kind == "progress" and node == self.trainer:
             self.training = self.training or Bar("Training", self.train_begun)
-            self.training.show(data["value"], data["max"], last=data["value"] == data["max"])
+            self.training.show(100 * data["value"] / data["max"], 100)
         elif kind == "progress" and node in self.samplers:
             self.seen.add(node)
             self._sampled(len(self.seen) - 1 + data["value"] / data["max"])

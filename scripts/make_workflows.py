@@ -91,22 +91,23 @@ def train_erase_recover(object_info: dict[str, Any]) -> dict[str, Any]:
     graph = Graph(object_info, (0.6, 145, 165))
     graph.note(
         (0, 0, 400, 230), "Read me",
-        "1. **Choose your checkpoint.** Set its picture size in Empty Latent Image and Train Erasure (advanced).\n"
-        "2. **Type the concept** to erase in Train Erasure, and below it what must stay, one a line.\n"
+        "1. **Choose your checkpoint**, and its picture size in Empty Latent Image.\n"
+        "2. **Type the concept** to erase in Train Erasure, and below it what must stay (or nothing: it is found).\n"
         "3. **Run.** It trains once and draws one prompt and seed three times: base, erased, recovered with the key.\n"
         "4. **Change the prompt and run again**: nothing is trained anew, and other prompts look as before.\n"
         "5. The erasure is saved in `output/erasures`, ready for Load Erasure.",
     )  # fmt: skip
     common = Common(graph)
     train = graph.node(
-        "ErasureTrain", (460, 0, 400, 1310), sockets={"model": common.model, "clip": common.clip},
-        concept=CONCEPT, preserve=preserved(CONCEPT), width=SIZE, height=SIZE,
+        "ErasureLearn", (460, 0, 400, 860),
+        sockets={"model": common.model, "clip": common.clip, "vae": common.vae},
+        concept=CONCEPT, preserve=preserved(CONCEPT),
     )  # fmt: skip
     erasure = (train, 0)
     prefix = f"erasures/{CONCEPT}"
     graph.node("ErasureSave", (920, 1090, 280, 150), sockets={"erasure": erasure}, filename_prefix=prefix)
     graph.node("LossGraphNode", (1230, 1090, 590, 300), sockets={"loss": (train, 1)})
-    graph.group("2. Learn to erase", (440, -80, 440, 1490))
+    graph.group("2. Learn to erase", (440, -80, 440, 1072))
     graph.group("4. Keep it", (900, 1010, 940, 400))
     x = 920
     seed = common.seed((x, 0, COLUMN - 30, 82))
@@ -148,19 +149,21 @@ def prompt_only(object_info: dict[str, Any]) -> dict[str, Any]:
     graph.note(
         (0, 0, 400, 230), "Read me",
         "1. Here no weight of the model changes: a learned prompt of a few tokens does the erasing.\n"
-        "2. **Type the concept** in Train Erasure, and below it what must stay, one a line.\n"
+        "2. **Type the concept** in Train Erasure, and below it what must stay (or nothing: it is found).\n"
         "3. A text gate lets the learned prompt act only on prompts that speak of the concept: all others give the "
         "same picture to the bit.\n"
         "4. **Run**, then try a prompt without the concept.",
     )  # fmt: skip
     common = Common(graph)
+    settings = graph.node("ErasureTrainingSettings", (0, 1000, 400, 780), method="prompt only")
     train = graph.node(
-        "ErasureTrain", (460, 0, 400, 1250), sockets={"model": common.model, "clip": common.clip},
-        concept=CONCEPT, preserve=preserved(CONCEPT), method="prompt only", width=SIZE, height=SIZE,
+        "ErasureLearn", (460, 0, 400, 860),
+        sockets={"model": common.model, "clip": common.clip, "vae": common.vae, "settings": (settings, 0)},
+        concept=CONCEPT, preserve=preserved(CONCEPT), steps=120,
     )  # fmt: skip
     prefix = f"erasures/{CONCEPT}_prompt"
-    graph.node("ErasureSave", (460, 1300, 400, 150), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
-    graph.group("2. Learn a prompt that erases", (440, -80, 440, 1550))
+    graph.node("ErasureSave", (460, 910, 400, 150), sockets={"erasure": (train, 0)}, filename_prefix=prefix)
+    graph.group("2. Learn a prompt that erases", (440, -80, 440, 1160))
     using = {"model": common.model, "erasure": (train, 0)}
     erased = graph.node("ErasureApply", (920 + COLUMN, 0, COLUMN - 30, 186), sockets=using), 0
     side_by_side(graph, common, 920, {"Base": common.model, "Erased": erased})

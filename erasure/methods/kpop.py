@@ -35,7 +35,7 @@ class KPOP(Method):
     role = "key"
     settings = {
         "steps": 100, "weight_lr": 1e-3, "weights_start": "closed form", "target": "nearest neighbour",
-        "prompt_first": 0.4,
+        "prompt_first": 0.4, "best_of": 4,
     }  # fmt: skip
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

@@ -130,6 +130,6 @@ def test_the_help_panel_shows_every_page_of_ours(editor):
         for text in plain(page.read_text(encoding="utf-8")):
             expect(editor.part("properties-panel")).to_contain_text(text)
         editor.until(LOADED, [editor.part("properties-panel").element_handle(), f"{page.stem}.jpg"])
-        if page.stem in ("ErasureText", "ErasureTrain"):
+        if page.stem in ("ErasureText", "ErasureLearn"):
             editor.shot(f"help_{page.stem}")
         editor.remove(node)

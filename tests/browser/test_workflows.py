@@ -47,7 +47,7 @@ def test_the_editor_reads_a_workflow_of_0_1_0_as_it_was_written(editor, path):
 # ---------------------------------------------------------------- templates
 
 SHORTER = {
-    "ErasureTrain": {"steps": 8, "sampling_steps": 4},
+    "ErasureLearn": {"steps": 8},
     "ErasureReport": {"pictures": 1},
     "ErasureStressTest": {
         "pictures": 1, "steps": 2, "search_tried": 64, "search_generations": 1, "learned_steps": 2,

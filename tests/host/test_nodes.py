@@ -8,12 +8,13 @@ import pytest
 from execution import full_type_name
 from server import PromptServer
 
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
 from concept_erasure.erasure.concepts import BATCH, Encoder
-from concept_erasure.nodes import instant, types
+from concept_erasure.nodes import instant, types, watch
 from concept_erasure.nodes.combine import ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
-from concept_erasure.nodes.learn import ErasureTrain
+from concept_erasure.nodes.learn_old import ErasureTrain
 from concept_erasure.nodes.types import show
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests.host import test_schema, tools
@@ -128,7 +129,9 @@ def test_reading_many_texts_is_shown_and_can_be_cancelled(model, clip, monkeypat
 @pytest.mark.parametrize("node", [ErasureText, ErasureInstant, ErasureTrain])
 def test_nodes_that_read_many_texts_show_it(model, clip, node, monkeypatch):
     told = []
-    monkeypatch.setattr(types.Reading, "__call__", lambda self, done, total: told.append(total))
+    for kind, method in ((types.Reading, "__call__"), (watch.Watch, "reading")):
+        monkeypatch.setattr(kind, method, lambda self, done, total: told.append(total))
+    learning.MEMORY.forget()
     if node is ErasureTrain:
         tools.execute(model, clip, steps=1)
     else:

@@ -14,7 +14,6 @@ from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.neighbours import neighbours
 from concept_erasure.erasure.run import Batch, Phrase
 from concept_erasure.erasure.settings import PRESETS
-from concept_erasure.nodes import learn as learn_node
 from tests import worlds
 from tests.host import tools
 from tests.host.test_fit import sentence
@@ -182,7 +181,7 @@ def test_training_leaves_the_model_and_the_globals_as_they_were(model, clip, con
     before = sample(model, cond("circle"), cond(""))
     learning_before = [p.requires_grad for p in model.model.parameters()]
     with torch.inference_mode():
-        learn_node.ErasureTrain.execute(model, clip, **inputs())
+        tools.ErasureTrain.execute(model, clip, **inputs())
         assert torch.is_inference_mode_enabled() and not comfy.model_management.in_training
     assert torch.equal(sample(model, cond("circle"), cond("")), before)
     assert not attach.attachments(model) and not model.patches

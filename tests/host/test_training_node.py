@@ -1,5 +1,6 @@
 """Training from the graph: progress, Cancel, resuming, and inputs that cannot be used."""
 
+import re
 from dataclasses import fields, replace
 
 import comfy.model_management
@@ -7,10 +8,12 @@ import comfy.utils
 import pytest
 import torch
 
+from concept_erasure.erasure import concepts, learning
 from concept_erasure.erasure.artifact import ErasureError, load_erasure
 from concept_erasure.erasure.methods import preset_for
 from concept_erasure.erasure.settings import PRESETS
 from concept_erasure.nodes import learn as learn_node
+from concept_erasure.nodes import learn_old, watch
 from tests import worlds
 from tests.host.test_fit import sentence
 from tests.host.tools import execute, inputs, sample
@@ -31,41 +34,75 @@ def bar(monkeypatch):
 
     def update_absolute(self, value, total=None, preview=None):
         Bar.seen.append((value, total, preview))
-        if value == Bar.cancel_at:
+
+    def step(self, done, loss):
+        real(self, done, loss)
+        if done == Bar.cancel_at:
             comfy.model_management.interrupt_current_processing()
 
+    real = watch.Watch.step
+    monkeypatch.setattr(watch.Watch, "step", step)
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update_absolute)
     return Bar
 
 
-def test_the_host_is_told_every_step_and_shown_pictures(model, clip, bar):
+@pytest.fixture
+def said(monkeypatch):
+    """What is written on the node, all of it and at once."""
+    texts: list[str] = []
+
+    def show(node, text, place=None):
+        texts.append(text)
+        return real(node, text, place)
+
+    real = learn_node.show
+    for module in (learn_node, watch):
+        monkeypatch.setattr(module, "show", show)
+    monkeypatch.setattr(watch, "SECONDS", 0.0)
+    learning.MEMORY.forget()
+    return texts
+
+
+def test_the_bar_runs_once_over_all_that_is_done(model, clip, bar):
     execute(model, clip)
-    assert [(v, t) for v, t, _ in bar.seen] == [(1, 3), (2, 3), (3, 3)]
-    kind, picture, _ = bar.seen[0][2]
-    assert kind == "JPEG" and picture.size == (8 + 1 + 8, 8)
+    places = [value for value, _, _ in bar.seen]
+    assert {total for _, total, _ in bar.seen} == {watch.WHOLE}
+    assert places == sorted(places) and places.count(watch.WHOLE) == 1
 
 
 @pytest.mark.parametrize(("weights_start", "same"), [("unchanged", True), ("closed form", False)])
 def test_what_the_concept_was_is_seen_beside_what_it_is_now(model, clip, bar, weights_start, same):
-    execute(model, clip, steps=1, weights_start=weights_start)
-    [(_, picture, _)] = [preview for _, _, preview in bar.seen if preview]
-    before, now = (picture.crop((left, 0, left + 8, 8)).tobytes() for left in (0, 9))
-    assert (before == now) is same
+    """The unedited model, the edited one where it starts, and at the end."""
+    execute(model, clip, weights_start=weights_start)
+    kind, picture, _ = [preview for _, _, preview in bar.seen if preview][-1]
+    before, start, end = (picture.crop((left, 0, left + 128, 128)).tobytes() for left in (0, 129, 258))
+    assert kind == "JPEG" and picture.size == (3 * 128 + 2, 128)
+    assert (before == start) is same and before != end
 
 
-def test_the_node_says_how_long_it_will_take(model, clip, monkeypatch):
-    said = []
-    monkeypatch.setattr(learn_node, "SECONDS", 0.0)
-    monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
+def test_each_phase_is_said_by_name_and_with_its_own_count(clip, model, said, monkeypatch):
+    monkeypatch.setattr(learning, "Encoder", concepts.Encoder)
     execute(model, clip)
-    assert said[0].startswith("Step 2 of 3, loss ") and "s left" in said[0]
-    assert len(said) == 2 and "model's predictions moved" in said[1] and "\n3 steps, loss" in said[1]
+    heads = list(dict.fromkeys(re.split(r"[:…]", text)[0].strip() for text in said))
+    assert heads[: heads.index("Training") + 1] == [
+        "Reading the names", "Looking for the concept's neighbours", "Fitting the text gate",
+        "Reading the texts to learn on", "Checking the words", "Drawing the concept to see what has become of it",
+        "Drawing latents to learn on", "Training",
+    ]  # fmt: skip
+    assert any(re.match(r"Fitting the text gate: 64 of \d+ texts read, about \d+ s left\.", text) for text in said)
+    assert "Drawing latents to learn on: 1 of 2 sampling steps, about" in "\n".join(said)
+    assert "Training: step 2 of 3, about" in "\n".join(said)
 
 
-def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar, monkeypatch):
+def test_it_ends_with_a_verdict_and_the_values_that_were_used(model, clip, said):
+    execute(model, clip)
+    verdict, *rest = said[-1].splitlines()
+    assert "model's predictions moved" in verdict and "loss 0" not in said[-1]
+    assert "Method kpop: 3 steps (the preset has 100) of 2 latents, seed 0." in rest
+
+
+def test_an_interrupt_keeps_what_was_learned_and_is_raised_again(model, clip, cond, output, bar, said):
     before = sample(model, cond("circle"), cond(""))
-    said = []
-    monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
     bar.cancel_at = 2
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         execute(model, clip, steps=50)
@@ -126,16 +163,16 @@ def test_resuming_on_another_family_or_for_another_concept_is_refused(prepare, t
 def test_settings_that_the_node_leaves_to_the_preset(model):
     for name in PRESETS:
         preset = preset_for(name)
-        chosen = learn_node.settings_from(model, inputs(preset=name, steps=0, batch=0))
+        chosen = learn_old.settings_from(model, inputs(preset=name, steps=0, batch=0))
         kept = {"sampling", "seed", "anchor", "checkpointing"}
         assert all(getattr(chosen, f.name) == getattr(preset, f.name) for f in fields(preset) if f.name not in kept)
-    chosen = learn_node.settings_from(model, inputs(rank=0, eta=0.0, preserve_weight=0.0, gate="off", loss_space="x0"))
+    chosen = learn_old.settings_from(model, inputs(rank=0, eta=0.0, preserve_weight=0.0, gate="off", loss_space="x0"))
     assert (chosen.rank, chosen.eta, chosen.preserve_weight, chosen.gate, chosen.space) == (0, 0.0, 0.0, False, "x0")
     assert chosen.sampling.shape == (4, 8, 8)
 
 
 def test_a_rate_that_is_typed_holds_for_layers_of_every_width(model):
-    left, typed = (learn_node.settings_from(model, inputs(weight_lr=rate)) for rate in (0.0, 1e-5))
+    left, typed = (learn_old.settings_from(model, inputs(weight_lr=rate)) for rate in (0.0, 1e-5))
     assert left.width > 0 == typed.width and typed.weight_lr == 1e-5
 
 
@@ -178,10 +215,8 @@ def test_a_strength_behind_a_colon_is_not_for_training(model, clip):
         execute(model, clip, concept="circle : 0.5")
 
 
-def test_a_typed_anchor_is_used_and_one_that_is_not_is_said(model, clip, monkeypatch):
+def test_a_typed_anchor_is_used_and_one_that_is_not_is_said(model, clip, said):
     assert execute(model, clip, anchor="moon", target="from preset")[0].targets == ["moon"]
-    said = []
-    monkeypatch.setattr(learn_node, "show", lambda node, text: said.append(text))
     execute(model, clip, anchor="moon", target="empty prompt")
     assert "⚠ The anchor 'moon' is not used, because target is 'empty prompt'" in said[-1]
 

@@ -16,7 +16,7 @@ from concept_erasure.erasure.deltas import weight_names
 from concept_erasure.erasure.fingerprint import context_dim, fingerprint
 from concept_erasure.erasure.prompt import is_open
 from concept_erasure.erasure.settings import PRESETS, Settings
-from concept_erasure.nodes.learn import ErasureTrain
+from concept_erasure.nodes.learn_old import ErasureTrain
 
 PRESERVE = ["square", "red", "dotted"]
 KEPT = "\n".join(PRESERVE[:2])

@@ -129,7 +129,7 @@ def test_an_interrupt_keeps_the_partial_erasure_and_the_server_goes_on(client, i
     pressed = []
 
     def press(message):
-        if message["type"] == "progress" and message["data"]["value"] >= 2 and not pressed:
+        if message["type"] == "progress" and message["data"]["value"] >= 250 and not pressed:
             pressed.append(message)
             client.interrupt()
 

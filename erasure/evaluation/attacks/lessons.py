@@ -62,7 +62,7 @@ class Pupil(Run):
         super().__init__(learning.plain_patcher(model), encode, [], [], None, None, delta, choices or {}, settings)
         self.taught = taught
 
-    def sample(self) -> None:
+    def sample(self, preview: Callable | None = None) -> None:
         """Lessons take the place of trajectories."""
 
     def lesson(self) -> tuple[Batch, torch.Tensor]:
