@@ -29,5 +29,5 @@ class ConceptErasureExtension(ComfyExtension):
         language.register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength)
+        parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength, learn_old)
         return [node for part in parts for node in part.NODES]
