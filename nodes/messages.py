@@ -56,16 +56,19 @@ class TextWithTargets(ui.PreviewText):
 
 
 def target_rows(field: str, erasure: Erasure) -> list[dict[str, object]]:
-    """For each line of a field that is one name: what takes its place, and the nearest words that could."""
+    """For each line of a field that is one name: what takes its place, the nearest words that could, and whether the
+    text encoder does not know it."""
     targets = dict(zip(erasure.names, erasure.targets, strict=True))
     choices = dict(zip(erasure.names, erasure.choices, strict=False))
+    strange = erasure.metadata.unknown.splitlines()
     rows: list[dict[str, object]] = []
     for line in field.splitlines():
         with contextlib.suppress(ErasureError):  # a line that asks for a file
             match read_field(line).texts:
                 case [name] if name in targets:
                     nearest = [plain(word) for word in choices.get(name, ())]
-                    rows.append({"line": line.strip(), "target": plain(targets[name]), "nearest": nearest})
+                    row = {"line": line.strip(), "target": plain(targets[name]), "nearest": nearest}
+                    rows.append({**row, "unknown": name in strange})
     return rows
 
 

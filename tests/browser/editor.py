@@ -67,6 +67,9 @@ SHOWN = """id => {
 }"""
 """The editor shows a run's last preview, a blob, in front of the file that comes with the node's result."""
 SAID = "id => app.graph.getNodeById(id).widgets.find(widget => widget.name == '$$node-text-preview')?.value"
+MARK = """([id, name]) => {
+    app.graph.getNodeById(id).widgets.find(widget => widget.name == name).element.dataset.box = `${id} ${name}`;
+}"""
 STANDS_STILL = """() => {
     const {scale, offset} = app.canvas.ds, before = window.view;
     window.view = String([scale, ...offset]);
@@ -171,6 +174,14 @@ class Editor:
         number = self.number(name)
         self.until(f"([id, pattern]) => ({SAID})(id)?.match(pattern)", [number, pattern], timeout)
         return str(self.ask(SAID, number))
+
+    def text_box(self, name: str, node: str = "ErasureText") -> Locator:
+        """The text box of an input, as the classic editor or Nodes 2.0 shows it."""
+        number = self.number(node)
+        if self.ask("() => LiteGraph.vueNodesMode"):
+            return self.page.locator(f"[data-node-id='{number}']").get_by_label(name, exact=True)
+        self.ask(MARK, [number, name])
+        return self.page.locator(f"[data-box='{number} {name}']")
 
     def box(self, name: str) -> Box:
         """Where a node is."""

@@ -38,6 +38,23 @@ def drawing(info: dict[str, Any]) -> dict[str, Any]:
     return graph.saved()
 
 
+def erasing(info) -> dict[str, Any]:
+    """Text node between loader and sampler, whose result nobody but a sampler reads."""
+    graph = Graph(info, (1.0, 100, 130))
+    loader = graph.node("CheckpointLoaderSimple", (0, 300, 320, 98), ckpt_name=CHECKPOINT)
+    both = {"model": (loader, 0), "clip": (loader, 1)}
+    erase = graph.node("ErasureText", (400, 0, 400, 420), sockets=both, concept=CONCEPT, preserve="heart\nstar")
+    text = {"clip": (loader, 1)}
+    positive = graph.node("CLIPTextEncode", (0, 450, 320, 110), "Prompt", text, text="a red circle")
+    latent = graph.node("EmptyLatentImage", (0, 750, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
+    sockets = {"model": (erase, 0), "positive": (positive, 0), "negative": (positive, 0), "latent_image": (latent, 0)}
+    sampling = {"seed": 0, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
+    sampler = graph.node("KSampler", (880, 300, 320, 262), sockets=sockets, **sampling)
+    decode = graph.node("VAEDecode", (880, 612, 320, 46), sockets={"samples": (sampler, 0), "vae": (loader, 2)})
+    graph.node("PreviewImage", (1250, 300, 360, 400), "Picture", {"images": (decode, 0)})
+    return graph.saved()
+
+
 def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     """All nodes of ours but Train Erasure, each in a place of its own; pictures below those that change a model."""
     graph = Graph(info, (0.3, 100, 130))

@@ -139,10 +139,11 @@ def test_a_comment_is_said_to_be_left_out(read_once):
 
 @torch.inference_mode()
 def test_the_editors_rows_are_told_of_each_line_that_is_one_name_what_it_became_and_could_become(toys):
-    typed = "a circle\n#off heart\n# a note\nstar -> square : 0.5\nred, blue"
+    typed = "a circle\n#off heart\n# a note\nstar -> square : 0.5\nred, blue\nVan Gogh"
     out = ErasureInstant.execute(toys.model, toys.clip, typed)
     rows = out.ui.as_dict()["erasure_targets"]
-    assert [row["line"] for row in rows] == ["a circle", "star -> square : 0.5"]
+    assert [row["line"] for row in rows] == ["a circle", "star -> square : 0.5", "Van Gogh"]
+    assert [row["unknown"] for row in rows] == [False, False, True]
     assert rows[0]["target"] == rows[0]["nearest"][0] and rows[1]["target"] == "square"
     assert all(len(set(row["nearest"])) == 5 and "circle" not in row["nearest"] for row in rows)
     assert 'Switched off: "heart".' in out.ui.as_dict()["text"][0]

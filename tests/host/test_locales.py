@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from concept_erasure.nodes import ConceptErasureExtension
 
-LOCALES = Path(__file__).resolve().parents[2] / "locales"
+REPO = Path(__file__).resolve().parents[2]
+LOCALES = REPO / "locales"
 TRANSLATIONS = ("zh", "zh-TW", "ja", "ko", "fr", "es", "pt-BR", "de", "ru", "tr")
 LANGUAGES = ("en", *TRANSLATIONS)
 
@@ -117,3 +119,14 @@ def test_no_text_holds_a_sign_that_the_editor_takes_for_its_own(language):
 def test_files_are_written_alike(language):
     text = text_of(language)
     assert text == json.dumps(json.loads(text), ensure_ascii=False, indent=1) + "\n"
+
+
+def test_what_the_pack_adds_to_the_editor_speaks_every_language():
+    """The words of web/js, and the setting's."""
+    source = (REPO / "web" / "js" / "words.js").read_text(encoding="utf-8")
+    blocks = re.findall(r'^    "?([\w-]+)"?: \{\n(.*?)^    \},', source, re.M | re.S)
+    words = {language: re.findall(r'^        (\w+): ".+",$', block, re.M) for language, block in blocks}
+    assert set(words) == set(LANGUAGES) and all(keys == words["en"] for keys in words.values())
+    for language in LANGUAGES:
+        settings = json.loads((LOCALES / language / "settings.json").read_text(encoding="utf-8"))
+        assert {key: set(texts) for key, texts in settings.items()} == {"ConceptErasure_Rows": {"name", "tooltip"}}
