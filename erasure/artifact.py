@@ -152,7 +152,8 @@ class Erasure:
     """One erasure: prompts and/or a delta, what they are, and probes to check them by. Immutable; tensors are on the
     CPU.
 
-    ``choices``: for each name, the words nearest to it that could take its place; files do not keep them.
+    ``choices``: for each name, the words nearest to it that could take its place; files do not keep them. ``file``: the
+    name of the file that it was read from, without its ending.
     """
 
     metadata: Metadata
@@ -160,6 +161,7 @@ class Erasure:
     delta: Mapping[str, Change] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
     choices: tuple[tuple[str, ...], ...] = ()
+    file: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[PromptTensors, ...]:
@@ -345,7 +347,8 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ErasureError(f"'{name}' lacks a part of its erasure: download or save it again.") from error
-    return Erasure(Metadata(**{k: v for k, v in strings.items() if k in known}), prompts, delta, probes)
+    metadata = Metadata(**{k: v for k, v in strings.items() if k in known})
+    return Erasure(metadata, prompts, delta, probes, file=Path(name).stem)
 
 
 def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTensors:

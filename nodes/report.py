@@ -1,5 +1,7 @@
 """Nodes that show what an erasure does, and count it."""
 
+from collections.abc import Callable, Container
+from itertools import count
 from pathlib import Path
 
 import comfy.samplers
@@ -8,19 +10,19 @@ from comfy_api.latest import io, ui
 
 from ..erasure import attach
 from ..erasure.artifact import ErasureError
+from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.grid import SIDE, within
 from ..erasure.evaluation.judges import ClipJudge, Judge
 from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
+from ..erasure.evaluation.subject import entry, subject_of
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
 
 MOST = 16
 THUMBNAIL = 512
 """Pixels of a preview's longer side: every picture that is drawn goes to the editor."""
-LONGEST = 80
-"""Characters of a concept in a table and over a grid."""
 
 
 def before_and_after_inputs() -> list:
@@ -68,16 +70,25 @@ def judge_inputs() -> list:
     """What counts, and the negative prompt, which has always stood behind all other widgets."""
     return [
         io.ClipVision.Input("clip_vision", optional=True,
-                            tooltip="For the judge: one half of a CLIP. Without it pictures are drawn, not counted."),
+                            tooltip="For a CLIP as the judge: one half of it. Without any judge the unedited model is "
+                            "the judge."),
         io.Clip.Input("judge_clip", optional=True,
-                      tooltip="For the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an SDXL "
-                      "checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
+                      tooltip="For a CLIP as the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an "
+                      "SDXL checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
         io.String.Input("negative", default="", multiline=True, advanced=True,
                         tooltip="Negative prompt of every picture."),
         JudgeSocket.Input("judge", optional=True,
                           tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two "
                           "halves of a CLIP."),
     ]  # fmt: skip
+
+
+def count_input() -> io.Input:
+    return io.Boolean.Input(
+        "count", default=True, advanced=True,
+        tooltip="Count how often the concept is gone and the rest is there. Where no judge is connected, the unedited "
+        "model is the judge, which takes about as long as drawing. Off: pictures are only drawn.",
+    )  # fmt: skip
 
 
 OUTPUTS = [
@@ -103,7 +114,7 @@ class ErasureReport(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *before_and_after_inputs(),
-                *prompt_inputs(), *drawing_inputs(), *judge_inputs(),
+                *prompt_inputs(), *drawing_inputs(), *judge_inputs(), count_input(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -138,7 +149,7 @@ class ErasureCompare(io.ComfyNode):
                     "erasures", template=io.Autogrow.TemplatePrefix(one, prefix="erasure", min=1, max=MOST),
                     tooltip="The erasures to compare.",
                 ),
-                *prompt_inputs(), *drawing_inputs(), *judge_inputs(),
+                *prompt_inputs(), *drawing_inputs(), *judge_inputs(), count_input(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -149,29 +160,50 @@ class ErasureCompare(io.ComfyNode):
         models = {"unedited": model}
         for erasure in erasures.values():
             if erasure is not None:
-                concept = ", ".join(erasure.metadata.concept.splitlines())
-                concept = concept if len(concept) <= LONGEST else f"{concept[:LONGEST]}…"
-                models[f"{len(models)}. {erasure.metadata.method}: {concept}"] = attach.erase(model, erasure)
+                models[unused(entry(erasure).title, models)] = attach.erase(model, erasure)
         return report(cls, models, clip, vae, erase, keep, how)
+
+
+def unused(name: str, others: Container[str]) -> str:
+    """A name, with a number where there is one like it."""
+    numbered = (f"{name} ({number})" for number in count(2))
+    return name if name not in others else next(other for other in numbered if other not in others)
 
 
 def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
     """Draws, counts, saves and shows."""
     prompts = read_prompts(erase, keep)
-    judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
+    first, *edited = models.values()
+    judge = judge_from(how, lambda: DiffusionJudge(first, clip, vae, looking(cls)))
+    prefix, drawing = prefix_from(how), drawing_from(how)
     bar = comfy.utils.ProgressBar(len(models) * len(prompts))
 
     def seen(done: int, total: int, pictures) -> None:
         bar.update_absolute(done, total, thumbnail(pictures))
 
-    return finished(cls, compare(models, clip, vae, prompts, drawing, judge, seen), prefix, bar)
+    subject = subject_of(first, edited)
+    return finished(cls, compare(models, clip, vae, prompts, drawing, judge, seen, subject), prefix, bar)
 
 
-def judge_from(how: dict) -> Judge | None:
-    """The judge of a node's inputs, which are taken out; None when there is none."""
+def looking(cls) -> Callable[[int, int], None]:
+    """Shows on a node which picture the judge has come to."""
+
+    def look(done: int, total: int) -> None:
+        show(cls, f"The judge looks at the pictures: {done} of {total}.")
+
+    return look
+
+
+def judge_from(how: dict, default: Callable[[], Judge] | None = None) -> Judge | None:
+    """The judge of a node's inputs, which are taken out; ``default`` makes one where none is connected.
+
+    None where there is none, or nothing is to be counted.
+    """
     own, vision, words = (how.pop(name, None) for name in ("judge", "clip_vision", "judge_clip"))
+    if not how.pop("count", True):
+        return None
     if vision is None and words is None:
-        return own
+        return own or (default() if default is not None else None)
     if own is not None:
         raise ErasureError("There are two judges, a CLIP and another one: disconnect one of the two.")
     return ClipJudge(vision, words)

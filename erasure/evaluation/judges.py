@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..artifact import ErasureError
+from .diffusion_judge import DiffusionJudge
 from .metrics import places
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "{}")
@@ -38,10 +39,18 @@ def try_out(judge: Judge | None, among: Sequence[str], width: int, height: int) 
 
     Returns what speaks against relying on it: nothing, mostly.
     """
-    if judge is None:
+    if judge is None or isinstance(judge, DiffusionJudge):  # which knows every label and every size
         return ""
     judge.ranks(torch.zeros(1, height, width, 3), among[:1], among)
     return judge.doubt() if isinstance(judge, ClipJudge) else ""
+
+
+def name_of(judge: Judge | None) -> str:
+    """Who counts, in words; empty for nobody."""
+    if judge is None:
+        return ""
+    names = {DiffusionJudge: "the unedited model itself", ClipJudge: "the connected CLIP"}
+    return names.get(type(judge), "the one that is connected")
 
 
 class ClipJudge:

@@ -19,11 +19,14 @@ import torch
 
 from ..artifact import ErasureError
 from ..concepts import Encoder
-from ..texts.names import prompt_lines, read_name
+from ..texts.names import is_form_of, prompt_lines, read_name
 from ..version import host_version, pack_version
+from .diffusion_judge import DiffusionJudge
 from .grid import grid, shrunk
-from .judges import ClipJudge, Judge, try_out
+from .judges import ClipJudge, Judge, name_of, try_out
 from .metrics import Share, cosine, erasing, preserving, psnr
+from .subject import Subject
+from .wording import NOT_COUNTED, ONE_LABEL, accuracy, sentences
 
 KS = (1, 3, 5)
 """The k of ESR-k and PSR-k, where there are more labels than that."""
@@ -76,7 +79,8 @@ class Row:
 class Report:
     """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3], shrunk for the grid.
 
-    ``doubt``: what speaks against relying on the judge.
+    ``doubt``: what speaks against relying on the judge; ``judge``: who that is, in words; ``uncounted``: why nothing
+    was counted; ``subject``: what was measured.
     """
 
     rows: Sequence[Row]
@@ -84,6 +88,9 @@ class Report:
     drawing: Drawing
     pictures: Sequence[torch.Tensor]
     doubt: str = ""
+    judge: str = ""
+    uncounted: str = ""
+    subject: Subject = field(default_factory=Subject)
 
     def grid(self) -> torch.Tensor:
         """All pictures, [sheets, h, w, 3]."""
@@ -91,9 +98,13 @@ class Report:
         return grid(labels, [row.name for row in self.rows], self.pictures)
 
     def text(self) -> str:
-        """The table, one model a paragraph."""
-        doubt = [self.doubt] if self.doubt else []
-        return "\n".join([*doubt, *(line for row in self.rows for line in _said(row))])
+        """In plain words first; then the figures, one model a paragraph, the unedited one last."""
+        rows = [*self.rows[1:], self.rows[0]]
+        return "\n".join([*self.sentences(), *(line for row in rows for line in figures(row))])
+
+    def sentences(self) -> list[str]:
+        """The verdict, who counted, and how like before the kept pictures are."""
+        return sentences(self.rows, self.judge, self.doubt, self.uncounted)
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -108,8 +119,9 @@ class Report:
             for row in self.rows
         ]  # fmt: skip
         about = {"prompts": [asdict(p) for p in self.prompts], "drawing": asdict(self.drawing), "doubt": self.doubt}
-        made_by = {"pack_version": pack_version(), "host_version": host_version()}
-        return json.dumps({"rows": rows, **about, **made_by}, indent=1)
+        judged = {"verdict": self.sentences(), "judge": self.judge, **shares({"accuracy": accuracy(self.rows[0])})}
+        made_by = {"pack_version": pack_version(), "host_version": host_version(), "subject": asdict(self.subject)}
+        return json.dumps({**judged, "rows": rows, **about, **made_by}, indent=1, ensure_ascii=False)
 
 
 def shares(found: Mapping) -> dict:
@@ -120,7 +132,8 @@ def shares(found: Mapping) -> dict:
     }
 
 
-def _said(row: Row) -> list[str]:
+def figures(row: Row) -> list[str]:
+    """A model's figures with their intervals, below its name."""
     out = [f"ESR-{k} {share}" for k, share in row.esr.items()]
     out += [f"PSR-{k} {share}" for k, share in row.psr.items()]
     out += [f"CLIP score, {part} {value:.1f}" for part, value in row.clip_score.items()]
@@ -148,9 +161,12 @@ def read_prompts(erase: str, keep: str) -> list[Prompt]:
     return found
 
 
-def labels_of(prompts: Sequence[Prompt]) -> list[str]:
-    """Everything that the judge chooses from."""
-    return list(dict.fromkeys(prompt.label for prompt in prompts))
+def labels_of(prompts: Sequence[Prompt], also: Sequence[str] = ()) -> list[str]:
+    """Everything that the judge chooses from: what is erased, ``also`` what may take its place, then what is kept."""
+    erased = [prompt.label for prompt in prompts if prompt.erased]
+    kept = [prompt.label for prompt in prompts if not prompt.erased]
+    new = [label for label in also if not any(is_form_of(label, other) for other in (*erased, *kept))]
+    return list(dict.fromkeys([*erased, *new, *kept]))
 
 
 def compare(
@@ -161,18 +177,25 @@ def compare(
     drawing: Drawing,
     judge: Judge | None = None,
     on_picture: Callable[[int, int, torch.Tensor], None] = lambda done, total, picture: None,
+    subject: Subject | None = None,
 ) -> Report:
     """Draws every prompt with every model and scores them; ``on_picture`` gets the pictures of each prompt.
 
+    What the erasures of ``subject`` aim at is among the labels of judges that know every label.
     Memory does not grow with the number of prompts: pictures are scored ``HELD`` bytes at a time and then shrunk to
     what the grid shows, and those that others are measured against wait in the host's temporary folder.
     """
-    doubt = try_out(judge, labels_of(prompts), drawing.width, drawing.height)
+    subject = subject or Subject()
+    among = labels_of(prompts, subject.targets if isinstance(judge, (ClipJudge, DiffusionJudge)) else ())
+    uncounted = NOT_COUNTED if judge is None else ""
+    if isinstance(judge, DiffusionJudge) and len(among) < 2:
+        judge, uncounted = None, ONE_LABEL.format(among[0])
+    doubt = try_out(judge, among, drawing.width, drawing.height)
     encode = Encoder(clip)
     total, pictures, rows = len(models) * len(prompts), [], []
     with Shelf() as shelf:
         for m, (name, model) in enumerate(models.items()):
-            scores, drawn = Scores(labels_of(prompts), judge), []
+            scores, drawn = Scores(among, judge), []
             for p, prompt in enumerate(prompts):
                 shown = draw(model, vae, encode(prompt.text).cond, encode(drawing.negative).cond, drawing)
                 before = None
@@ -185,7 +208,7 @@ def compare(
                 on_picture(m * len(prompts) + p + 1, total, shown)
             pictures.append(torch.cat(drawn))
             rows.append(scores.row(name))
-    return Report(rows, prompts, drawing, pictures, doubt)
+    return Report(rows, prompts, drawing, pictures, doubt, name_of(judge), uncounted, subject)
 
 
 def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
@@ -276,7 +299,9 @@ class Scores:
             return
         each = [prompt for prompt, shown, _ in self.waiting for _ in shown]
         pictures = torch.cat([shown for _, shown, _ in self.waiting])
-        for prompt, rank in zip(each, self.judge.ranks(pictures, [p.label for p in each], self.among), strict=True):
+        more = {"texts": [prompt.text for prompt in each]} if isinstance(self.judge, DiffusionJudge) else {}
+        ranks = self.judge.ranks(pictures, [prompt.label for prompt in each], self.among, **more)
+        for prompt, rank in zip(each, ranks, strict=True):
             self.ranks[prompt.erased].append(rank)
         if isinstance(self.judge, ClipJudge):
             self._look_with_clip(self.judge, each, pictures)

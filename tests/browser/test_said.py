@@ -31,8 +31,8 @@ def reporting(info, prompts: int) -> dict:
     loader = graph.node("CheckpointLoaderSimple", (0, 0, 320, 98), ckpt_name=CHECKPOINT)
     sockets = {"model_before": (loader, 0), "model_after": (loader, 0), "clip": (loader, 1), "vae": (loader, 2)}
     erase = "\n".join(f"a circle {i}" for i in range(prompts))
-    values = {"pictures": 1, "steps": 1, "cfg": 1.0, "width": TOY_SIZE, "height": TOY_SIZE, "erase": erase}
-    graph.node("ErasureReport", (400, 0, 400, 1310), sockets=sockets, **values)
+    values = {"pictures": 1, "steps": 1, "cfg": 1.0, "width": TOY_SIZE, "height": TOY_SIZE, "count": False}
+    graph.node("ErasureReport", (400, 0, 400, 1310), sockets=sockets, erase=erase, **values)
     return graph.saved()
 
 

@@ -1,7 +1,6 @@
 """Reports: the same noise for every model, what is counted, and what the nodes leave behind."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.utils
@@ -17,6 +16,9 @@ from concept_erasure.erasure.evaluation import report
 from concept_erasure.erasure.evaluation.grid import CELL, SIDE
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
+from concept_erasure.erasure.evaluation.subject import Subject
+from concept_erasure.erasure.evaluation.wording import NOT_COUNTED
+from concept_erasure.nodes import report as nodes
 from concept_erasure.nodes.report import THUMBNAIL, ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure
@@ -123,6 +125,7 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(report, "Encoder", lambda clip: lambda text: SimpleNamespace(cond=text))
     monkeypatch.setattr(report, "draw", draw)
+    monkeypatch.setattr(nodes, "subject_of", lambda *_: Subject())
 
 
 @pytest.mark.parametrize(
@@ -133,22 +136,23 @@ def test_nothing_that_the_editor_gets_is_larger_than_it_can_take(quick, monkeypa
     previews = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, shown, node_id: previews.append(shown))
     width, height = size
-    how = {**HOW, "pictures": 1, "width": width, "height": height}
+    how = {**HOW, "pictures": 1, "width": width, "height": height, "count": False}
     out = ErasureReport.execute(1, 2, None, None, "\n".join(f"a circle {i}" for i in range(prompts)), "", **how)
     sheets, _ = out.result
     assert len(previews) == 2 * prompts + 1
     assert all(max(image.size) <= THUMBNAIL and limit is None for _, image, limit in previews[:-1])
     assert max(previews[-1][1].size) <= SIDE and max(sheets.shape[1:3]) <= SIDE
     assert len(out.ui["images"]) == len(sheets) and (prompts < 300 or len(sheets) > 1)
-    assert out.ui["text"] == ("Saved erasures/report_00001.json.",)
+    assert out.ui["text"][0].startswith(NOT_COUNTED) and out.ui["text"][0].endswith("erasures/report_00001.json.")
 
 
-def test_no_full_sized_picture_is_kept(quick):
+def test_no_full_sized_picture_is_kept(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     prompts = read_prompts("a circle", "\n".join(f"square {i}" for i in range(20)))
     found = compare({"a": 1, "b": 2}, None, None, prompts, Drawing(seeds=(3, 4), width=640, height=320))
     assert all(part.shape == (42, CELL // 2, CELL, 3) and part.dtype == torch.uint8 for part in found.pictures)
     assert found.rows[1].identical.count == 40 and found.rows[1].psnr == pytest.approx(26.02, abs=0.01)
-    assert not list(Path(folder_paths.get_temp_directory()).glob("erasure_report_*"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("judge", [Always("square"), ClipJudge(Vision(), Words())], ids=["another", "clip"])
@@ -185,9 +189,9 @@ def test_the_report_node_saves_json_and_counts_with_clip(model, clip, world, out
 def test_erasures_are_compared_beside_the_unedited_model(model, clip, world, output):
     erasures = {"erasure0": make_erasure(model, clip), "erasure1": make_erasure(model, clip, seed=2), "erasure2": None}
     with torch.inference_mode():
-        ErasureCompare.execute(model, clip, world[2], "circle", "square", erasures, **HOW)
+        ErasureCompare.execute(model, clip, world[2], "circle", "square", erasures, **HOW, count=False)
     saved = json.loads((output / "erasures" / "report_00001.json").read_text())
-    assert [row["name"] for row in saved["rows"]] == ["unedited", "1. kpop: circle", "2. kpop: circle"]
+    assert [row["name"] for row in saved["rows"]] == ["unedited", "circle (kpop)", "circle (kpop) (2)"]
 
 
 def test_a_judge_of_another_kind_counts(model, clip, world, output):
