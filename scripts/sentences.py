@@ -34,7 +34,7 @@ NAMES = {
     "all but cross-attention", "all but one", "last of the name", "all in context", "weighted for a prompt",
     "in the same file", "in a file of its own", "not at all", "no erasures yet: make one with Save Erasure",
     "list[dict[str, nn.Parameter]]", "modified by an inplace operation", "Inference tensors cannot be saved",
-    "a photo of a shape", "depth of field",
+    "a photo of a shape", "depth of field", "Stable Diffusion XL", "Stable Diffusion XL Refiner",
 }  # fmt: skip
 """Choices of inputs, which have one name in every language, and texts that are for programs and text encoders."""
 FEWEST = 3
@@ -58,9 +58,8 @@ def _of_file(path: Path) -> Iterator[str]:
 
 def is_sentence(text: str) -> bool:
     """Whether a literal is said, and is neither a name nor a pattern."""
-    if text in NAMES or "\\" in text or re.search(r"[(|\[]\?", text):
-        return False
-    return len(re.findall(r"(?<![\w{])[A-Za-z']{2,}(?![\w}])", text)) >= FEWEST
+    words = [word for word in text.split() if re.fullmatch(r"[('\"]*[A-Za-z'’-]{2,}[).,:;!?'\"…]*", word)]
+    return len(words) >= FEWEST and text not in NAMES and "\\" not in text
 
 
 def _literals(node: ast.AST, is_error: bool) -> Iterator[tuple[str, bool]]:
