@@ -147,7 +147,7 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
     encode = Encoder(clip)
     with torch.inference_mode(False), torch.no_grad():
         request = _joint_request(erasures)
-        check_width(model, encode, request.texts[0])
+        check_width(model, encode)
         texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model))
         return examined(model, encode, request, solve_texts(model, encode, texts, settings))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import torch
 from . import fillers
 from .artifact import ErasureError, GateTensors
 from .prompt import choose_threshold, either, fit_gate, gate_score
+from .recall import Recall
 from .texts.names import EMBEDDING, is_said, others, plain
 
 _T = TypeVar("_T")
@@ -73,7 +75,7 @@ def say(template: str, word: str) -> str:
 
 
 class Encoder:
-    """Encodes texts with a CLIP of the host, each text once.
+    """Encodes texts with a CLIP of the host, each text once; what was read before is remembered, where that is safe.
 
     Encodings are on the CPU, wherever the host keeps its own (``--gpu-only``): what is worked out from them is small.
     ``on_read(done, total)`` is told while many texts are read, and may raise, to stop.
@@ -86,9 +88,12 @@ class Encoder:
                 "need a CLIP loader)."
             )
         self.clip, self.on_read = clip, on_read
+        self.recall = Recall(clip)
         self.known: dict[str, Text] = {}
         self._chunks: dict[str, torch.Tensor] = {}
         self._contents: dict[str, list[int]] = {}
+        self._listed: dict[str, torch.Tensor] = {}  # of lists that are read as a whole
+        self._count, self._done = 0, 0  # texts that ``on_read`` is told of
         self.tails: dict[str, torch.Tensor] = {}  # of phrases, from a name's last token on: see neighbours.py
 
     def __call__(self, text: str) -> Text:
@@ -97,7 +102,7 @@ class Encoder:
         return self.known[text]
 
     def _encode(self, text: str) -> Text:
-        return self._text(text, self.clip.tokenize(text))
+        return self._text(text, self.recall.tokens(text))
 
     def _text(self, text: str, tokens: dict[str, list]) -> Text:
         cond = as_the_host_runs(self.clip.encode_from_tokens_scheduled, tokens)
@@ -119,7 +124,7 @@ class Encoder:
 
     def _tokenized(self, text: str) -> list[list[tuple]]:
         """The chunks of a text as the host's first tokenizer has them."""
-        return next(iter(self.clip.tokenize(text).values()))
+        return next(iter(self.recall.tokens(text).values()))
 
     def fits(self, text: str) -> bool:
         """Whether the text encoder reads a text at once."""
@@ -137,17 +142,63 @@ class Encoder:
         return torch.stack([self._chunks[text] for text in texts])
 
     def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
-        """The same in parts of ``BATCH`` texts, not remembered; each part is one run of the text encoder.
+        """The same in parts of ``BATCH`` texts; each part is one run of the text encoder, or none where all of it is
+        remembered.
 
         The host runs the chunks of a long text as one batch; here each chunk is a text of its own.
         """
-        for number, part in enumerate(batched(texts)):
-            tokens = [self.clip.tokenize(text) for text in part]
-            merged = {key: [t[key][0] for t in tokens] for key in tokens[0]}
-            rows = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
-            if len(texts) > BATCH:
-                self.on_read(number * BATCH + len(part), len(texts))
-            yield torch.stack(rows.chunk(len(part)))
+        with self.telling(texts):
+            for part in batched(texts):
+                new = [text for text in dict.fromkeys(part) if text not in self._listed]
+                rows = self._listed | self.recall.rows(new, self._run)
+                yield torch.stack([rows[text] for text in part])
+
+    @contextlib.contextmanager
+    def telling(self, texts: Sequence[str]) -> Iterator[None]:
+        """``on_read`` is told of those of the texts that have yet to be read, where they are many; streams of some of
+        them within count as parts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._listed and text not in self._chunks]
+        with self._telling(self.recall.unread(new)):
+            yield
+
+    @contextlib.contextmanager
+    def _telling(self, count: int) -> Iterator[None]:
+        if self._count or count <= BATCH:
+            yield
+            return
+        self._count, self._done = count, 0
+        try:
+            yield
+        finally:
+            self._count = 0
+
+    def read_list(self, texts: Sequence[str]) -> None:
+        """Encodes the first chunks of texts that other concepts need as well: the whole list, which is remembered on
+        disk, for ``stream``."""
+        self._listed |= self.listed("whole", texts, lambda text, row: row)
+
+    def listed(
+        self, kind: str, texts: Sequence[str], part: Callable[[str, torch.Tensor], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What ``part(text, encodings [n, d])`` takes, as ``kind`` says, of each text of a list that is remembered on
+        disk as a whole; all parts have one shape."""
+
+        def read() -> Iterator[torch.Tensor]:
+            with self._telling(len(texts)):
+                for some in batched(texts):
+                    yield from map(part, some, self._run(some))
+
+        return self.recall.listed(kind, texts, read)
+
+    def _run(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
+        """The encodings [n, d] of texts' first chunks, in one run of the text encoder."""
+        tokens = [self.recall.tokens(text) for text in texts]
+        merged = {key: [of_one[key][0] for of_one in tokens] for key in tokens[0]}
+        rows = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
+        if self._count:
+            self._done = min(self._done + len(tokens), self._count)
+            self.on_read(self._done, self._count)
+        return rows.chunk(len(tokens))
 
     def with_tokens(self, rows: Sequence[Sequence[int]]) -> dict[str, list]:
         """What the host's tokenizer would give for texts of just these token numbers, one chunk each."""

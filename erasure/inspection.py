@@ -193,7 +193,8 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
 
 def base_weights(model, erasure: Erasure) -> dict[str, torch.Tensor]:
     """Some of the projections of text [out, d] that an erasure changes, float32, with what is on the MODEL already."""
-    return effective_weights(model, [name for name in sampled(erasure) if name in dict(model.model.named_parameters())])
+    there = dict(model.model.named_parameters())
+    return effective_weights(model, [name for name in sampled(erasure) if name in there])
 
 
 def sampled(erasure: Erasure) -> list[str]:

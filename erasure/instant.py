@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -21,6 +21,8 @@ from .methods.balance import balance
 from .methods.closed_form import Problem, Scales, together
 from .neighbours import nearness, unknown
 from .request import OpenFile, Request, read_request
+from .solved import solved
+from .steps import Steps
 from .targets import anchors_for, check_target
 from .textmap import TextMap, moment
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others
@@ -41,6 +43,8 @@ IN_TURN = 3
 """Each phrase is said of one in so many of the concepts' neighbours."""
 SAMPLE = 20_000
 """About so many preserved encodings are looked at one by one, where a method does."""
+LISTED = 400
+"""So many preserved texts at most are remembered on disk."""
 TOTAL_RANK = 64
 """No change has a higher rank than this, unless more concepts than this are erased."""
 
@@ -86,20 +90,34 @@ class Texts:
 
 def erase_instantly(
     model, clip, concepts: str, preserve: str, settings: Instant,
-    on_read: Callable[[int, int], None] = lambda done, total: None,
+    steps: Steps = Steps(),  # noqa: B008
     only_in: str = "", open_file: OpenFile | None = None,
 ) -> Erasure:  # fmt: skip
     """Solves for all concepts of a field at once, preserving the texts of another. Raises ErasureError.
 
     What was erased from the model before stays erased. ``only_in``: texts beside which alone the concepts are erased.
-    ``on_read(done, total)``: how far the text encoder is; ``open_file``: see ``texts.names.read_field``.
+    ``steps`` is told how far it is; ``open_file``: see ``texts.names.read_field``. What was asked for before is not
+    solved again.
     """
     attach.require_unet(model)
-    encode = Encoder(clip, on_read)
+    encode = Encoder(clip, steps)
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
-        texts = choose_texts(encode, request, settings, erased_from(model))
-        return examined(model, encode, request, solve_texts(model, encode, texts, settings))
+
+        def solve() -> Erasure:
+            steps.begin("Reading common words", 0.4)
+            texts = choose_texts(encode, request, settings, erased_from(model))
+            erasure = solve_texts(model, encode, texts, settings, steps)
+            steps.begin("Checking", 1.0)
+            return examined(model, encode, request, erasure)
+
+        return solved(model, encode, request, _typed(request, settings), settings, solve)
+
+
+def _typed(request: Request, settings: Instant) -> list[str]:
+    """The texts that a user has typed."""
+    targets = [name.target for name in request.names if name.target]
+    return [*request.texts, *targets, *request.preserve, *request.contexts, settings.anchor]
 
 
 def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Erasure:
@@ -153,7 +171,11 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     held = [name for name in dict.fromkeys(before) if name not in names]
     some = [row[: siblings_for(names)] for row in near]
     choices = [row[:CHOICES] for row in aimed]
-    return Texts(names, targets, preserve, some, strengths, request.contexts, held, choices)
+    texts = Texts(names, targets, preserve, some, strengths, request.contexts, held, choices)
+    common = plain_texts(texts) if request.preserve else everyday_texts()
+    if len(common) <= LISTED:
+        encode.read_list(common)
+    return texts
 
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -193,10 +215,13 @@ def siblings_for(names: Sequence[str]) -> int:
 # ---------------------------------------------------------------- from texts to a change of the weights
 
 
-def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant) -> Erasure:
+def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     weights = effective_weights(model, weight_names(model.model, settings.weights))
-    delta = edit_for(pose(encode, texts, weights, settings), settings).delta(weights.items())
+    steps.begin("Reading texts", 0.8)
+    problem = pose(encode, texts, weights, settings)
+    steps.begin("Solving", 0.9)
+    delta = edit_for(problem, settings).delta(weights.items())
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
@@ -220,20 +245,22 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
-    encode.read([say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair])
-    strengths = texts.strengths or [1.0] * len(moved)
-    moves = together(
-        [
-            _pairs(encode, templates, *pair, settings.tokens, s, texts.contexts)
-            for pair, s in zip(moved, strengths, strict=True)
-        ]
-    )
+    moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
     parts = [plain_texts(texts), *siblings(texts, templates)]
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
         parts += only_in.staying(texts.names, texts.contexts, short.kept)
     count = sum(map(len, parts))
-    moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
+    strengths = texts.strengths or [1.0] * len(moved)
+    with encode.telling([*moving, *(text for part in parts for text in part)]):
+        encode.read(moving)
+        moves = together(
+            [
+                _pairs(encode, templates, *pair, settings.tokens, s, texts.contexts)
+                for pair, s in zip(moved, strengths, strict=True)
+            ]
+        )
+        moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
     return Problem(
         moves, len(moved), sum(moments), moments[1:], torch.cat(some), encode.chunks([""])[0], lambda: gram(weights)
     )
@@ -270,6 +297,12 @@ def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
     plain = [p.format(text) for text, p in product(kept, phrasings)]
     return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:1]))]
+
+
+def everyday_texts() -> list[str]:
+    """Those of ``plain_texts`` that are the same for nearly every concept, where no texts to preserve are given."""
+    kept = [*EVERYDAY, *others(GENERIC, EVERYDAY)]
+    return plain_texts(Texts((), (), EVERYDAY, ()), pairs=4 * len(kept))
 
 
 def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:

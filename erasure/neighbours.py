@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from .concepts import Encoder, batched, say
 from .texts.names import EMBEDDING, letters, others, spelled
+from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 TAIL = 20
 """Tokens from a name's last one on by which names are compared."""
@@ -29,6 +30,9 @@ EXACTLY = 0.999
 """Cosine of what the text encoder reads as one and the same."""
 COMMON_NAME = 24
 """Tokens of a name by which it is compared; more would leave nothing behind it to compare."""
+
+LISTS = (tuple(dict.fromkeys((*WORDS, *EVERYDAY))), COMPARED)
+"""Words that names are compared with."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,30 @@ def _tails(encode: Encoder, texts: Sequence[str], centred_on: int | None = None)
     last = [encode.place("a {}", text).stop - 1 for text in texts]
     count = min(TAIL, encode.chunks([""]).shape[1] - max(last))
     phrases = [say("a {}", text) for text in texts]
-    new = [i for i, phrase in enumerate(phrases) if phrase not in encode.tails]
-    for part, rows in zip(batched(new), encode.stream([phrases[i] for i in new]), strict=True):
-        encode.tails |= {phrases[i]: row[last[i] : last[i] + TAIL].clone() for i, row in zip(part, rows, strict=True)}
+    _read_tails(encode, dict(zip(phrases, last, strict=True)))
     tails = torch.stack([encode.tails[phrase][:count].flatten() for phrase in phrases])
     return F.normalize(tails - tails[:centred_on].mean(0), dim=1)
+
+
+def _read_tails(encode: Encoder, last: Mapping[str, int]) -> None:
+    """Reads the ends of phrases, for ``encode.tails``, from their texts' last tokens on: ``last``.
+
+    Common words are read as a list, where most of one is asked for: other names are compared with the same ones.
+    """
+    new = [phrase for phrase in last if phrase not in encode.tails]
+    read: dict[str, torch.Tensor] = {}
+    for words in LISTS:
+        if len({say("a {}", word) for word in words} & set(new) - set(read)) > len(words) / 2:
+            read |= _listed_tails(encode, words)
+    rest = [phrase for phrase in new if phrase not in read]
+    for part, rows in zip(batched(rest), encode.stream(rest), strict=True):
+        read |= {p: row[last[p] : last[p] + TAIL].clone() for p, row in zip(part, rows, strict=True)}
+    encode.tails |= {phrase: read[phrase] for phrase in new}
+
+
+def _listed_tails(encode: Encoder, words: Sequence[str]) -> dict[str, torch.Tensor]:
+    places = {say("a {}", word): encode.place("a {}", word).stop - 1 for word in words}
+    return encode.listed("tails", list(places), lambda phrase, row: row[places[phrase] : places[phrase] + TAIL].clone())
 
 
 # ---------------------------------------------------------------- does the encoder know a word

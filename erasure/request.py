@@ -64,7 +64,7 @@ def read_request(
     for name in [*names.texts, *kept.texts, *contexts.texts]:
         encode.name_tokens(name)
     entries = [_readable(encode, entry) for entry in names.entries]
-    check_width(model, encode, entries[0].text)
+    check_width(model, encode)
     _check_apart([entry.text for entry in entries], kept.texts, contexts.texts)
     notes = [note for field in fields for note in field.notes]
     notes += [
@@ -84,9 +84,9 @@ def read_request(
     return Request(entries, kept.texts, contexts.texts, notes, warnings)
 
 
-def check_width(model, encode: Encoder, text: str) -> None:
+def check_width(model, encode: Encoder) -> None:
     """Raises ErasureError for a CLIP whose encodings the model cannot read."""
-    width = encode(text).context.shape[-1]
+    width = encode.chunks([""]).shape[-1]
     if width != context_dim(model):
         raise ErasureError(
             f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "

@@ -1,7 +1,11 @@
 """The nodes: schemas and thin ``execute`` methods, one file per stage."""
 
+import os
+
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from ..erasure import recall
 from . import (
     combine,
     exchange,
@@ -27,6 +31,7 @@ class ConceptErasureExtension(ComfyExtension):
         lists.register_folders()
         library.register_routes()
         language.register_routes()
+        recall.keep_lists(os.path.join(folder_paths.get_user_directory(), "__concept_erasure", "encodings"))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength, learn_old)

@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..erasure.artifact import ErasureError
+from ..erasure.steps import Steps
 from .language import in_language
 
 CATEGORY = "concept erasure"
@@ -123,27 +124,41 @@ def quoted(names: Sequence[str]) -> str:
     return " or ".join(f"'{name}'" for name in names)
 
 
-class Reading:
-    """Shows how far the text encoder is with a node's texts, which takes a while on a CPU; lets Cancel stop it.
+class Reading(Steps):
+    """Shows how far a node is with reading texts, which takes a while on a CPU, and what follows; lets Cancel stop it.
 
-    ``bar``: on the node's progress bar, too, where that is not meant for something else.
+    One bar for all phases, which never goes back. ``bar``: False where the node's bar is meant for something else.
     """
 
     SECONDS = 1.0
     """Between two texts that say so."""
+    WHOLE = 1000
+    """What the bar counts to."""
 
     def __init__(self, node: type[io.ComfyNode], bar: bool = True):
-        self.node, self.bar = node, comfy.utils.ProgressBar(1) if bar else None
-        self.total, self.first, self.began, self.said = 0, 0, 0.0, 0.0
+        self.node, self.bar = node, comfy.utils.ProgressBar(self.WHOLE) if bar else None
+        self.phase, self.done, self.start, self.until = "Reading texts", 0.0, 0.0, 1.0
+        self.began = self.shown = time.monotonic()
+        show(node, f"{self.phase} …")  # and no longer what it said of its last run
+
+    def begin(self, phase: str, until: float) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._move(self.until if self.until < 1 else self.done)
+        self.phase, self.start, self.until, self.began = phase, self.done, until, time.monotonic()
+        show(self.node, f"{phase} …")
 
     def __call__(self, done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if self.bar is not None:
-            self.bar.update_absolute(done, total)
         now = time.monotonic()
-        if total != self.total or done <= self.first:  # other texts than before
-            self.total, self.first, self.began, self.said = total, done, now, now
-        elif now - self.said >= self.SECONDS:
-            self.said = now
-            left = (now - self.began) / (done - self.first) * (total - done)
-            show(self.node, f"Reading texts: {done} of {total}, about {left:.0f} s left.")
+        self._move(self.start + (self.until - self.start) * done / total)
+        if now - self.shown >= self.SECONDS:
+            self.shown = now
+            left = (now - self.began) / done * (total - done)
+            show(self.node, f"{self.phase}: {done} of {total}, about {left:.0f} s left.")
+        if done >= total:  # other texts may follow
+            self.began, self.start = now, self.done
+
+    def _move(self, done: float) -> None:
+        self.done = max(self.done, done)
+        if self.bar is not None:
+            self.bar.update_absolute(round(self.WHOLE * self.done))

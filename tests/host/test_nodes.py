@@ -8,7 +8,7 @@ import pytest
 from execution import full_type_name
 from server import PromptServer
 
-from concept_erasure.erasure import learning
+from concept_erasure.erasure import learning, recall, solved
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
 from concept_erasure.erasure.concepts import BATCH, Encoder
 from concept_erasure.nodes import instant, types, watch
@@ -57,7 +57,7 @@ def on_canvas(node):
 def test_what_is_wrong_is_written_on_the_node_and_named_without_a_path(sent, model, clip):
     with pytest.raises(ErasureError) as raised:
         on_canvas(ErasureText).execute(model, clip, " ", **TEXT)
-    assert sent == [(str(raised.value), "7")] and str(raised.value).startswith("The concept is empty")
+    assert sent[-1] == (str(raised.value), "7") and str(raised.value).startswith("The concept is empty")
     assert full_type_name(raised.type) == "concept_erasure.ErasureError"
 
 
@@ -115,12 +115,17 @@ def test_reading_many_texts_is_shown_and_can_be_cancelled(model, clip, monkeypat
     said, bars = [], []
     monkeypatch.setattr(types.Reading, "SECONDS", 0.0)
     monkeypatch.setattr(types, "show", lambda node, text: said.append(text))
-    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, *now: bars.append(now))
-    encode = Encoder(clip, types.Reading(ErasureText))
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, now: bars.append(now))
+    reading = types.Reading(ErasureText)
+    assert said == ["Reading texts …"]  # and no longer what it said of its last run
+    encode = Encoder(clip, reading)
+    reading.begin("Reading texts", 0.5)
     encode.read([f"a {i}" for i in range(150)])
     encode.read(["few", "texts"])
-    assert bars == [(64, 150), (128, 150), (150, 150)]
-    assert [text.split(",")[0] for text in said] == ["Reading texts: 128 of 150", "Reading texts: 150 of 150"]
+    reading.begin("Solving", 0.9)
+    assert bars == [0, 213, 427, 500, 500]
+    parts = [text.split(",")[0] for text in said[2:]]
+    assert parts == [*(f"Reading texts: {done} of 150" for done in (64, 128, 150)), "Solving …"]
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         encode.read([f"the {i}" for i in range(150)])
@@ -132,6 +137,8 @@ def test_nodes_that_read_many_texts_show_it(model, clip, node, monkeypatch):
     for kind, method in ((types.Reading, "__call__"), (watch.Watch, "reading")):
         monkeypatch.setattr(kind, method, lambda self, done, total: told.append(total))
     learning.MEMORY.forget()
+    recall.ROWS.clear()
+    solved._solved.clear()
     if node is ErasureTrain:
         tools.execute(model, clip, steps=1)
     else:
