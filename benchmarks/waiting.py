@@ -94,7 +94,8 @@ def measure(family: str, folder: str) -> dict:
     steps = list(wait(model, clip, counter))
     for step in steps:
         step["seconds"] = round(step["seconds"] + a_text * step["texts"], 3)
-    return {step.pop("step"): {**step, "of the first": round(step["seconds"] / steps[0]["seconds"], 4)} for step in steps}
+        step["of the first"] = round(step["seconds"] / steps[0]["seconds"], 4)
+    return {step.pop("step"): step for step in steps}
 
 
 def in_new_process(family: str, folder: str) -> dict:
