@@ -74,8 +74,8 @@ class Trial:
             return f"{self.about.title}: not counted."
         back, count = self.after.hits, self.after.count
         if self.light == "unclear":
-            shown = f"{self.before.hits} of {self.before.count}"
-            outcome = f"says nothing, for the unedited model shows the concept in only {shown} pictures."
+            shown = f"only {self.before.hits}" if self.before.hits else "none"
+            outcome = f"says nothing, for the unedited model shows the concept in {shown} of {count} pictures."
         elif back:
             outcome = f"came back in {back} of {count} pictures. {self.about.meaning}"
         elif self.light == "yellow":

@@ -57,7 +57,7 @@ def added(encode: Encoder, names: Sequence[str], strength: float) -> list[tuple[
     """Neutral texts with the concept's direction added: (what it is, the host's conditioning)."""
     v = strength * direction(encode, names)
     rows = {text: encode.chunks([text])[0] + v for text in NEUTRAL}
-    return [(f"{text} + {strength:g} × what its name means", encode(text).reading(rows[text])) for text in NEUTRAL]
+    return [(f"{text} + {strength:g} × its meaning", encode(text).reading(rows[text])) for text in NEUTRAL]
 
 
 def search(
