@@ -21,16 +21,22 @@ class Working:
     def __init__(self, node: type[io.ComfyNode]):
         self.node, self.bar = node, comfy.utils.ProgressBar(1)
         self.began, self.shown, self.text = time.monotonic(), 0.0, ""
+        self.done, self.total = 0, 1
 
     def __call__(self, text: str, done: int, total: int, pictures=None) -> None:
         """``done`` of ``total``, of whatever takes about the same time each; ``pictures``: [n, h, w, 3], if any were
         drawn."""
         comfy.model_management.throw_exception_if_processing_interrupted()
+        self.done, self.total = done, total
         self.bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
         now = time.monotonic()
         if text != self.text or now - self.shown >= self.SECONDS:
             self.text, self.shown = text, now
             show(self.node, text + left(now - self.began, done, total, self.SURE))
+
+    def meanwhile(self, text: str) -> None:
+        """Says what is being done, while the bar stays where it is."""
+        self(text, self.done, self.total)
 
 
 def left(seconds: float, done: int, total: int, sure: float) -> str:

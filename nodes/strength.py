@@ -2,11 +2,22 @@
 
 from comfy_api.latest import io, ui
 
+from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.grid import SIDE
 from ..erasure.evaluation.report import read_prompts
 from ..erasure.evaluation.strength import LARGEST, MOST, How, StrengthReport, find_strength, read_strengths
 from .progress import Working
-from .report import drawing_from, drawing_inputs, judge_from, judge_inputs, prefix_from, prompt_inputs, save, thumbnail
+from .report import (
+    count_input,
+    drawing_from,
+    drawing_inputs,
+    judge_from,
+    judge_inputs,
+    prefix_from,
+    prompt_inputs,
+    save,
+    thumbnail,
+)
 from .types import CATEGORY, ErasureSocket, lenient, show, telling
 
 
@@ -44,7 +55,7 @@ class ErasureFindStrength(io.ComfyNode):
                 io.Float.Input("enough", default=1.0, min=0.5, max=1.0, step=0.01, advanced=True,
                                tooltip="A strength erases when the concept is gone from at least this share of the "
                                "pictures; 1 is all of them."),
-                *drawing_inputs("erasures/strength"), *judge_inputs(),
+                *drawing_inputs("erasures/strength"), *judge_inputs(), count_input(),
             ],
             outputs=[
                 io.Float.Output(display_name="strength", tooltip="The smallest strength that erases, else the one that "
@@ -62,8 +73,13 @@ class ErasureFindStrength(io.ComfyNode):
     @telling
     def execute(cls, model, erasure, clip, vae, erase, keep, strengths, refine, enough, **how) -> io.NodeOutput:
         prompts, wanted = read_prompts(erase, keep), How(read_strengths(strengths), refine, enough)
-        judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
         working = Working(cls)
+
+        def on_look(done: int, total: int) -> None:
+            working.meanwhile(f"The judge looks at the pictures: {done} of {total}.")
+
+        judge = judge_from(how, lambda: DiffusionJudge(model, clip, vae, on_look))
+        prefix, drawing = prefix_from(how), drawing_from(how)
 
         def on_picture(strength: float, done: int, total: int, pictures) -> None:
             name = f"Strength {strength:g}" if strength else "The unedited model"

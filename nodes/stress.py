@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.attacks import ATTACKS, Budget, Concept, Search
+from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.stress import Moment, stress
 from ..erasure.texts.names import prompt_lines, read_field
 from .messages import open_input_file
@@ -11,6 +12,7 @@ from .progress import Working
 from .report import (
     OUTPUTS,
     before_and_after_inputs,
+    count_input,
     drawing_from,
     drawing_inputs,
     finished,
@@ -74,6 +76,7 @@ class ErasureStressTest(io.ComfyNode):
                 *judge_inputs(),
                 *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
                   for name in LATER),
+                count_input(),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -85,7 +88,8 @@ class ErasureStressTest(io.ComfyNode):
         if not tests:
             raise ErasureError("No attack is chosen: switch at least one on.")
         budget = budget_from(how)
-        judge, prefix, drawing = judge_from(how), prefix_from(how), drawing_from(how)
+        judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))
+        prefix, drawing = prefix_from(how), drawing_from(how)
         names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
         asked = Concept(names, prompt_lines(other_names), labels)
         working = Working(cls)

@@ -169,6 +169,19 @@ def labels_of(prompts: Sequence[Prompt], also: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*erased, *new, *kept]))
 
 
+def choices(
+    judge: Judge | None, prompts: Sequence[Prompt], targets: Sequence[str]
+) -> tuple[Judge | None, list[str], str]:
+    """The judge, what it chooses from, and why nothing is counted, if so.
+
+    ``targets``, what erasures aim at, are among the labels of judges that know every label.
+    """
+    among = labels_of(prompts, targets if isinstance(judge, (ClipJudge, DiffusionJudge)) else ())
+    if isinstance(judge, DiffusionJudge) and len(among) < 2:
+        return None, among, ONE_LABEL.format(among[0])
+    return judge, among, NOT_COUNTED if judge is None else ""
+
+
 def compare(
     models: Mapping[str, object],
     clip,
@@ -186,10 +199,7 @@ def compare(
     what the grid shows, and those that others are measured against wait in the host's temporary folder.
     """
     subject = subject or Subject()
-    among = labels_of(prompts, subject.targets if isinstance(judge, (ClipJudge, DiffusionJudge)) else ())
-    uncounted = NOT_COUNTED if judge is None else ""
-    if isinstance(judge, DiffusionJudge) and len(among) < 2:
-        judge, uncounted = None, ONE_LABEL.format(among[0])
+    judge, among, uncounted = choices(judge, prompts, subject.targets)
     doubt = try_out(judge, among, drawing.width, drawing.height)
     encode = Encoder(clip)
     total, pictures, rows = len(models) * len(prompts), [], []

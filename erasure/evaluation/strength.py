@@ -16,9 +16,10 @@ from ..verdict import ARRIVED, percent
 from ..version import host_version, pack_version
 from .curve import Value, curve
 from .grid import grid, shrunk
-from .judges import Judge, try_out
+from .judges import Judge, name_of, try_out
 from .metrics import Share
-from .report import Drawing, Prompt, Row, Scores, Shelf, draw, labels_of, shares
+from .report import Drawing, Prompt, Row, Scores, Shelf, choices, draw, shares
+from .subject import subject_of
 
 LARGEST, MOST = 2.0, 16
 """Strengths go up to this one, the largest that Apply Erasure takes, and there are at most so many of them."""
@@ -103,13 +104,16 @@ def _of(share: Share) -> str:
 
 @dataclass(frozen=True)
 class StrengthReport:
-    """The points by strength, the unedited model first; what was asked; ``doubt``: what speaks against the judge."""
+    """The points by strength, the unedited model first; what was asked. ``doubt``: what speaks against the judge;
+    ``judge``: who it is; ``uncounted``: why nothing was counted, if so."""
 
     points: Sequence[Point]
     how: How
     prompts: Sequence[Prompt]
     drawing: Drawing
     doubt: str = ""
+    judge: str = ""
+    uncounted: str = ""
 
     @property
     def best(self) -> Point | None:
@@ -156,7 +160,7 @@ class StrengthReport:
             return f"✓ {self.best.strength:g} is the smallest strength that erases: {self._outcome(self.best)}."
         tried = self.points[-1].strength
         if all(point.gone is None and point.moved is None for point in self.points[1:]):
-            return "⚠ Nothing says which strength erases: connect a judge, or look at the sheet."
+            return "⚠ Nothing says which strength erases: have it counted, or look at the sheet."
         nearest = next(point for point in self.points if point.strength == self.strength)
         return f"✗ No strength up to {tried:g} erases. {nearest.strength:g} comes nearest: {self._outcome(nearest)}."
 
@@ -185,7 +189,9 @@ class StrengthReport:
 
     def text(self) -> str:
         """The strength first, then doubts, then what each strength does, with 95 % intervals."""
-        return "\n".join([self.headline(), *self.doubts(), *(point.sentence() for point in self.points)])
+        judge = f"The judge is {self.judge}." if self.judge else self.uncounted
+        lines = [self.headline(), *self.doubts(), *(point.sentence() for point in self.points), judge]
+        return "\n".join(line for line in lines if line)
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -200,7 +206,7 @@ class StrengthReport:
         about = {
             "strength": self.strength, "erases": self.best is not None, "headline": self.headline(),
             "doubts": self.doubts(), "how": asdict(self.how), "prompts": [asdict(p) for p in self.prompts],
-            "drawing": asdict(self.drawing),
+            "drawing": asdict(self.drawing), "judge": self.judge, "uncounted": self.uncounted,
         }  # fmt: skip
         made_by = {"pack_version": pack_version(), "host_version": host_version()}
         return json.dumps({"points": points, **about, **made_by}, indent=1, ensure_ascii=False)
@@ -234,17 +240,18 @@ def find_strength(
     how = how or How()
     if not any(prompt.erased for prompt in prompts):
         raise ErasureError("There are no prompts that ask for the concept: type at least one into 'erase'.")
-    attach.erase(model, erasure, min(how.strengths))  # raises before anything is drawn
+    erased = attach.erase(model, erasure, min(how.strengths))  # raises before anything is drawn
     total = (1 + len(how.strengths) + how.refine) * len(prompts)
     on_picture(0.0, 0, total, None)
-    doubt = try_out(judge, labels_of(prompts), drawing.width, drawing.height)
-    with Sweep(model, erasure, Encoder(clip), vae, prompts, drawing, judge, total, on_picture) as sweep:
+    judge, among, uncounted = choices(judge, prompts, subject_of(model, [erased]).targets)
+    doubt = try_out(judge, among, drawing.width, drawing.height)
+    with Sweep(model, erasure, Encoder(clip), vae, prompts, drawing, judge, among, total, on_picture) as sweep:
         points = [sweep.point(strength) for strength in (0.0, *how.strengths)]
         for _ in range(how.refine):
             if (strength := between(points, how.enough)) is None:
                 break
             points = sorted([*points, sweep.point(strength)], key=lambda point: point.strength)
-    return StrengthReport(points, how, prompts, drawing, doubt)
+    return StrengthReport(points, how, prompts, drawing, doubt, name_of(judge), uncounted)
 
 
 def between(points: Sequence[Point], enough: float) -> float | None:
@@ -268,6 +275,7 @@ class Sweep:
     prompts: Sequence[Prompt]
     drawing: Drawing
     judge: Judge | None
+    among: Sequence[str]
     total: int
     on_picture: OnPicture
     done: int = 0
@@ -284,7 +292,7 @@ class Sweep:
         """Draws and counts; 0 comes first."""
         model = attach.erase(self.model, self.erasure, strength)
         negative, drawn = self.encode(self.drawing.negative).cond, []
-        scores = Scores(labels_of(self.prompts), self.judge)
+        scores = Scores(self.among, self.judge)
         self.on_picture(strength, self.done, self.total, None)
         for number, prompt in enumerate(self.prompts):
             pictures = draw(model, self.vae, self.encode(prompt.text).cond, negative, self.drawing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MARKS = re.compile(r"\s*(?:[✓⚠✗🟢🟡🔴•–-]\ufe0f?\s+)?")
+MARKS = re.compile(r"\s*(?:[✓⚠✗🟢🟡🔴⚪•–-]\ufe0f?\s+)?")
 """What may stand in front of a line's first sentence."""
 ENDS = ".:!?…"
 PLACE = re.compile(r"\{(\d+)\}")

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from concept_erasure.erasure import attach, fillers, learning
-from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.artifact import ErasureError, load_erasure
 from concept_erasure.erasure.evaluation import stress as stress_module
 from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search, lessons, ring_a_bell
 from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS
 from concept_erasure.erasure.evaluation.attacks.relearning import relearned
 from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
+from concept_erasure.erasure.evaluation.diffusion_judge import DiffusionJudge
 from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import LIGHTS, StressReport, Trial, stress
@@ -24,6 +25,7 @@ from concept_erasure.nodes import progress
 from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_fit import sentence
 from tests.host.test_report import SMALL, Always, Knows
+from tests.host.test_schema import REPO
 from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample
 from tests.unit.test_evaluation import Vision, Words
 
@@ -198,7 +200,7 @@ def test_a_saved_graph_without_the_later_attacks_still_runs(model, clip, world, 
     known.pop("run_behind_tags")
     with torch.inference_mode():
         out = ErasureStressTest.execute(model, model, clip, world[2], **known)
-    assert "1 attack." in out.result[1]
+    assert "Asked behind quality tags: " in out.result[1] and "Asked by its name" not in out.result[1]
 
 
 @pytest.mark.parametrize(
@@ -244,8 +246,9 @@ def test_a_label_that_the_judge_does_not_know_is_refused_before_anything_is_draw
 def test_without_a_judge_pictures_are_drawn_and_no_attack_is_an_error(model, clip, world, output):
     off = {f"run_{name.replace(' ', '_')}": False for name in ATTACKS}
     with torch.inference_mode():
-        out = ErasureStressTest.execute(model, model, clip, world[2], **inputs(**{**off, "run_by_name": True}))
-        assert "not counted" in out.result[1] and out.result[1].count("\n") == 1
+        only = {**off, "run_by_name": True, "count": False}
+        out = ErasureStressTest.execute(model, model, clip, world[2], **inputs(**only))
+        assert out.result[1].startswith("Pictures were drawn, not counted.") and out.result[1].count("\n") == 1
         with pytest.raises(ErasureError) as caught:
             ErasureStressTest.execute(model, model, clip, world[2], **inputs(**off))
         assert "at least one" in sentence(caught)
@@ -271,3 +274,21 @@ def test_an_erasure_for_a_part_of_sampling_is_not_attacked_elsewhere(model, clip
     for erasure in (only_delta(gated), only_prompt(gated)):
         assert attach.is_windowed(attach.erase(model, erasure, 1.0, 0.2, 1.0))
         assert not attach.is_windowed(attach.erase(model, erasure))
+
+
+def test_the_unedited_model_counts_where_no_judge_is_connected(toys, output):
+    """Against what the erasure aims at, which nobody typed."""
+    after = attach.erase(toys.model, load_erasure(REPO / "toyworld" / "erasures" / "circle.safetensors"))
+    only = {f"run_{name.replace(' ', '_')}": name == "by name" for name in ATTACKS}
+    how = inputs(**only, among="star\nsquare", pictures=1, steps=8)
+    with torch.inference_mode():
+        text = ErasureStressTest.execute(toys.model, after, toys.clip, toys.vae, **how).result[1]
+    assert text.startswith("🟢 Prompts did not bring 'circle' back in 1 of 1 attack.")
+    assert "The judge is the unedited model itself." in text and "unedited 1.000" in text
+
+
+def test_a_judge_with_nothing_to_choose_from_counts_nothing_and_says_why(model, erased, clip, world):
+    judge = DiffusionJudge(model, clip, world[2])
+    with torch.inference_mode():
+        report = stress(model, erased, clip, world[2], Concept(["circle"]), SMALL, ["by name"], judge=judge)
+    assert report.text().startswith("Not counted: the judge has nothing to choose from but 'circle'")
