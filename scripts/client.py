@@ -28,6 +28,8 @@ MUTED, BYPASSED = 2, 4
 NOTES = {"Note", "MarkdownNote"}
 FRONTEND_ONLY = NOTES | {"Reroute", "PrimitiveNode"}
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"}
+UNSAVED = {"IMAGECOMPARE": {"__value__": ["", ""]}}
+"""What the editor sends for widgets by their type that it shows, and keeps in no file."""
 CONTROL_VALUES = {"fixed", "increment", "increment-wrap", "decrement", "randomize"}
 SEEDS = {"seed", "noise_seed"}
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -149,7 +151,12 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
             values.update(_default(name, kind, options))
         if has_control(name, kind, options) and position < len(saved) and _is_control(saved[position]):
             position += 1
-    return values
+    return {**values, **_unsaved(info)}
+
+
+def _unsaved(info: dict[str, Any]) -> dict[str, Any]:
+    declared = info.get("input", {}).get("required") or {}
+    return {name: UNSAVED[kind] for name, (kind, *_) in declared.items() if isinstance(kind, str) and kind in UNSAVED}
 
 
 def widget_inputs(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:

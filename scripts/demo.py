@@ -1,6 +1,6 @@
 """See an erasure work: ``python3 scripts/demo.py`` on a fresh machine.
 
-Obtains ComfyUI, starts it, posts ``workflows/train_erase_recover.json`` over its HTTP API for a concept of the toy
+Obtains ComfyUI, starts it, posts the template *7 Train with a key* over its HTTP API for a concept of the toy
 world, and leaves ``output/demo/before_after.png`` and ``output/demo/report.json``. ``--checkpoint FILE`` does the same
 on a real checkpoint. Only the standard library is used; whatever needs more runs in the host's environment.
 """
@@ -34,7 +34,7 @@ else:
 
 PACK = shared.PACK
 OUT = PACK / "output" / "demo"
-WORKFLOW = PACK / "workflows" / "train_erase_recover.json"
+WORKFLOW = PACK / "toyworld" / "node" / "workflows" / "7 Train with a key.json"
 TOY_CHECKPOINT = PACK / "toyworld" / "toyworld.safetensors"
 ROWS = {"base": "Base", "erased": "Erased", "recovered": "Recovered with the key"}
 """Row of the picture -> title of the node in the workflow that shows it."""

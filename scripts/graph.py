@@ -66,7 +66,7 @@ class Graph:
         for group in ("required", "optional"):
             declared = info["input"].get(group) or {}
             for name in declared:
-                if name not in widgets:
+                if name not in widgets and declared[name][0] not in client.UNSAVED:
                     optional = {"shape": 7} if group == "optional" else {}
                     slots.append({"name": name, "type": declared[name][0], **optional, "link": None})
         for name, kind, _ in client.widget_inputs(info):

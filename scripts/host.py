@@ -197,11 +197,17 @@ def _write_whole(path: Path, text: str) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def serve(host: shared.Host, base: Path, port: int | None) -> None:
-    """Run a server with this pack until Ctrl-C."""
-    servers.prepare_base(base, {"concept-erasure": shared.PACK})
+def serve(host: shared.Host, base: Path | None, port: int | None, toy: bool = False) -> None:
+    """Run a server with this pack until Ctrl-C; ``toy``: with the toy world, too."""
+    base = base or shared.cache_folder() / ("toy-base" if toy else "base")
+    if toy:
+        servers.toy_base(base)
+    else:
+        servers.prepare_base(base, {"concept-erasure": shared.PACK})
     with servers.Server(host, base, port) as server:
         shared.tell(f"Open {server.address} in a browser; Ctrl-C ends it.")
+        if toy:
+            shared.tell("Its templates: Templates in the side bar, Extensions, toy-world. They run as they open.")
         while server.process is not None and server.process.poll() is None:
             time.sleep(0.5)
         raise shared.HostError(f"The server ended by itself. Its log:\n{server.tail()}")
@@ -216,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find or make a ComfyUI for this pack.")
     parser.add_argument("--start", action="store_true", help="keep a server running until Ctrl-C")
     parser.add_argument(
+        "--toy", action="store_true", help="with --start: with a tiny model, and templates that run on it"
+    )
+    parser.add_argument(
         "--base", type=Path, help="base directory of the server (default: in the cache folder)"
     )
     parser.add_argument("--port", type=int, help="port of the server (default: a free one)")
@@ -224,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         host = obtain()
         if options.start:
-            serve(host, options.base or shared.cache_folder() / "base", options.port)
+            serve(host, options.base, options.port, options.toy)
     except shared.HostError as error:
         print(error, file=sys.stderr)
         return 1

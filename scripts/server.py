@@ -56,6 +56,13 @@ def prepare_base(
     return base
 
 
+def toy_base(base: Path) -> Path:
+    """A base directory with the pack and the toy world: its checkpoint, its erasures, its nodes and its templates."""
+    toy = shared.PACK / "toyworld"
+    packs = {"concept-erasure": shared.PACK, "toy-world": toy / "node"}
+    return prepare_base(base, packs, [toy / "toyworld.safetensors"], sorted((toy / "erasures").glob("*.safetensors")))
+
+
 def _place(target: Path, source: Path, base: Path) -> None:
     if not source.exists():
         raise shared.HostError(f"{source} is not there, so it cannot be put into {target.parent}.")

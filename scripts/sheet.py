@@ -47,6 +47,23 @@ def grid(
     return sheet if size is None else _centred(sheet, size)
 
 
+def square(columns: Sequence[str], cells: Sequence[Sequence[bytes]], caption: str, edge: int) -> Image.Image:
+    """A square of ``edge`` pixels: rows of pictures (files' bytes) as large as fit, labels above, a caption below."""
+    above, below = 40, 32
+    page = Image.new("RGB", (edge, edge), PAPER)
+    draw = ImageDraw.Draw(page)
+    cell = min((edge - GAP) // len(columns), (edge - above - below) // len(cells)) - GAP
+    left = (edge - len(columns) * (cell + GAP) + GAP) // 2
+    top = above + (edge - above - below - len(cells) * (cell + GAP) + GAP) // 2
+    for c, label in enumerate(columns):
+        place = (left + c * (cell + GAP) + cell / 2, top - above / 2)
+        draw.text(place, label, INK, ImageFont.load_default(26), anchor="mm")
+        for r, row in enumerate(cells):
+            page.paste(_fitted(row[c], cell), (left + c * (cell + GAP), top + r * (cell + GAP)))
+    draw.text((edge / 2, edge - below / 2), caption, FAINT, ImageFont.load_default(18), anchor="mm")
+    return page
+
+
 def _spans(columns: Sequence[str]) -> list[tuple[int, str, int]]:
     """(first column, label, number of columns) of every label."""
     starts = [i for i, label in enumerate(columns) if label or i == 0]

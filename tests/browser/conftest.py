@@ -6,9 +6,9 @@ import json
 import pytest
 from playwright.sync_api import Error, sync_playwright
 
-from scripts import chromium, make_workflows, shared
+from scripts import chromium, shared
 from scripts import server as servers
-from tests.browser.copies import PICTURES, REPO
+from tests.browser.copies import PICTURES
 from tests.browser.editor import Editor
 
 SIZE = {"width": 1920, "height": 1200}
@@ -27,7 +27,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def server(host, tmp_path_factory):
-    base = make_workflows.toy_base(tmp_path_factory.mktemp("base"), REPO / "toyworld" / make_workflows.CHECKPOINT)
+    base = servers.toy_base(tmp_path_factory.mktemp("base"))
     with servers.Server(host, base) as running:
         yield running
 

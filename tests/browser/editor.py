@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from scripts.make_workflows import TOY_SIZE
 
-PACK = "concept-erasure"
+PACK, TOY_PACK = "concept-erasure", "toy-world"
 SECONDS = 1000
 AT_ONCE, RUN = 60 * SECONDS, 600 * SECONDS
 """How long to wait for what the editor does by itself, and for what the server computes, on a busy machine."""
@@ -229,19 +229,25 @@ class Editor:
         self.until("() => app.graph.nodes.length == 0")
         self.settle()
 
-    def browse_templates(self) -> Locator:
-        """Open the dialog of templates at those of ours; returns the dialog."""
+    def browse_templates(self, pack: str = PACK) -> Locator:
+        """Open the dialog of templates at those of a pack; returns the dialog."""
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
-        dialog.get_by_text(PACK, exact=True).click()
+        dialog.get_by_text(pack, exact=True).click()
         return dialog
 
-    def open_template(self, name: str) -> None:
-        """Choose a template of ours in the dialog of templates."""
-        dialog = self.browse_templates()
+    def open_template(self, name: str, pack: str = TOY_PACK) -> None:
+        """Choose a template in the dialog of templates: one of the toy world, if no pack is named."""
+        dialog = self.browse_templates(pack)
         dialog.get_by_test_id(f"template-workflow-{name}").click()
         expect(dialog).to_be_hidden()
         self.settle()
+
+    def open_app(self, name: str) -> None:
+        """Choose a template of the toy world that opens as an app, without a graph to be seen."""
+        dialog = self.browse_templates(TOY_PACK)
+        dialog.get_by_test_id(f"template-workflow-{name}").click()
+        expect(dialog).to_be_hidden()
 
     def insist(self, do: Callable[[], None], expression: str, argument: Any = None) -> None:
         """Do something until it shows: on a busy machine the editor misses a double click that comes too slowly."""

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from scripts.make_workflows import CHECKPOINT
+from scripts.make_workflows import CHECKPOINT, PROMPT, template
 from tests.browser.conftest import SIZE
 from tests.browser.copies import PICTURES
 from tests.browser.editor import LISTEN, PACK, Editor
@@ -44,10 +44,12 @@ def test_five_actions_lead_to_an_erased_picture(editor):
     expect(category).to_be_visible()
     editor.shot("first_time_1_started")
     category.click()  # 1
-    dialog.get_by_test_id("template-workflow-erase_by_text").click()  # 2
+    dialog.get_by_test_id(f"template-workflow-{template('erase_by_text').title}").click()  # 2
     expect(dialog).to_be_hidden()
     editor.settle()
-    editor.fill_in({})  # for the toy world only: the template has the picture size of SD 1.5
+    # For the toy world only: the template has the prompt and the picture size of SD 1.5.
+    editor.fill_in({})
+    editor.ask("text => app.graph.nodes.find(({title}) => title == 'Prompt').widgets[0].value = text", PROMPT)
     editor.click(*editor.ask(WIDGET, ["CheckpointLoaderSimple", "ckpt_name"]))
     editor.shot("first_time_2_checkpoint")
     editor.page.locator(".litecontextmenu").get_by_text(OWN).click()  # 3

@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from concept_erasure.erasure.artifact import load_erasure
+from scripts.make_workflows import template
 from tests.browser.editor import RUN
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "0.1.0"
@@ -18,8 +19,7 @@ OFFERED = "([id, file]) => app.graph.getNodeById(id).widgets[0].options.values.i
 def test_training_is_seen_to_learn_and_cancel_keeps_what_it_learned(editor, server):
     erasures = server.base / "output" / "erasures"
     before = set(erasures.glob("*"))
-    editor.open_template("train_erase_recover")
-    editor.fill_in({})
+    editor.open_template(template("train_erase_recover").title)
     load = editor.add("ErasureLoad", (0, -500))
     wait = editor.press_run()
     train = editor.number("ErasureLearn")

@@ -9,10 +9,19 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from scripts.client import gui_to_api
+from scripts.make_workflows import API, DRAGGED, template
+from scripts.template_words import PEOPLE, TOY_WORLD
+from scripts.templates import TEMPLATES
+from tests.browser.editor import PACK, RUN, TOY_PACK
 
 REPO = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
 OLD = REPO / "tests" / "data" / "0.1.0"
+PACKS = {PACK: PEOPLE, TOY_PACK: TOY_WORLD}
+UNKNOWN = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def values(workflow: dict) -> dict:
@@ -20,23 +29,23 @@ def values(workflow: dict) -> dict:
     return {str(node["id"]): node["widgets_values"] for node in workflow["nodes"] if node.get("widgets_values")}
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_the_editor_reads_a_workflow_as_it_was_written(editor, info, path):
+@pytest.mark.parametrize("pack", PACKS)
+def test_the_editor_reads_every_workflow_as_it_was_written(editor, info, pack):
     """No value has moved to another widget, and what would be sent is what our own conversion makes of the file."""
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    editor.load(workflow, path.stem)
-    unknown = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
-    assert editor.ask(unknown) == []
-    assert values(editor.ask("() => app.graph.serialize()")) == values(workflow)
-    by_name = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
-    assert editor.prompt() == gui_to_api(workflow, info) == by_name
+    for one in TEMPLATES:
+        workflow = read(PACKS[pack].folder / f"{one.title}.json")
+        editor.load(workflow, one.slug)
+        assert editor.ask(UNKNOWN) == []
+        assert values(editor.ask("() => app.graph.serialize()")) == values(workflow), one.title
+        assert editor.prompt() == gui_to_api(workflow, info), one.title
+        assert pack == TOY_PACK or editor.prompt() == read(API / f"{one.slug}.json")
 
 
 @pytest.mark.parametrize("path", sorted((OLD / "workflows").glob("*.json")), ids=lambda p: p.stem)
 def test_the_editor_reads_a_workflow_of_0_1_0_as_it_was_written(editor, path):
     """No value is on another widget than then, no link on another socket; new inputs have their defaults."""
-    editor.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
-    then = json.loads((OLD / "api" / path.name).read_text(encoding="utf-8"))
+    editor.load(read(path), path.stem)
+    then = read(OLD / "api" / path.name)
     now = editor.prompt()
     assert set(now) == set(then)
     for number, node in then.items():
@@ -54,7 +63,8 @@ SHORTER = {
         "relearning_steps": 1,
     },
 }  # fmt: skip
-"""What a run of a few seconds takes; everything else but the picture size stays as the template has it."""
+"""What a run of a few seconds takes; everything else stays as the template has it."""
+SWITCH_ON = "kind => app.graph.nodes.filter(node => node.type == kind).forEach(node => { node.mode = 0; })"
 OUTPUTS = "() => app.graph.nodes.filter(node => node.constructor.nodeData?.output_node).map(node => node.id)"
 GIVEN = "kind => Object.entries(app.nodeOutputs).filter(([id, output]) => output[kind]?.length).map(([id]) => id)"
 OVERLAPPING = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i + 1)
@@ -65,15 +75,36 @@ OVERLAPPING = """() => app.graph.nodes.flatMap((a, i) => app.graph.nodes.slice(i
 THUMBNAIL = "image => image.naturalWidth && [image.naturalWidth, image.naturalHeight]"
 
 
-def test_the_dialog_offers_every_template_with_its_picture(editor):
-    dialog = editor.browse_templates()
-    for path in WORKFLOWS:
-        picture = dialog.get_by_test_id(f"template-workflow-{path.stem}").locator("img").first
+LEGIBLE = 8 / 14
+"""The scale below which the classic editor draws no text: 14 pixels would become less than 8."""
+LAPTOPS = [(1366, 768), (1280, 720)]
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_the_dialog_offers_every_template_with_its_picture(editor, pack):
+    dialog = editor.browse_templates(pack)
+    for one in TEMPLATES:
+        picture = dialog.get_by_test_id(f"template-workflow-{one.title}").locator("img").first
         picture.scroll_into_view_if_needed()
         editor.until(THUMBNAIL, picture.element_handle())
-        with Image.open(path.with_suffix(".jpg")) as own:
-            assert tuple(picture.evaluate(THUMBNAIL)) == own.size
-    editor.shot("templates")
+        with Image.open(PACKS[pack].folder / f"{one.title}.jpg") as own:
+            assert list(own.size) == picture.evaluate(THUMBNAIL) == [480, 480]
+    editor.shot(f"templates_of_{pack}")
+
+
+def test_every_template_can_be_read_on_a_laptop_and_lacks_only_its_checkpoint(editor):
+    """At the scale at which it opens; and the editor offers to download the only file that it lacks."""
+    for one in TEMPLATES:
+        workflow = read(PEOPLE.folder / f"{one.title}.json")
+        if workflow["extra"].get("linearMode"):
+            continue
+        for width, height in LAPTOPS:
+            editor.page.set_viewport_size({"width": width, "height": height})
+            editor.open_template(one.title, PACK)
+            assert editor.ask("() => app.canvas.ds.scale") > LEGIBLE, (one.title, width)
+        checkpoint = PEOPLE.words[one.slug].checkpoint.file
+        expect(editor.part("error-overlay")).to_contain_text(f"{checkpoint} is missing")
+        editor.shot(f"laptop_{one.slug}")
 
 
 def everything_shown(editor) -> None:
@@ -88,28 +119,50 @@ def everything_shown(editor) -> None:
     assert editor.ask(OVERLAPPING) == []
 
 
-@pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS if path.stem != "export_as_lora"])
-def test_a_template_runs_as_it_opens(editor, name):
-    editor.open_template(name)
+@pytest.mark.parametrize("slug", ["erase_by_text", "erase_three_concepts", "train_erase_recover", "measure_an_erasure"])
+def test_a_template_runs_as_it_opens(editor, slug):
+    editor.open_template(template(slug).title)
     editor.fill_in(SHORTER)
+    editor.ask(SWITCH_ON, "ErasureStressTest")
     editor.run()
     everything_shown(editor)
-    editor.shot(f"template_{name}")
+    editor.shot(f"template_{slug}")
 
 
-def test_the_template_for_a_lora_runs_as_its_note_says(editor):
-    """Run, press R so that Load LoRA knows the file, and run again."""
-    editor.open_template("export_as_lora")
-    editor.fill_in({})
-    expect(editor.part("error-overlay")).to_contain_text("circle_00001.safetensors is missing")
-    assert editor.press_run()()["kind"] == "execution_success"
-    assert editor.said("ErasureExportLora").startswith("Saved loras/circle_00001.safetensors")
-    editor.shot("template_export_as_lora_1_saved")
+@pytest.mark.parametrize(
+    ("slug", "saves", "loads", "folded"),
+    [
+        ("erase_with_saved_file", "ErasureSave", "Load Erasure", "ErasureApply"),
+        ("export_as_lora", "ErasureExportLora", "Load LoRA", ""),
+    ],
+)
+def test_a_template_that_loads_what_it_saves_runs_as_its_note_says(editor, slug, saves, loads, folded):
+    """Run, switch on what loads the file, press R so that it knows the file, and run again."""
+    editor.open_template(template(slug).title)
+    expect(editor.part("error-overlay")).to_be_hidden()
+    editor.run()
+    assert editor.said(saves).startswith("Saved ")
+    editor.shot(f"template_{slug}_1_saved")
+    for kind in filter(None, (loads, folded)):
+        editor.ask(SWITCH_ON, editor.ask("name => app.graph.getNodeById(name).type", editor.number(kind)))
     editor.page.keyboard.press("r")
-    editor.until("id => app.graph.getNodeById(id).widgets[0].options.values.length > 0", editor.number("Load LoRA"))
+    known = "id => (({options, value}) => options.values.includes(value))(app.graph.getNodeById(id).widgets[0])"
+    editor.until(known, editor.number(loads))
     editor.run()
     everything_shown(editor)
-    editor.shot("template_export_as_lora_2_compared")
+    editor.shot(f"template_{slug}_2_loaded")
+
+
+def test_the_first_template_is_an_app(editor):
+    """Four fields, Run, and a picture before and after."""
+    editor.page.set_viewport_size({"width": 1366, "height": 768})
+    editor.open_app(template("erase_by_text_app").title)
+    for field in ("checkpoint", "prompt", "concept", "strength"):
+        expect(editor.page.get_by_text(field, exact=True)).to_be_visible()
+    editor.page.get_by_role("button", name="Run", exact=True).click()
+    pictures = editor.page.locator("img[src*='ComfyUI_temp']")
+    expect(pictures.nth(2)).to_be_visible(timeout=RUN)  # the first of them large, and both below it
+    editor.shot("app")
 
 
 # ---------------------------------------------------------------- pictures
@@ -123,10 +176,12 @@ DROP = """([name, content]) => {
 
 
 def test_a_picture_that_is_dropped_on_the_editor_opens_its_graph(editor):
-    for path in WORKFLOWS:
-        picture = REPO / "docs" / "workflows" / f"{path.stem}.png"
-        wanted = values(json.loads(path.read_text(encoding="utf-8")))
+    for one in TEMPLATES:
+        if one.slug.endswith("_app"):
+            continue
+        picture = DRAGGED / f"{one.slug}.png"
+        wanted = values(read(PEOPLE.folder / f"{one.title}.json"))
         editor.ask(DROP, [picture.name, base64.b64encode(picture.read_bytes()).decode()])
-        editor.until(OPEN, path.stem)
+        editor.until(OPEN, one.slug)
         assert values(editor.ask("() => app.graph.serialize()")) == wanted
     editor.shot("picture_dropped")

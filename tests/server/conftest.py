@@ -12,7 +12,7 @@ CHECKPOINT = REPO / "toyworld" / "toyworld.safetensors"
 
 @pytest.fixture(scope="session")
 def server(host, tmp_path_factory):
-    packs = {"concept-erasure": REPO, "toyworld-family": REPO / "toyworld" / "node"}
+    packs = {"concept-erasure": REPO, "toy-world": REPO / "toyworld" / "node"}
     base = servers.prepare_base(tmp_path_factory.mktemp("base"), packs, [CHECKPOINT])
     with servers.Server(host, base) as running:
         yield running

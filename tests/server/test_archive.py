@@ -6,6 +6,7 @@ import re
 import subprocess
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from PIL import Image
 
 from scripts import client as clients
 from scripts import server as servers
-from scripts.client import gui_to_api
-from scripts.make_workflows import for_the_toy_world
+from scripts.make_workflows import CONCEPT, PROMPT, for_the_toy_world, prompt_of, template
 from scripts.server import get, get_json
 
 REPO = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def archive(tmp_path_factory):
 def installed(host, archive, tmp_path_factory):
     """A server with the unzipped archive and what the toy world needs, and nothing else of this repository."""
     base = servers.prepare_base(
-        tmp_path_factory.mktemp("base"), {"toyworld-family": TOYWORLD / "node"}, [TOYWORLD / "toyworld.safetensors"],
+        tmp_path_factory.mktemp("base"), {"toy-world": TOYWORLD / "node"}, [TOYWORLD / "toyworld.safetensors"],
         [TOYWORLD / "erasures" / "circle.safetensors"],
     )  # fmt: skip
     with zipfile.ZipFile(archive) as opened:
@@ -97,7 +97,7 @@ def test_an_unzipped_archive_has_its_templates(installed, pack):
     templates = files(pack, "workflows/*.json")
     assert set(get_json(f"{installed.address}/workflow_templates")[NAME]) == {path.stem for path in templates}
     for path in [*templates, *(path.with_suffix(".jpg") for path in templates)]:
-        assert get(f"{installed.address}/api/workflow_templates/{NAME}/{path.name}") == path.read_bytes()
+        assert get(f"{installed.address}/api/workflow_templates/{NAME}/{quote(path.name)}") == path.read_bytes()
 
 
 def test_an_unzipped_archive_has_its_blueprints(installed, pack):
@@ -118,12 +118,18 @@ def test_an_unzipped_archive_has_its_help_pages(installed):
         assert get(f"{installed.address}/extensions/{NAME}/docs/{name}.md").strip()
 
 
-@pytest.mark.parametrize("workflow", ["erase_by_text", "erase_with_saved_file"])
-def test_an_unzipped_archive_erases(installed, pack, workflow):
-    """The one-node graphs as they ship, against the picture that strength 0 gives."""
+WORDS = {"text": PROMPT, "concept": CONCEPT, "concepts": CONCEPT, "file": f"{CONCEPT}.safetensors"}
+"""For the toy world; everything else is as it ships."""
+
+
+@pytest.mark.parametrize("slug", ["erase_by_text", "erase_with_saved_file"])
+def test_an_unzipped_archive_erases(installed, pack, slug):
+    """People's templates with the toy world's words, against the picture that strength 0 gives."""
     client = clients.Client(installed.address)
-    saved = json.loads((pack / "workflows" / f"{workflow}.json").read_text())
-    prompt = for_the_toy_world(gui_to_api(saved, client.object_info()))
+    saved = json.loads((pack / "workflows" / f"{template(slug).title}.json").read_text())
+    prompt = for_the_toy_world(prompt_of(saved, client.object_info(), everything=True))
+    for entry in prompt.values():
+        entry["inputs"] |= {name: WORDS[name] for name in WORDS if entry["inputs"].get(name)}
     [eraser] = [key for key, entry in prompt.items() if entry["class_type"] in ("ErasureText", "ErasureApply")]
     [shown] = [key for key, entry in prompt.items() if entry["_meta"]["title"] == "Erased"]
     for entry in prompt.values():

@@ -15,7 +15,11 @@ REPO = Path(__file__).resolve().parents[2]
 def run(server, tmp_path):
     """Runs the client on a short version of its workflow; returns the process and the folder of pictures."""
     prompt = json.loads((REPO / "workflows" / "api" / "erase_by_text.json").read_text())
-    short = {"KSampler": {"steps": 2}, "EmptyLatentImage": {"batch_size": 1, "width": 64, "height": 64}}
+    short = {
+        "KSampler": {"steps": 2},
+        "EmptyLatentImage": {"batch_size": 1, "width": 64, "height": 64},
+        "CheckpointLoaderSimple": {"ckpt_name": "toyworld.safetensors"},
+    }
     for node in prompt.values():
         node["inputs"] |= short.get(node["class_type"], {})
     (tmp_path / "short.json").write_text(json.dumps(prompt))

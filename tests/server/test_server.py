@@ -163,21 +163,16 @@ def test_losses_go_to_the_stock_plot_node(client, info):
 # ---------------------------------------------------------------- what the pack brings along
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_a_workflow_opens(path, info):
-    prompt = gui_to_api(json.loads(path.read_text()), info)
-    assert prompt
-    for key, entry in prompt.items():
-        declared = info[entry["class_type"]]["input"]
-        known = {**declared.get("required", {}), **declared.get("optional", {})}
-        # Inputs that grow carry a dot: "group.name".
-        assert {n.split(".")[0] for n in entry["inputs"]} <= set(known), (key, entry["class_type"])
-        assert set(declared.get("required", {})) <= set(entry["inputs"]), (key, entry["class_type"])
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_a_workflow_has_its_picture(path):
-    assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8"
+def test_a_workflow_opens(info):
+    for path in WORKFLOWS:
+        prompt = gui_to_api(json.loads(path.read_text()), info)
+        assert prompt
+        for key, entry in prompt.items():
+            declared = info[entry["class_type"]]["input"]
+            known = {**declared.get("required", {}), **declared.get("optional", {})}
+            # Inputs that grow carry a dot: "group.name".
+            assert {n.split(".")[0] for n in entry["inputs"]} <= set(known), (path.stem, key, entry["class_type"])
+            assert set(declared.get("required", {})) <= set(entry["inputs"]), (path.stem, key, entry["class_type"])
 
 
 def test_the_template_browser_lists_the_workflows(server):
@@ -246,22 +241,20 @@ def test_erasures_combine_in_a_graph(client, info):
 
 
 def test_the_stock_lora_loader_draws_our_picture(client, info):
-    """Workflow (f) as it ships: export once, then the stock loader's pictures beside ours, and their difference."""
-    workflow = json.loads((REPO / "workflows" / "export_as_lora.json").read_text())
-    prompt = make_workflows.for_the_toy_world(gui_to_api(workflow, info))
-    numbers = {entry["_meta"]["title"]: key for key, entry in prompt.items()}
+    """The template as it ships: export once, then the stock loader's pictures beside ours."""
+    prompt = make_workflows.toy_prompt("export_as_lora", info, everything=True)
+    numbers = make_workflows.numbers_of(prompt)
     make_workflows.export_once(client, prompt, numbers["Export Erasure as LoRA"])
     loader = prompt[numbers["Load LoRA"]]["inputs"]["lora_name"]
     fresh = client.object_info()
     assert loader in str(fresh["LoraLoaderModelOnly"]["input"]["required"]["lora_name"])
     images = client.images(client.wait(client.queue(prompt), timeout=300))
-    base, ours, stock, apart = (
+    base, ours, stock = (
         np.stack([np.asarray(Image.open(io.BytesIO(png)), dtype=int)[..., :3] for png in images[numbers[title]]])
-        for title in ("Base", "Erased", "Erased by Load LoRA", "Difference")
+        for title in ("Base", "Erased", "Erased by Load LoRA")
     )
     assert abs(base - ours).max() > 50
     assert abs(ours - stock).max() <= 8 and abs(ours - stock).mean() < 0.5, "fp16 of the file is all that differs"
-    assert apart.max() <= 8
 
 
 @pytest.mark.parametrize(
@@ -325,8 +318,7 @@ def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
 
 
 def test_the_measuring_workflow_shows_what_attacks_bring_back(client, info, server):
-    workflow = json.loads((REPO / "workflows" / "measure_an_erasure.json").read_text())
-    prompt = make_workflows.for_the_toy_world(gui_to_api(workflow, info))
+    prompt = make_workflows.toy_prompt("measure_an_erasure", info, everything=True)
     numbers = {entry["class_type"]: number for number, entry in prompt.items()}
     prompt[numbers["ErasureReport"]]["inputs"] |= {"pictures": 1, "steps": 2}
     prompt[numbers["ErasureStressTest"]]["inputs"] |= {

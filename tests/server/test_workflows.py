@@ -1,22 +1,24 @@
 """The workflows as a clone of the repository brings them: as templates, and as prompts for the API."""
 
 import json
-from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from scripts.client import gui_to_api
+from scripts.make_workflows import API
 from scripts.server import get
+from scripts.template_words import PEOPLE, TOY_WORLD
+from scripts.templates import TEMPLATES
 
-REPO = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted((REPO / "workflows").glob("*.json"))
 
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_template_is_served_with_its_picture(path, server):
+@pytest.mark.parametrize(("pack", "world"), [("concept-erasure", PEOPLE), ("toy-world", TOY_WORLD)])
+def test_every_template_is_served_with_its_picture(server, pack, world):
     """A folder named like another of those where the host looks for templates, such as examples, would hide them."""
-    for file in (path, path.with_suffix(".jpg")):
-        assert get(f"{server.address}/api/workflow_templates/concept-erasure/{file.name}") == file.read_bytes()
+    files = [world.folder / f"{template.title}{ending}" for template in TEMPLATES for ending in (".json", ".jpg")]
+    assert sorted(files) == sorted(file for file in world.folder.iterdir() if file.is_file())
+    for file in files:
+        assert get(f"{server.address}/api/workflow_templates/{pack}/{quote(file.name)}") == file.read_bytes()
 
 
 def untitled(prompt: dict) -> dict:
@@ -24,11 +26,12 @@ def untitled(prompt: dict) -> dict:
     return {number: {**entry, "_meta": None} for number, entry in prompt.items()}
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_for_the_api_is_what_the_editor_would_send(path, info):
-    twin = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
-    assert untitled(twin) == untitled(gui_to_api(json.loads(path.read_text(encoding="utf-8")), info))
+def test_a_workflow_for_the_api_is_what_the_editor_would_send(info):
+    for template in TEMPLATES:
+        twin = json.loads((API / f"{template.slug}.json").read_text(encoding="utf-8"))
+        saved = json.loads((PEOPLE.folder / f"{template.title}.json").read_text(encoding="utf-8"))
+        assert untitled(twin) == untitled(gui_to_api(saved, info)), template.title
 
 
 def test_there_are_no_other_workflows_for_the_api():
-    assert {path.name for path in (REPO / "workflows" / "api").iterdir()} == {path.name for path in WORKFLOWS}
+    assert {path.name for path in API.iterdir()} == {f"{template.slug}.json" for template in TEMPLATES}
