@@ -24,7 +24,7 @@ def connected(address: str) -> ModuleType:
 
 
 def drawn(nodes: ModuleType, options: argparse.Namespace) -> dict[str, list[Any]]:
-    """The graph of ``workflows/erase_by_text.json``: one prompt and seed, by the base model and without the concept."""
+    """The graph of the template *1 Erase by typing*: one prompt and seed, by the base model and without the concept."""
     with runtime.Workflow():
         model, clip, vae = nodes.CheckpointLoaderSimple(options.checkpoint)
         positive, negative = nodes.CLIPTextEncode(options.prompt, clip), nodes.CLIPTextEncode("", clip)

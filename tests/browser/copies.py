@@ -13,7 +13,7 @@ from PIL import Image
 REPO = Path(__file__).resolve().parents[2]
 PICTURES, COPIES = REPO / "output" / "browser", REPO / "docs" / "screenshots"
 PAGES = REPO / "web" / "docs"
-CHOSEN = ("by_hand_4_erased", "training_1_learning", "template_export_as_lora_2_compared", "help_ErasureLearn")
+CHOSEN = ("by_hand_4_erased", "training_1_learning", "template_export_as_lora_2_loaded", "help_ErasureLearn")
 WIDTH = 1280
 
 
