@@ -162,9 +162,9 @@ def instant_erasure(page: Page) -> int:
     return number
 
 
-def save_erasure(page: Page, erasure: int) -> None:
+def save_erasure(page: Page, erasure: int, y: int = 610) -> None:
     prefix = f"erasures/{page.words.file}"
-    page.graph.node("ErasureSave", (MIDDLE, 610, WIDE, 150), sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
+    page.graph.node("ErasureSave", (MIDDLE, y, WIDE, 150), sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
 
 
 def applied(page: Page, column: int, erasure: Socket, model: Socket | None = None, kind: str = "ErasureApply") -> int:
@@ -202,12 +202,11 @@ def train_erase_recover(object_info: dict[str, Any], world: World, slug: str) ->
         "Change the prompt and run again: nothing is trained anew. The erasure is saved in `output/erasures`.",
     ])  # fmt: skip
     page.prompts()
-    train = learner(page)
+    sockets = {**page.both, "vae": page.vae}
+    train = page.graph.node("ErasureLearn", (MIDDLE, 0, WIDE, 630), sockets=sockets, concept=page.words.concept)
+    page.graph.group("2. Learn to erase", (MIDDLE - 20, -74, WIDE + 40, 924))
+    save_erasure(page, train, 680)
     page.seed(PICTURES, 0)
-    prefix = f"erasures/{page.words.file}"
-    page.graph.node(
-        "ErasureSave", (PICTURES, 122, COLUMN - 20, 82), sockets={"erasure": (train, 0)}, filename_prefix=prefix
-    )
     erased = applied(page, 1, (train, 0))
     recovered = applied(page, 2, (train, 0), (erased, 0), "ErasureRecover")
     page.graph.nodes[-1]["size"][1] = 130
@@ -215,18 +214,6 @@ def train_erase_recover(object_info: dict[str, Any], world: World, slug: str) ->
     base, after, _ = page.columns(models, BELOW)
     page.compare(PICTURES + 2 * COLUMN, 180, base, after)
     return page.graph.saved()
-
-
-def learner(page: Page) -> int:
-    """Train Erasure, as the host has it."""
-    new = "ErasureLearn" in page.graph.object_info
-    edge = page.words.checkpoint.size
-    size: dict[str, Any] = {} if new else {"width": edge, "height": edge}
-    page.graph.group("2. Learn to erase", (MIDDLE - 20, -74, WIDE + 40, 970))
-    return page.graph.node(
-        "ErasureLearn" if new else "ErasureTrain", (MIDDLE, 0, WIDE, 800 if new else 900),
-        sockets=page.both | ({"vae": page.vae} if new else {}), concept=page.words.concept, **size,
-    )  # fmt: skip
 
 
 def export_as_lora(object_info: dict[str, Any], world: World, slug: str) -> dict[str, Any]:
