@@ -31,6 +31,9 @@ ENCODING = ("encode_from_tokens", "encode_from_tokens_scheduled", "load_model")
 """What the host's CLIP does to encode."""
 READING = ("__call__", "forward", "encode", "encode_token_weights", "process_tokens", "gen_empty_tokens")
 """What a text encoder's modules do."""
+POOLED = ("text_projection.weight", "logit_scale")
+"""Weights that only the pooled text depends on, which is not remembered. Checkpoints of SD 1 lack them, and the host
+leaves there what is in memory by chance."""
 RUNNING = {"execution_device", "layer", "layer_idx", "return_projected_pooled", "training", "can_assign_sd"}
 """Attributes of modules that encoding itself sets."""
 PASSING = ("_", "comfy_", "prev_", "model_", "lowvram_", "current_", "weight_", "bias_")
@@ -149,7 +152,7 @@ def _plain(value: object) -> str:
 def weights_sum(patcher) -> str:
     """What the weights of a host's patcher are without its patches: a sum over all bytes, taken again when some of
     the bytes have changed."""
-    stored = stored_weights(patcher)
+    stored = {name: weight for name, weight in stored_weights(patcher).items() if not name.endswith(POOLED)}
     some = hashlib.sha256()
     for name, weight in stored.items():
         for part in _plain_parts(weight):
