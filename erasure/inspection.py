@@ -92,12 +92,11 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
     ]
     if without := [name for name in strange if not meant.get(name)]:
         what = f"{quoted(without)} is not a word" if len(without) == 1 else f"{listing(without)} are not words"
-        it = "it" if len(without) == 1 else "them"
         findings.append(
             Finding(
                 "⚠",
-                f"{what} this text encoder knows, so pictures stay as they were. Name {it} as you do in prompts that "
-                "work; for most models that is in English.",
+                f"{what} this text encoder knows, so pictures stay as they were. Use names that work in "
+                "prompts; for most models these are English.",
             )  # fmt: skip
         )
     aims = {target: name for name, target in zip(names, targets, strict=True) if target and name not in strange}

@@ -128,9 +128,8 @@ def _warnings(entries: Sequence[Name], kept: Sequence[str]) -> list[str]:
             )
         said = [text for text in kept if is_said(entry.text, text)]
         if said:
-            verb = "says" if len(said) == 1 else "say"
             warnings.append(
-                f"You preserve {listing(said, 'text', 'texts')}, which {verb} {shown}: prompts like that may still "
-                "show it."
+                f"You preserve {listing(said, 'text', 'texts')}, with {shown} in it: prompts like that may still show "
+                "the concept."
             )
     return warnings

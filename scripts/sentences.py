@@ -14,6 +14,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,15 +27,24 @@ NOT_SAID = {
 SCHEMA = {"tooltip", "description", "display_name", "search_aliases", "category", "node_id", "placeholder", "template"}
 """What locales/LANGUAGE/nodeDefs.json translates, and the host."""
 PIECES = (
-    "{0} name: {1}", "{0} names: {1}", "{0} text: {1}", "{0} texts: {1}", "{0} concept: {1}", "{0} concepts: {1}",
-    "{0} preserved text: {1}", "{0} preserved texts: {1}", "less than {0} %",
+    "{0d} name: {1}", "{0d} names: {1}", "{0d} text: {1}", "{0d} texts: {1}", "{0d} concept: {1}",
+    "{0d} concepts: {1}", "{0d} preserved text: {1}", "{0d} preserved texts: {1}", "less than {0d} %", "{0d} of {1d}",
+    "{0d} of {1d} pictures", "{0d} of {1d} text layers changed.", "{0d} of {1d} weights changed.",
+    "{0d} of {1d} attack", "{0d} of {1d} attacks", "text layers", "all {0}", "rank {0d}", "full matrices",
+    "clean latents", "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
+    "Prompts can bring '{0}' back: {1} did.", "Prompts may bring '{0}' back: {1} left it open.",
+    "Prompts did not bring '{0}' back in {1}.", "Training on the erased model can bring '{0}' back: {1} did.",
+    "Training on the erased model may bring '{0}' back: {1} left it open.",
+    "Training on the erased model did not bring '{0}' back in {1}.",
+    "{0} → {1}: the model's predictions moved {2} of the way.",
 )  # fmt: skip
-"""What is put together of shorter pieces than a translation can be made of."""
+"""What is put together of shorter pieces than a translation can be made of; a place with a d takes numbers alone."""
 NAMES = {
     "all but cross-attention", "all but one", "last of the name", "all in context", "weighted for a prompt",
     "in the same file", "in a file of its own", "not at all", "no erasures yet: make one with Save Erasure",
     "list[dict[str, nn.Parameter]]", "modified by an inplace operation", "Inference tensors cannot be saved",
     "a photo of a shape", "depth of field", "Stable Diffusion XL", "Stable Diffusion XL Refiner",
+    "ESR-{0} {1}", "PSR-{0} {1}", "CLIP-I, kept {0}", "CLIP score, {0} {1}",
 }  # fmt: skip
 """Choices of inputs, which have one name in every language, and texts that are for programs and text encoders."""
 FEWEST = 3
@@ -58,40 +68,50 @@ def _of_file(path: Path) -> Iterator[str]:
 
 def is_sentence(text: str) -> bool:
     """Whether a literal is said, and is neither a name nor a pattern."""
+    if text in NAMES or "\\" in text:
+        return False
+    if re.fullmatch(r"(?:[A-Z]| ).*\{\d+\}.*", text) and re.search(r"[A-Za-z]{3}", text) and text[-1] in ".}":
+        return True
     words = [word for word in text.split() if re.fullmatch(r"[('\"]*[A-Za-z'’-]{2,}[).,:;!?'\"…]*", word)]
-    return len(words) >= FEWEST and text not in NAMES and "\\" not in text
+    return len(words) >= FEWEST
 
 
 def _literals(node: ast.AST, is_error: bool) -> Iterator[tuple[str, bool]]:
     """Literals below a node, and whether each is part of an error; docstrings and schemas left out."""
-    if isinstance(node, ast.keyword) and node.arg in SCHEMA or getattr(node, "name", "") == "define_schema":
+    if isinstance(node, ast.keyword) and node.arg in SCHEMA or _makes_inputs(node):
         return
     is_error = is_error or isinstance(node, ast.Raise)
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue
         text = _template(child)
-        if text is not None:
-            yield text, is_error
+        for line in (text or "").split("\n"):
+            yield _numbered(line), is_error
         for part in child.values if isinstance(child, ast.JoinedStr) else [child]:
             if isinstance(part, ast.FormattedValue) or part is child:
                 yield from _literals(part, is_error)
 
 
+def _makes_inputs(node: ast.AST) -> bool:
+    """Whether a function makes a schema, or inputs for one."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    return node.name == "define_schema" or (node.returns is not None and "io.Input" in ast.unparse(node.returns))
+
+
 def _template(node: ast.AST) -> str | None:
     """A literal as the catalogue has it; None for any other node."""
     if isinstance(node, ast.Constant):
-        return node.value.strip("\n") if isinstance(node.value, str) else None
+        return node.value if isinstance(node.value, str) else None
     if not isinstance(node, ast.JoinedStr):
         return None
-    pieces, number = [], 0
-    for value in node.values:
-        if isinstance(value, ast.Constant):
-            pieces.append(str(value.value))
-        else:
-            pieces.append(f"{{{number}}}")
-            number += 1
-    return "".join(pieces).strip("\n")
+    return "".join(str(value.value) if isinstance(value, ast.Constant) else "{}" for value in node.values)
+
+
+def _numbered(line: str) -> str:
+    """The line with numbers in its places, which ``str.format`` leaves empty."""
+    numbers = count()
+    return re.sub(r"\{\}", lambda _: f"{{{next(numbers)}}}", line)
 
 
 def translations(language: str) -> dict[str, str]:

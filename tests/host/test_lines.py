@@ -190,7 +190,7 @@ def test_a_preserved_text_that_says_the_name_is_named(read_once):
     shapes = "square\nstar\nheart\nring\nmoon\ntriangle\ncross\ngreen\nyellow\npurple\norange"
     kept = f"{shapes}\nred circle line\ncircle of blue"
     _, text = type_in(read_once, "circle", target="anchor", anchor="square", preserve=kept)
-    assert '"red circle line", "circle of blue", which say "circle"' in " ".join(doubts(text))
+    assert '"red circle line", "circle of blue", with "circle" in it' in " ".join(doubts(text))
 
 
 @pytest.fixture

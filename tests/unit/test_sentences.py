@@ -13,9 +13,14 @@ GERMAN = Catalogue(
         " at strength {0}": " bei Stärke {0}",
         "less than {0} %": "weniger als {0} %",
         "Others moved at most {0} ({1}).": "Andere höchstens zu {0} ({1}).",
-        "{0} of {1} text layers changed.": "Von {1} Schichten haben sich {0} geändert.",
+        "{0d} of {1d} text layers changed.": "Von {1} Schichten haben sich {0} geändert.",
         "Preserved {0}.": "Bewahrt: {0}.",
-        "{0} texts: {1}": "{0} Texte, {1}",
+        "{0d} texts: {1}": "{0} Texte, {1}",
+        "Asked by its name": "Nach dem Namen gefragt",
+        "stayed away in {0} pictures.": "blieb in {0} Bildern fort.",
+        "✓ {0} erases.": "✓ {0} löscht.",
+        "The others: {0}": "Die anderen: {0}",
+        '"{0}" alone': "„{0}“ allein",
     }
 )
 
@@ -30,6 +35,10 @@ GERMAN = Catalogue(
             "✓ a: zu 9 % verschoben. Andere höchstens zu weniger als 1 % (b). Von 14 Schichten haben sich 7 geändert.",
         ),
         ('Preserved 2 texts: "a", "b".', 'Bewahrt: 2 Texte, "a", "b".'),
+        ("🟢 Asked by its name: stayed away in 8 pictures.", "🟢 Nach dem Namen gefragt: blieb in 8 Bildern fort."),
+        ("✓ 0.5 erases.", "✓ 0.5 löscht."),
+        ('The others: "a" alone, "b" alone', "Die anderen: „a“ allein, „b“ allein"),
+        ("Preserved its texts: one.", "Bewahrt: its texts: one."),
         ("What nobody has translated. Preserved a.", "What nobody has translated. Bewahrt: a."),
         ("", ""),
     ],
@@ -42,8 +51,10 @@ def test_a_text_is_translated_sentence_by_sentence(text, translation):
 def test_sentences_are_read_from_the_source():
     said = sentences.sentences()
     assert "There is one erasure to combine, and it takes two: connect another one." in said
+    assert "Read {0}." in said and "The key for {0} is on, at strength {1}." in said
     assert "'{0}' is erased {1} times over, which can erase more." in said
-    assert not [text for text in said if text.startswith("What to erase")], "tooltips are translated elsewhere"
+    tooltips = ("What to erase", "Learning rate of")
+    assert not [text for text in said if text.startswith(tooltips)], "these are translated elsewhere"
 
 
 @pytest.mark.parametrize("language", sentences.languages())
