@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..erasure import recall
 from . import (
+    card,
     combine,
     exchange,
     files,
@@ -34,5 +35,5 @@ class ConceptErasureExtension(ComfyExtension):
         recall.keep_lists(os.path.join(folder_paths.get_user_directory(), "__concept_erasure", "encodings"))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength, learn_old)
+        parts = (instant, learn, use, combine, report, stress, files, exchange, lists, strength, card, learn_old)
         return [node for part in parts for node in part.NODES]

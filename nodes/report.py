@@ -18,7 +18,7 @@ from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
 from ..erasure.evaluation.subject import entry, subject_of
 from .files import new_path
-from .types import CATEGORY, ErasureSocket, JudgeSocket, lenient, show, telling
+from .types import CATEGORY, ErasureSocket, JudgeSocket, ReportSocket, lenient, show, telling
 
 MOST = 16
 THUMBNAIL = 512
@@ -97,6 +97,11 @@ OUTPUTS = [
 ]
 
 
+MEASURED = ReportSocket.Output(
+    display_name="measured", tooltip="For Erasure Card, which makes a page for a client of it."
+)
+
+
 class ErasureReport(io.ComfyNode):
     """MODEL before + MODEL after + prompts -> grid and scores."""
 
@@ -116,13 +121,14 @@ class ErasureReport(io.ComfyNode):
                 *before_and_after_inputs(),
                 *prompt_inputs(), *drawing_inputs(), *judge_inputs(), count_input(),
             ],
-            outputs=OUTPUTS,
+            outputs=[*OUTPUTS, MEASURED],
         )  # fmt: skip
 
     @classmethod
     @telling
     def execute(cls, model_before, model_after, clip, vae, erase, keep, **how) -> io.NodeOutput:
-        return report(cls, {"before": model_before, "after": model_after}, clip, vae, erase, keep, how)
+        models = {"before": model_before, "after": model_after}
+        return report(cls, models, clip, vae, erase, keep, how, measured=True)
 
 
 class ErasureCompare(io.ComfyNode):
@@ -170,8 +176,8 @@ def unused(name: str, others: Container[str]) -> str:
     return name if name not in others else next(other for other in numbered if other not in others)
 
 
-def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io.NodeOutput:
-    """Draws, counts, saves and shows."""
+def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict, measured: bool = False) -> io.NodeOutput:
+    """Draws, counts, saves and shows; ``measured``: the report itself is an output, too."""
     prompts = read_prompts(erase, keep)
     first, *edited = models.values()
     judge = judge_from(how, lambda: DiffusionJudge(first, clip, vae, looking(cls)))
@@ -181,8 +187,8 @@ def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict) -> io
     def seen(done: int, total: int, pictures) -> None:
         bar.update_absolute(done, total, thumbnail(pictures))
 
-    subject = subject_of(first, edited)
-    return finished(cls, compare(models, clip, vae, prompts, drawing, judge, seen, subject), prefix, bar)
+    found = compare(models, clip, vae, prompts, drawing, judge, seen, subject_of(first, edited))
+    return finished(cls, found, prefix, bar, *[found] * measured)
 
 
 def looking(cls) -> Callable[[int, int], None]:
@@ -227,14 +233,14 @@ def thumbnail(pictures, side: int = THUMBNAIL) -> tuple:
     return "JPEG", within(pictures[0], side), None
 
 
-def finished(cls, found: Report | StressReport, prefix: str, bar) -> io.NodeOutput:
-    """Saves and shows what was found."""
+def finished(cls, found: Report | StressReport, prefix: str, bar, *more) -> io.NodeOutput:
+    """Saves and shows what was found; ``more``: further outputs."""
     sheets, place = found.grid(), save(found, prefix)
     # the editor shows the last preview in front of the node's own pictures
     bar.update_absolute(bar.total, bar.total, thumbnail(sheets, SIDE))
     text = f"{found.text()}\nSaved {place}.".lstrip()
     shown = {**ui.PreviewImage(sheets, cls=cls).as_dict(), **show(cls, text).as_dict()}
-    return io.NodeOutput(sheets, text, ui=shown)
+    return io.NodeOutput(sheets, text, *more, ui=shown)
 
 
 def save(found: Report | StressReport | StrengthReport, prefix: str) -> str:

@@ -20,8 +20,13 @@ ErasureSocket = io.Custom("ERASURE")
 SettingsSocket = io.Custom("ERASURE_SETTINGS")
 JudgeSocket = io.Custom("ERASURE_JUDGE")
 """Anything that ranks labels as ``erasure.evaluation.judges.Judge`` says; other packs' nodes can make one."""
+ReportSocket = io.Custom("ERASURE_REPORT")
+"""What Erasure Report measured, for Erasure Card."""
 OFF = "Off: strength is 0."
-ABILITIES = {"MODEL": "clone", "CLIP": "tokenize", "VAE": "decode", "ERASURE": "delta", "ERASURE_SETTINGS": "only_in"}
+ABILITIES = {
+    "MODEL": "clone", "CLIP": "tokenize", "VAE": "decode", "ERASURE": "delta", "ERASURE_SETTINGS": "only_in",
+    "ERASURE_REPORT": "rows",
+}  # fmt: skip
 """A socket's type, and an attribute by which what belongs there is known."""
 KEPT: dict = {"has_intermediate_output": True} if hasattr(io.Schema, "has_intermediate_output") else {}
 """For the schema of a node that is no output node: when its result is kept from an earlier run, the host sends anew

@@ -69,19 +69,20 @@ def likeness(row: Row) -> str:
     """How far the kept pictures are from the unedited model's; empty where there are none."""
     if row.identical is None or row.psnr is None:
         return ""
-    same = f"{of(row.identical)} are the same to the bit"
     if row.identical.hits == row.identical.count:
         return "Kept pictures are the same to the bit."
+    measure, same = decibels(row.psnr), f"; {of(row.identical)} are the same to the bit" if row.identical.hits else ""
     if row.psnr >= INVISIBLE:
-        return f"Kept pictures changed by less than you can see ({decibels(row.psnr)}; {same})."
+        return f"Kept pictures changed by less than you can see ({measure}{same})."
     if row.psnr >= SLIGHT:
-        return f"Kept pictures changed a little: it shows side by side ({decibels(row.psnr)}; {same})."
+        return f"Kept pictures changed a little: it shows side by side ({measure}{same})."
     if row.psnr >= VISIBLE:
-        return f"Kept pictures changed visibly ({decibels(row.psnr)}; {same})."
-    return f"Kept pictures are other pictures than before ({decibels(row.psnr)}; {same})."
+        return f"Kept pictures changed visibly ({measure}{same})."
+    return f"Kept pictures are other pictures than before ({measure}{same})."
 
 
 def decibels(psnr: float) -> str:
+    """The middle one of several pictures' PSNR."""
     return "most are the same to the bit" if psnr == float("inf") else f"{psnr:.1f} dB"
 
 

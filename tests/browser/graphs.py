@@ -100,7 +100,8 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     seen = {"clip": clip, "vae": vae}
     seen["judge"] = graph.node("ToyWorldJudge", (-900, 600, 320, 46)), 0
     two = {"model_before": model, "model_after": erased, **seen}
-    place("ErasureReport", 1310, two, **drawing, **prompts)
+    report, _ = place("ErasureReport", 1310, two, **drawing, **prompts)
+    place("ErasureCard", 320, {"measured": (report, 2)})
     place("ErasureCompare", 1560, {"model": model, **seen}, **drawing, **prompts)
     short = {"steps": 8, "search_tried": 64, "search_generations": 1, "learned_steps": 2, "relearning_steps": 1}
     place(

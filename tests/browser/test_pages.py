@@ -11,7 +11,7 @@ CONNECT = """([source, target, name]) => {
     app.graph.getNodeById(source).connect(0, to, to.inputs.findIndex(input => input.name == name));
 }"""
 GROWN = "([target, name]) => app.graph.getNodeById(target).inputs.some(input => input.name == name)"
-LONG = ("ErasureReport", "ErasureCompare", "ErasureStressTest", "ErasureFindStrength")
+LONG = ("ErasureReport", "ErasureCompare", "ErasureStressTest", "ErasureFindStrength", "ErasureCard")
 """Of these only what they say and show is pictured, for they have many inputs."""
 TITLE, MARGIN = 50, 8
 

@@ -138,7 +138,7 @@ def test_nothing_that_the_editor_gets_is_larger_than_it_can_take(quick, monkeypa
     width, height = size
     how = {**HOW, "pictures": 1, "width": width, "height": height, "count": False}
     out = ErasureReport.execute(1, 2, None, None, "\n".join(f"a circle {i}" for i in range(prompts)), "", **how)
-    sheets, _ = out.result
+    sheets, *_ = out.result
     assert len(previews) == 2 * prompts + 1
     assert all(max(image.size) <= THUMBNAIL and limit is None for _, image, limit in previews[:-1])
     assert max(previews[-1][1].size) <= SIDE and max(sheets.shape[1:3]) <= SIDE
@@ -177,7 +177,7 @@ def test_the_report_node_saves_json_and_counts_with_clip(model, clip, world, out
             model, erased, clip, world[2], "a red thing | red", "a blue thing | blue", **HOW,
             clip_vision=Vision(), judge_clip=Words(),
         )  # fmt: skip
-    grid, text = out.result
+    grid, text, _ = out.result
     saved = json.loads((output / "erasures" / "report_00001.json").read_text())
     assert [row["name"] for row in saved["rows"]] == ["before", "after"]
     assert saved["drawing"]["seeds"] == [3, 4] and saved["prompts"][0]["label"] == "red"
