@@ -31,7 +31,7 @@ PIECES = (
     "{0d} name: {1}", "{0d} names: {1}", "{0d} text: {1}", "{0d} texts: {1}", "{0d} concept: {1}",
     "{0d} concepts: {1}", "{0d} preserved text: {1}", "{0d} preserved texts: {1}", "less than {0d} %", "{0d} of {1d}",
     "{0d} of {1d} pictures", "{0d} of {1d} text layers changed.", "{0d} of {1d} weights changed.",
-    "{0d} of {1d} attack", "{0d} of {1d} attacks", "text layers", "all {0}", "rank {0d}", "full matrices",
+    "{0d} of {1d} attack", "{0d} of {1d} attacks", "text layers", "all {0d}", "rank {0d}", "full matrices",
     "clean latents", "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
     "Prompts can bring '{0}' back: {1} did.", "Prompts may bring '{0}' back: {1} left it open.",
     "Prompts did not bring '{0}' back in {1}.", "Training on the erased model can bring '{0}' back: {1} did.",

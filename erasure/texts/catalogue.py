@@ -13,6 +13,10 @@ from collections.abc import Mapping
 MARKS = re.compile(r"\s*(?:[✓⚠✗🟢🟡🔴⚪•–-]\ufe0f?\s+)?")
 """What may stand in front of a line's first sentence."""
 ENDS = ".:!?…"
+WIDE = "。：！？"
+"""Ends of sentences that bring their own space along."""
+WIDE_LETTERS = re.compile("[\u3040-\u9fff]")
+"""Japanese and Chinese ones, behind which signs are wide, too."""
 PLACE = re.compile(r"\{(\d+)d?\}")
 NUMBER = re.compile(r"\{\d+d\}")
 """A place that only a number fills, as in "{0d} names": other words would be taken for it."""
@@ -46,7 +50,7 @@ class Catalogue:
         while text:
             translation, end = self._first(text, depth)
             space = len(text[end:]) - len(text[end:].lstrip())
-            parts += [translation, text[end : end + space]]
+            parts += [translation, "" if translation[-1:] in WIDE else text[end : end + space]]
             text = text[end + space :]
         return "".join(parts)
 
@@ -54,7 +58,8 @@ class Catalogue:
         """The translation of the first sentence of a text, and where that sentence ends."""
         title, colon, _ = text.partition(": ")
         if colon and title in self.titles:
-            return self.titles[title] + ":", len(title) + 1
+            known = self.titles[title]
+            return known + ("：" if WIDE_LETTERS.search(known) else ":"), len(title) + 1
         matches = [(match, known) for pattern, known in self.sentences if (match := pattern.match(text))]
         matches = matches or [(match, known) for pattern, known in self.last if (match := pattern.match(text))]
         if matches:
