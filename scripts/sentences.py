@@ -38,6 +38,9 @@ PIECES = (
     "Training on the erased model may bring '{0}' back: {1} left it open.",
     "Training on the erased model did not bring '{0}' back in {1}.",
     "{0} → {1}: the model's predictions moved {2} of the way.",
+    "{0} of one concept", "{0} Budget: {1}", "steps: {0d}", "tokens: {0d}, steps: {1d}", "{0}, {1d} steps",
+    "{0}, which becomes {1}", "{0}, only beside {1}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
+    "{0d} [{1}] of {2d}",
 )  # fmt: skip
 """What is put together of shorter pieces than a translation can be made of; a place with a d takes numbers alone."""
 NAMES = {
