@@ -21,7 +21,7 @@ LAST = 0.25
 """The states are taken over the last share of the steps."""
 FEWEST = 20
 """Trainings of fewer steps keep their last state; comparing would take as long as they do."""
-ROUNDS = 6
+ROUNDS = 4
 """Batches of each loss that states are compared on."""
 MARGIN = 0.02
 """Share by which the loss must be lower for another state to take the last one's place."""

@@ -37,7 +37,7 @@ from .request import OpenFile, Request, read_request
 from .run import Phrase, Run
 from .settings import Settings
 from .targets import anchors_for
-from .texts.names import Name, is_form_of, listing, others, plain
+from .texts.names import EMBEDDING, Name, is_form_of, listing, others, plain
 from .training import Preview, Progress
 from .verdict import ARRIVED, Finding, Verdict, predictions
 from .version import host_version, pack_version
@@ -52,6 +52,8 @@ TARGETS = 8
 """So many texts nearest to a concept can become its learned target."""
 SMALLEST_PUBLISHED = 192
 """Channels below which a network is a toy; Stable Diffusion has 320."""
+ROOM = 256 << 20
+"""Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
 MEMORY = Memory()
 """What the last training was set up with."""
 
@@ -167,7 +169,13 @@ def prepare(
     if resume is not None:
         _check_resume(model, request.texts, settings, resume)
         settings = replace(settings, prompt_first=0.0)  # its prompt has learned already
-    return _Setting(model, encode, request, settings, resume, MEMORY.of(model, clip), on_stage).up()
+    memory = Memory() if _says_embedding(request) else MEMORY.of(model, clip)
+    return _Setting(model, encode, request, settings, resume, memory, on_stage).up()
+
+
+def _says_embedding(request: Request) -> bool:
+    """Whether the texts of a request depend on files, which can change."""
+    return any(text.startswith(EMBEDDING) for text in (*request.texts, *request.preserve, *request.contexts))
 
 
 class _Setting:
@@ -221,16 +229,24 @@ class _Setting:
         attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
         delta = self._delta(prompt) if method.changes != "nothing" else None
         self.on_stage("Reading the texts to learn on")
+        encode.known.update(self.memory.part("read", None, dict))
         contexts = self.request.contexts
         phrases = _phrases(encode, self.anchors, self.short, s, contexts)
         staying = only_in_.staying(self.names, contexts, self.short) if contexts else ()
         kept = _kept_texts(encode, list(self.request.preserve), staying)
         choices = _choices(encode, self.near, method.targets, s)
+        self._remember_texts()
         run = Run(plain_patcher(self.model), encode, phrases, kept, prompt, attached, delta, choices, s, self.memory)
         steps = int(resume.metadata.steps or 0) if resume else 0
         target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
         checks = self.memory.part("checks", self._key(), self._checks)
         return Learning(run, self.request, Progress(), steps, gap, target, *checks)
+
+    def _remember_texts(self) -> None:
+        """Keeps what has been read, where that is not too much."""
+        known = self.encode.known
+        if sum(text.context.numel() * text.context.element_size() for text in known.values()) <= ROOM:
+            self.memory.part("read", None, dict).update(known)
 
     def _beside(self) -> GateTexts | None:
         """What a gate is fitted on for a concept beside other texts only."""

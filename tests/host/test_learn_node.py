@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from concept_erasure.erasure import last_states, learning, training
+from concept_erasure.erasure import concepts, last_states, learning, training
 from concept_erasure.erasure import run as runs
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.memory import Memory
 from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.request import Request
 from concept_erasure.erasure.settings import FROM_PRESET, PRESETS, Own
+from concept_erasure.erasure.texts.names import Name
 from concept_erasure.nodes import learn as learn_node
 from concept_erasure.nodes import watch
 from concept_erasure.nodes.instant import ErasureText
@@ -160,6 +162,23 @@ def test_going_on_for_a_few_steps_does_not_set_everything_up_again(train, prepar
     anew, _ = train(resume=erasure, steps=2, **start)
     assert calls == ["build_gate", "_checks", "sample_trajectory"]
     assert again.identity() == anew.identity(), "what is remembered is what would be worked out"
+
+
+def test_texts_are_remembered_but_for_embeddings_which_are_files(train, prepare, clip, encode, monkeypatch):
+    learning.MEMORY.forget()
+    train(steps=1, gate=False)
+    read = []
+    fresh = concepts.Encoder(clip)
+    real = fresh._encode
+    monkeypatch.setattr(fresh, "_encode", lambda text: read.append(text) or real(text))
+    monkeypatch.setattr(learning, "Encoder", lambda *_: fresh)
+    prepare(gate=False)
+    assert len(read) < 5 < len(fresh.known)
+    assert learning._says_embedding(request_of("embedding:x")) and not learning._says_embedding(request_of("x"))
+
+
+def request_of(text: str) -> Request:
+    return Request([Name("circle")], [text])
 
 
 def test_another_text_or_seed_is_not_taken_for_the_same(train, monkeypatch):
