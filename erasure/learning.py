@@ -21,6 +21,7 @@ from .concepts import (
     PHRASINGS,
     Encoder,
     GateTexts,
+    Text,
     build_gate,
     concept_directions,
     say,
@@ -229,7 +230,7 @@ class _Setting:
         attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
         delta = self._delta(prompt) if method.changes != "nothing" else None
         self.on_stage("Reading the texts to learn on")
-        encode.known.update(self.memory.part("read", None, dict))
+        encode.known.update(self._remembered())
         contexts = self.request.contexts
         phrases = _phrases(encode, self.anchors, self.short, s, contexts)
         staying = only_in_.staying(self.names, contexts, self.short) if contexts else ()
@@ -246,7 +247,10 @@ class _Setting:
         """Keeps what has been read, where that is not too much."""
         known = self.encode.known
         if sum(text.context.numel() * text.context.element_size() for text in known.values()) <= ROOM:
-            self.memory.part("read", None, dict).update(known)
+            self._remembered().update(known)
+
+    def _remembered(self) -> dict[str, Text]:
+        return self.memory.part("read", None, lambda: dict[str, Text]())
 
     def _beside(self) -> GateTexts | None:
         """What a gate is fitted on for a concept beside other texts only."""
