@@ -50,7 +50,7 @@ class ErasureCard(io.ComfyNode):
         page = picture(card)
         place = save(page, html(card), filename_prefix)
         image = torch.from_numpy(np.array(page, dtype=np.float32) / 255)[None]
-        text = f"{card.mark} {card.verdict}".strip() + f"\nSaved {place}.png and {place}.html."
+        text = f"{card.mark} {card.verdict}".strip() + f"\nSaved {place}.png and .html."
         shown = {**ui.PreviewImage(image, cls=cls).as_dict(), **show(cls, text).as_dict()}
         return io.NodeOutput(image, ui=shown)
 
