@@ -170,8 +170,13 @@ const WORDS = {
     },
 };
 
+/** @returns {keyof typeof WORDS} The editor's language, or English where the pack does not speak it. */
+export function language() {
+    const chosen = app.extensionManager?.setting?.get("Comfy.Locale");
+    return Object.hasOwn(WORDS, chosen) ? chosen : "en";
+}
+
 /** @param {keyof typeof WORDS.en} key @returns {string} The words in the editor's language, else in English. */
 export function say(key) {
-    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
-    return (WORDS[language] ?? WORDS.en)[key] ?? WORDS.en[key];
+    return WORDS[language()][key] ?? WORDS.en[key];
 }
