@@ -30,7 +30,8 @@ def check_families(erasures: Sequence[Erasure]) -> None:
         raise ErasureError("There is one erasure to combine, and it takes two: connect another one.")
     for first, second in combinations(erasures, 2):
         a, b = first.metadata, second.metadata
-        shapes = [None if (found := parse_fingerprint(m.fingerprint)) is None else found.shapes for m in (a, b)]
+        prints = [parse_fingerprint(m.fingerprint) for m in (a, b)]
+        shapes = [None if one is None else one.shapes for one in prints]
         if a.context_dim != b.context_dim or (None not in shapes and shapes[0] != shapes[1]):
             raise ErasureError(
                 f"The erasure of '{_short(first)}' was made for a {a.family} model and that of '{_short(second)}' for "

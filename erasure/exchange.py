@@ -340,8 +340,8 @@ def _layers(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
 
 def _check_shape(file: str, name: str, theirs: Sequence[int], ours: torch.Size) -> None:
     """Raises Misfit for a weight of another shape; a kernel of 1 × 1 is as good as none."""
-    found, wanted = (list(shape[:2]) if set(shape[2:]) <= {1} else list(shape) for shape in (theirs, ours))
-    if found != wanted:
+    shape, expected = (list(shape[:2]) if set(shape[2:]) <= {1} else list(shape) for shape in (theirs, ours))
+    if shape != expected:
         raise Misfit(
             OTHER_SHAPE,
             f"'{file}' was made for a model whose {name} is {list(theirs)} and not {list(ours)}: connect the model it "
@@ -372,8 +372,8 @@ def _from_weights(
             float(t.float().square().sum()) for t in named.values()
         )
         content = CONTENTS[1] if nearer else CONTENTS[2]
-    found = apart if content == CONTENTS[1] else {name: tensor.float() for name, tensor in named.items()}
-    return {name: Full(tensor) for name, tensor in found.items()}
+    tensors = apart if content == CONTENTS[1] else {name: tensor.float() for name, tensor in named.items()}
+    return {name: Full(tensor) for name, tensor in tensors.items()}
 
 
 def _from_lora(

@@ -53,7 +53,7 @@ def probes_for(
     encode: Encoder, names: Sequence[str], targets: Sequence[str], others: Sequence[str], contexts: Sequence[str] = ()
 ) -> tuple[Probe, ...]:
     """Probes of concepts, with what takes their places (empty: nothing), and of texts that stay."""
-    phrases = [said.format(context) for said in IN_CONTEXTS for context in contexts[:4]] or list(PHRASES)
+    phrases = [phrase.format(context) for phrase in IN_CONTEXTS for context in contexts[:4]] or list(PHRASES)
     pairs = list(zip(names, targets, strict=True))[:MOST_CONCEPTS]
     moving = [_moving(encode, phrases, name, target) for name, target in pairs]
     return (*moving, *(_staying(encode, text) for text in others[:MOST_OTHERS]))
@@ -180,9 +180,9 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
     for name, probes in parts.items():
         shares = movement(weights, delta, probes).concepts
         if staying := {word: share for word, share in shares.items() if share < ARRIVED}:
-            said = ", ".join(f'"{word}" alone moved {percent(share)} of the way' for word, share in staying.items())
+            words = ", ".join(f'"{word}" alone moved {percent(share)} of the way' for word, share in staying.items())
             findings.append(
-                Finding("⚠", f"Only {quoted([name])} as a whole is erased: {said}, and may still be drawn.")
+                Finding("⚠", f"Only {quoted([name])} as a whole is erased: {words}, and may still be drawn.")
             )
     return findings
 

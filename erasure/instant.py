@@ -34,17 +34,17 @@ TARGETS = ("nearest neighbour", "empty prompt", "anchor")
 TOKENS = ("all in context", "last of the name")
 BARE = "Only the last token of a bare name is moved ({}), so longer prompts may still draw it: see 'tokens'."
 NEIGHBOURS = 8
-"""So many common words nearest to each concept are preserved when nothing else is named, with everyday ones."""
+"""How many of the nearest common words to preserve, besides the everyday ones, when the user names none."""
 CHOICES = 5
-"""So many words that could take a concept's place are offered beside the one that does."""
+"""How many other words to offer as a target, besides the one in use."""
 MOVED = 400
-"""At most so many phrases are moved, whatever the number of concepts (but one for each)."""
+"""The most phrases that are moved, whatever the number of concepts (but at least one for each)."""
 IN_TURN = 3
-"""Each phrase is said of one in so many of the concepts' neighbours."""
+"""Each phrase is used with one in ``IN_TURN`` of the concepts' neighbours."""
 SAMPLE = 20_000
-"""About so many preserved encodings are looked at one by one, where a method does."""
+"""About how many preserved encodings a method looks at one by one, where it does."""
 LISTED = 400
-"""So many preserved texts at most are remembered on disk."""
+"""The most preserved texts that are remembered on disk."""
 TOTAL_RANK = 64
 """No change has a higher rank than this, unless more concepts than this are erased."""
 

@@ -46,11 +46,11 @@ from .vocabulary import WORDS
 from .weights import require_unpacked
 
 CANDIDATES = 100
-"""So many texts nearest to a concept can be found to be hurt most (arXiv 2410.15618)."""
+"""Size of the pool, nearest texts first, in which the adversary searches (arXiv 2410.15618)."""
 REVIVING = 1e-2
 """Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
 TARGETS = 8
-"""So many texts nearest to a concept can become its learned target."""
+"""Size of the pool, nearest texts first, from which a target is learned."""
 SMALLEST_PUBLISHED = 192
 """Channels below which a network is a toy; Stable Diffusion has 320."""
 ROOM = 256 << 20

@@ -126,17 +126,17 @@ def unknown(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list
 
     ``words``: common words to compare with. An embedding is always known.
     """
-    asked = [name for name in names if not name.startswith(EMBEDDING)]
-    if not asked:
+    typed = [name for name in names if not name.startswith(EMBEDDING)]
+    if not typed:
         return []
-    lengths = sorted({len(encode.content(encode.shortened(name, COMMON_NAME))) for name in asked})
+    lengths = sorted({len(encode.content(encode.shortened(name, COMMON_NAME))) for name in typed})
     made_up = {count: _nonsense(encode, count) for count in lengths}
     strange = [word for group in made_up.values() for word in group]
-    texts = [encode.shortened(text, COMMON_NAME) for text in (*words, *asked, *strange)]
-    rest, own, middle = _tails(encode, texts, len(words)).split([len(words), len(asked), len(strange)])
+    texts = [encode.shortened(text, COMMON_NAME) for text in (*words, *typed, *strange)]
+    rest, own, middle = _tails(encode, texts, len(words)).split([len(words), len(typed), len(strange)])
     groups = dict(zip(lengths, middle.split([len(made_up[n]) for n in lengths]), strict=True))
     out = []
-    for name, tail in zip(asked, own, strict=True):
+    for name, tail in zip(typed, own, strict=True):
         group = groups[len(encode.content(encode.shortened(name, COMMON_NAME)))]
         twins = [word for word, cosine in zip(words, (rest @ tail).tolist(), strict=True) if cosine > EXACTLY]
         if len(others(twins, [name])) >= TWINS or _is_one_of(tail, group):

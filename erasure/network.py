@@ -110,8 +110,8 @@ class Network:
             alike = {name: as_long([part[name] for part in parts]) for name in parts[0]}
             return {name: sum(w * row for w, row in zip(weights, alike[name], strict=True)) for name in alike}
         if isinstance(text, Soft):
-            found = self.conditioning(text.text)
-            return found | {"c_crossattn": text.within(found["c_crossattn"])}
+            conditioning = self.conditioning(text.text)
+            return conditioning | {"c_crossattn": text.within(conditioning["c_crossattn"])}
         if text.text not in self._conds:
             noise = torch.zeros(1, *self.shape, device=self.device)
             conds = comfy.sampler_helpers.convert_cond(text.cond)
@@ -172,7 +172,8 @@ def rows_as_conditioning(texts: Sequence[Text]) -> list:
 
 
 def as_long(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Contexts [1, n, d] repeated until all have the same n, as the host does: all keys alike are only said again.
+    """Contexts [1, n, d] repeated until all have the same n, as the host does. Repeating every key equally leaves
+    attention unchanged.
 
     What has no such axis (pooled text, sizes) comes back as it is.
     """

@@ -56,32 +56,32 @@ def read_request(
     CLIP of another width.
     """
     fields = [read_field(text, open_file) for text in (concept, preserve, only_in)]
-    names, kept, contexts = fields
+    names, preserved, contexts = fields
     if not names.entries:
         raise ErasureError(
             " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
         )
-    for name in [*names.texts, *kept.texts, *contexts.texts]:
+    for name in [*names.texts, *preserved.texts, *contexts.texts]:
         encode.name_tokens(name)
     entries = [_readable(encode, entry) for entry in names.entries]
     check_width(model, encode)
-    _check_apart([entry.text for entry in entries], kept.texts, contexts.texts)
+    _check_apart([entry.text for entry in entries], preserved.texts, contexts.texts)
     notes = [note for field in fields for note in field.notes]
     notes += [
         f"{quoted([text])} stands in 'preserve', where arrows and strengths mean nothing."
-        for text in (entry.text for entry in kept.entries if entry.target is not None or entry.strength != 1)
+        for text in (entry.text for entry in preserved.entries if entry.target is not None or entry.strength != 1)
     ]
     notes += [
         f"{quoted([new.text])} is as much of its name as the text encoder reads at once."
         for old, new in zip(names.entries, entries, strict=True)
         if old != new
     ]
-    warnings = _warnings(entries, kept.texts)
-    if long := [text for text in kept.texts if not encode.fits(text)]:
+    warnings = _warnings(entries, preserved.texts)
+    if long := [text for text in preserved.texts if not encode.fits(text)]:
         warnings.append(
             f"{listing(long, 'preserved text', 'preserved texts')} cannot be read at once: only the beginning is held."
         )
-    return Request(entries, kept.texts, contexts.texts, notes, warnings)
+    return Request(entries, preserved.texts, contexts.texts, notes, warnings)
 
 
 def check_width(model, encode: Encoder) -> None:
@@ -98,10 +98,10 @@ def _readable(encode: Encoder, entry: Name) -> Name:
     return Name(encode.shortened(entry.text), entry.target, entry.strength)
 
 
-def _check_apart(names: Sequence[str], kept: Sequence[str], contexts: Sequence[str]) -> None:
+def _check_apart(names: Sequence[str], preserved: Sequence[str], contexts: Sequence[str]) -> None:
     """Raises ErasureError for a name that stands in two fields that contradict each other."""
     for name in names:
-        for text in kept:
+        for text in preserved:
             if spelled(name) == spelled(text):
                 raise ErasureError(
                     f"'{plain(text)}' is both to be erased and to be preserved: take it out of one of the two lists."
@@ -114,22 +114,22 @@ def _check_apart(names: Sequence[str], kept: Sequence[str], contexts: Sequence[s
                 )
 
 
-def _warnings(entries: Sequence[Name], kept: Sequence[str]) -> list[str]:
+def _warnings(entries: Sequence[Name], preserved: Sequence[str]) -> list[str]:
     warnings = []
     for entry in entries:
-        shown = quoted([entry.text])
+        name = quoted([entry.text])
         if len(entry.text.split()) >= WHOLE_PROMPT:
             warnings.append(
-                f"{shown} reads like a whole prompt: only prompts that say all of it lose it, so type the name alone."
+                f"{name} reads like a whole prompt: only prompts that say all of it lose it, so type the name alone."
             )
         if entry.target and not others([entry.target], [entry.text]):
             warnings.append(
-                f"The target {quoted([entry.target])} has a word in common with {shown}, which will still be drawn."
+                f"The target {quoted([entry.target])} has a word in common with {name}, which will still be drawn."
             )
-        said = [text for text in kept if is_said(entry.text, text)]
-        if said:
+        mentions = [text for text in preserved if is_said(entry.text, text)]
+        if mentions:
             warnings.append(
-                f"You preserve {listing(said, 'text', 'texts')}, with {shown} in it: prompts like that may still show "
+                f"You preserve {listing(mentions, 'text', 'texts')}, with {name} in it: prompts like that may still show "
                 "the concept."
             )
     return warnings

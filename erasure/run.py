@@ -94,8 +94,8 @@ class Run:
     @property
     def learned(self) -> dict[str, nn.Module]:
         """What phases can train, by name."""
-        found = {"prompt": self.prompt, "delta": self.delta, **self.choices}
-        return {name: module for name, module in found.items() if module is not None}
+        learners = {"prompt": self.prompt, "delta": self.delta, **self.choices}
+        return {name: module for name, module in learners.items() if module is not None}
 
     @property
     def result(self) -> Delta | Mask | None:

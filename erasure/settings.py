@@ -18,11 +18,11 @@ FROM_PRESET = "from preset"
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a learned method can be told. Learning rates are Adam's, and fall linearly to zero over the last
+    """All settings of a learned method. Learning rates are Adam's, and fall linearly to zero over the last
     ``lr_decay`` share of the steps; weights multiply loss terms.
 
-    ``width``: the weights' rate is meant for layers of so many inputs, and others get it in inverse proportion to
-    theirs, so that it means the same in every network (arXiv 2203.03466); 0: the same rate for all.
+    ``width``: the fan-in for which ``weight_lr`` was tuned. The rates of other layers are scaled by width / fan-in, so
+    that the setting means the same in every network (muP, arXiv 2203.03466); 0: no scaling.
 
     ``target``: ``empty prompt`` (negative guidance, strength ``eta``), ``anchor`` (the text in ``anchor``) or
     ``nearest neighbour`` (the text of the preserve set that the text encoder takes for the nearest).

@@ -23,8 +23,8 @@ def ignored_anchor(target: str, anchor: str, default: str) -> str:
     """A sentence for the node where a typed anchor does nothing, because ``target`` asks for something else; or ""."""
     if not anchor.strip() or resolve_target(target, anchor, default) == ANCHOR:
         return ""
-    shown = " ".join(anchor.split())
-    return f"The anchor '{shown}' is not used, because target is '{target}': set target to '{ANCHOR}' to use it."
+    text = " ".join(anchor.split())
+    return f"The anchor '{text}' is not used, because target is '{target}': set target to '{ANCHOR}' to use it."
 
 
 def check_target(target: str, names: Sequence[str]) -> None:

@@ -52,8 +52,8 @@ class TextMap:
             return self
         g = self.change()
         _, directions = torch.linalg.eigh(g @ tokens @ g.T)
-        kept = directions[:, -rank:].T
-        return TextMap(kept, kept @ g)
+        principal = directions[:, -rank:].T
+        return TextMap(principal, principal @ g)
 
     def delta(self, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Change]:
         """The change of each projection [out, d], float32: low-rank, or written out where that is smaller."""

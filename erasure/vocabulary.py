@@ -27,7 +27,7 @@ _EVERYDAY = """
 red orange yellow green blue purple black white plain striped dotted checked photograph painting street night
 """
 EVERYDAY = tuple(_EVERYDAY.split())
-"""What pictures of anything are often said to be: with these a concept is put into context, and they are preserved."""
+"""Common attributes of pictures. They put a concept into context, and are preserved."""
 
 COMPARED = WORDS[::6]
 """Some of them, with which a word is compared to find out whether a text encoder knows it."""

@@ -46,15 +46,15 @@ class ErasureExportLora(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, model, erasure, filename_prefix, precision) -> io.NodeOutput:
-        path, shown = (place + FILE for place in new_path(filename_prefix, FILE, kinds=("loras", KIND)))
+        path, name = (place + FILE for place in new_path(filename_prefix, FILE, kinds=("loras", KIND)))
         tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
         size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
-        said = [f"Saved {shown}, {size:.2f} MB."]
+        sentences = [f"Saved {name}, {size:.2f} MB."]
         if erasure.erasers:
-            said.append("The erasure prompt is not in it: a LoRA holds changes of weights only.")
+            sentences.append("The erasure prompt is not in it: a LoRA holds changes of weights only.")
         if erasure.key:
-            said.append("The key is not in it.")
-        return io.NodeOutput(ui=show(cls, " ".join(said)))
+            sentences.append("The key is not in it.")
+        return io.NodeOutput(ui=show(cls, " ".join(sentences)))
 
 
 class ErasureImport(io.ComfyNode):
@@ -90,15 +90,15 @@ class ErasureImport(io.ComfyNode):
 
     @staticmethod
     def files() -> list[str]:
-        found = [name for kind in (KIND, "loras") for name in folder_paths.get_filename_list(kind)]
-        return list(dict.fromkeys(name for name in found if name.endswith(".safetensors")))
+        names = [name for kind in (KIND, "loras") for name in folder_paths.get_filename_list(kind)]
+        return list(dict.fromkeys(name for name in names if name.endswith(".safetensors")))
 
     @staticmethod
     def path(file: str) -> Path:
         """Where two folders hold a file of this name: the one that is no erasure already."""
-        found = [Path(path) for kind in (KIND, "loras") if (path := folder_paths.get_full_path(kind, file)) is not None]
-        found = [path for path in found if not is_erasure(path)] or found
-        return found[0] if found else Path(folder_paths.get_full_path_or_raise("loras", file))
+        paths = [Path(path) for kind in (KIND, "loras") if (path := folder_paths.get_full_path(kind, file)) is not None]
+        paths = [path for path in paths if not is_erasure(path)] or paths
+        return paths[0] if paths else Path(folder_paths.get_full_path_or_raise("loras", file))
 
     @classmethod
     def fingerprint_inputs(cls, file, **_):

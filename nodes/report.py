@@ -43,8 +43,8 @@ def prompt_inputs() -> list:
         ),
         io.String.Input(
             "keep", default="", multiline=True,
-            tooltip="Prompts that must not change, one a line, with labels as above. Neighbours of the concept tell "
-            "most.",
+            tooltip="Prompts that must not change, one a line, with labels as above. Close neighbours of the "
+            "concept are the most sensitive test.",
         ),
     ]  # fmt: skip
 

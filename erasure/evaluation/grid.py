@@ -134,12 +134,12 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Sequence[torch.Tens
     last, step = min(len(rows), layout.most_rows), layout.rows_each
     sheets = torch.empty(ceil(last / step), top + step * layout.row, layout.across_all, 3)
     for i, first in enumerate(range(0, last, step)):
-        shown = range(first, min(first + step, last))
+        span = range(first, min(first + step, last))
         sheet = Image.new("RGB", (layout.across_all, sheets.shape[1]), PAPER)
         _draw_heads(sheet, layout, heads, top)
         if len(sheets) > 1 or last < len(rows):
-            _write(sheet, layout, _which(shown, len(rows), layout), GAP, top / 2, "lm")
-        for r in shown:
+            _write(sheet, layout, _which(span, len(rows), layout), GAP, top / 2, "lm")
+        for r in span:
             _draw_row(sheet, layout, rows[r], [part[r * each : (r + 1) * each] for part in cells],
                       top + (r - first) * layout.row)  # fmt: skip
         sheets[i] = torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)
@@ -165,8 +165,8 @@ def within(picture: torch.Tensor, side: int) -> Image.Image:
     return image
 
 
-def _which(shown: range, total: int, layout: Layout) -> Lettering:
-    rows = f"{shown.start + 1}–{shown.stop}" if len(shown) > 1 else f"{shown.stop}"
+def _which(span: range, total: int, layout: Layout) -> Lettering:
+    rows = f"{span.start + 1}–{span.stop}" if len(span) > 1 else f"{span.stop}"
     return lettering(f"{rows} of {total}", layout.letters, layout.left, 1)
 
 

@@ -22,17 +22,17 @@ REGULARISER = 0.1
 
 def edit(problem: Problem, scales: Scales) -> TextMap:
     """UCE, and then ``scales.rounds`` edits of what would bring the concept back."""
-    found = uce.edit(problem, scales)
+    solution = uce.edit(problem, scales)
     for _ in range(scales.rounds):
-        reviving = Moves(revive(problem.moves.source, found, problem.gram()), problem.moves.target)
+        reviving = Moves(revive(problem.moves.source, solution, problem.gram()), problem.moves.target)
         held = problem.preserved(scales) + scales.erase * problem.moves.moment
-        found = solve(reviving, held, scales.erase).after(found)
-    return found
+        solution = solve(reviving, held, scales.erase).after(solution)
+    return solution
 
 
-def revive(source: torch.Tensor, found: TextMap, gram: torch.Tensor) -> torch.Tensor:
+def revive(source: torch.Tensor, edit_map: TextMap, gram: torch.Tensor) -> torch.Tensor:
     """The encodings [n, d] that an edited model takes nearest for ``source``."""
-    edited = found.matrix()
+    edited = edit_map.matrix()
     normal = edited.T @ gram @ edited
     normal.diagonal().add_(REGULARISER * gram.diagonal().mean())
     return source @ torch.linalg.solve(normal, edited.T @ gram).T.to(source)

@@ -342,9 +342,10 @@ def is_form_of(a: str, b: str) -> bool:
 
 def is_said(name: str, text: str) -> bool:
     """Whether a text says a name, in any form, as words of their own."""
-    spoken, asked = words(text), words(name)
-    windows = [spoken[i : i + len(asked)] for i in range(len(spoken) - len(asked) + 1)] if asked else []
-    return is_form_of(name, text) or any(all(map(is_form_of, window, asked)) for window in windows)
+    text_words, name_words = words(text), words(name)
+    starts = range(len(text_words) - len(name_words) + 1) if name_words else ()
+    windows = [text_words[i : i + len(name_words)] for i in starts]
+    return is_form_of(name, text) or any(all(map(is_form_of, window, name_words)) for window in windows)
 
 
 def telling_words(name: str) -> list[str]:

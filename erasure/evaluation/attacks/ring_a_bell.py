@@ -1,4 +1,5 @@
-"""Asking for a concept without its name, with the text encoder alone: who attacks need not see the model.
+"""Asking for a concept without its name, with the text encoder alone. Black box: the attacker never
+queries the model.
 
 Ring-A-Bell (Tsai et al., arXiv 2310.10012)::
 
