@@ -129,7 +129,7 @@ def _warnings(entries: Sequence[Name], preserved: Sequence[str]) -> list[str]:
         mentions = [text for text in preserved if is_said(entry.text, text)]
         if mentions:
             warnings.append(
-                f"You preserve {listing(mentions, 'text', 'texts')}, with {name} in it: prompts like that may still show "
-                "the concept."
+                f"You preserve {listing(mentions, 'text', 'texts')}, with {name} in it: prompts like that may still "
+                "show the concept."
             )
     return warnings
