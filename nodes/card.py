@@ -35,7 +35,7 @@ class ErasureCard(io.ComfyNode):
             inputs=[
                 ReportSocket.Input("measured", tooltip="The output of the same name of Erasure Report."),
                 io.String.Input("title", default="", tooltip="What stands on top: a client's or a project's name."),
-                io.String.Input("notes", default="", multiline=True,
+                io.String.Input("notes", default="", multiline=True, placeholder="what else your client should know",
                                 tooltip="What you want to add, at the end of the page."),
                 io.String.Input("filename_prefix", default="erasures/card",
                                 tooltip="Where in the output folder the card goes; a number is added."),

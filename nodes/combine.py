@@ -42,6 +42,7 @@ class ErasureCombine(io.ComfyNode):
                 io.Model.Input("model", optional=True, tooltip="For 'solve jointly': the model to erase from."),
                 io.Clip.Input("clip", optional=True, tooltip="For 'solve jointly' and 'weighted for a prompt'."),
                 io.String.Input("prompt", default="", multiline=True, advanced=True,
+                                placeholder="the prompt that the weights are found for",
                                 tooltip="For 'weighted for a prompt': the prompt that is to be drawn."),
             ],
             outputs=[ErasureSocket.Output(display_name="erasure", tooltip="All of them in one.")],

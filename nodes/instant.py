@@ -20,7 +20,7 @@ def _texts(concept_id: str) -> list:
     """The inputs that say what goes, what comes and what stays; the same on both nodes."""
     return [
         io.String.Input(
-            concept_id, default="", multiline=True,
+            concept_id, default="", multiline=True, placeholder="what to erase, one a line, e.g. Van Gogh",
             tooltip="What to erase: one concept a line, or with commas. 'Van Gogh -> painting' says what is drawn "
             "instead, 'circle : 0.8' how strongly to erase, '# circle' is a comment, and 'file: names.txt' reads a "
             "file of the input folder.",
@@ -36,7 +36,7 @@ def _texts(concept_id: str) -> list:
             "target is 'nearest neighbour' or 'anchor'.",
         ),
         io.String.Input(
-            "preserve", default="", multiline=True,
+            "preserve", default="", multiline=True, placeholder="what must stay (empty: found for you)",
             tooltip="What must not change, one a line or with commas. Empty: common words close to each concept, "
             "looked for in the text encoder; the node says how many, and names some.",
         ),
@@ -46,6 +46,7 @@ def _texts(concept_id: str) -> list:
 def only_in() -> io.Input:
     return io.String.Input(
         "only_in", default="", multiline=True, advanced=True,
+        placeholder="only beside these texts (empty: everywhere)",
         tooltip="Texts beside which alone the concept is erased: concept 'hat', only in 'cowboy' leaves every other "
         "hat as it is. Empty: everywhere.",
     )  # fmt: skip

@@ -45,12 +45,12 @@ class ErasureTrain(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
                 io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
                 io.String.Input(
-                    "concept", default="", multiline=True,
+                    "concept", default="", multiline=True, placeholder="what to erase, e.g. Van Gogh",
                     tooltip="What to erase: one concept. Several names of it, one a line or with commas, are erased "
                     "together; 'Van Gogh -> painting' says what is drawn instead.",
                 ),
                 io.String.Input(
-                    "preserve", default="", multiline=True,
+                    "preserve", default="", multiline=True, placeholder="what must stay",
                     tooltip="What must not change, one a line or with commas: things close to the concept matter most. "
                     "Also used to tell the concept from the rest.",
                 ),

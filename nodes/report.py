@@ -37,12 +37,12 @@ def before_and_after_inputs() -> list:
 def prompt_inputs() -> list:
     return [
         io.String.Input(
-            "erase", default="", multiline=True,
+            "erase", default="", multiline=True, placeholder="prompts with the concept, one a line",
             tooltip="Prompts that speak of the concept, one a line. For the judge, what it should look for goes behind "
             "a bar: a church in the snow | church",
         ),
         io.String.Input(
-            "keep", default="", multiline=True,
+            "keep", default="", multiline=True, placeholder="prompts that must not change, one a line",
             tooltip="Prompts that must not change, one a line, with labels as above. Close neighbours of the "
             "concept are the most sensitive test.",
         ),
@@ -75,7 +75,7 @@ def judge_inputs() -> list:
         io.Clip.Input("judge_clip", optional=True,
                       tooltip="For a CLIP as the judge: the other half. To CLIP-ViT-bigG-14 belongs the CLIP of an "
                       "SDXL checkpoint, to CLIP-ViT-H-14 that of an SD 2.x one."),
-        io.String.Input("negative", default="", multiline=True, advanced=True,
+        io.String.Input("negative", default="", multiline=True, advanced=True, placeholder="negative prompt",
                         tooltip="Negative prompt of every picture."),
         JudgeSocket.Input("judge", optional=True,
                           tooltip="A judge of another kind than CLIP, from a node that makes one, in place of the two "

@@ -42,16 +42,16 @@ class ErasureStressTest(io.ComfyNode):
             inputs=[
                 *before_and_after_inputs(),
                 io.String.Input(
-                    "concept", default="", multiline=True,
+                    "concept", default="", multiline=True, placeholder="what was erased, e.g. Van Gogh",
                     tooltip="The names that were erased, one a line; the judge looks for the first.",
                 ),
                 io.String.Input(
-                    "other_names", default="", multiline=True,
+                    "other_names", default="", multiline=True, placeholder="its other names, one a line",
                     tooltip="Prompts that ask for the concept in other words: synonyms, descriptions, other languages, "
                     "one a line.",
                 ),
                 io.String.Input(
-                    "among", default="", multiline=True,
+                    "among", default="", multiline=True, placeholder="what a picture could show instead, one a line",
                     tooltip="For the judge: what else a picture can show, one label a line. Things like the concept "
                     "make it strict.",
                 ),

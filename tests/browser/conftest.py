@@ -11,7 +11,7 @@ from scripts import server as servers
 from tests.browser.copies import PICTURES
 from tests.browser.editor import Editor
 
-SIZE = {"width": 1920, "height": 1200}
+SIZE, LAPTOP = {"width": 1920, "height": 1200}, {"width": 1366, "height": 768}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,9 +63,15 @@ def language():
 
 
 @pytest.fixture
-def editor(browser, server, client, settings, language):
+def size():
+    """The user's screen; tests on another bring their own."""
+    return SIZE
+
+
+@pytest.fixture
+def editor(browser, server, client, settings, language, size):
     """The editor as a user sees it who was never here before."""
-    with browser.new_context(viewport=SIZE, locale=language) as context:
+    with browser.new_context(viewport=size, locale=language) as context:
         # The server keeps results; a test is to see what it ran itself.
         context.request.post(f"{server.address}/free", data={"free_memory": True})
         editor = Editor(context.new_page(), server.address, PICTURES)

@@ -300,8 +300,13 @@ class Editor:
 
     def press_run(self) -> Callable[[], dict[str, Any]]:
         """Press Run; returns what waits for the end of that run, and says how it ended."""
-        before = self.ask("() => window.ended.length")
+        wait = self.awaiting()
         self.part("queue-button").click()
+        return wait
+
+    def awaiting(self) -> Callable[[], dict[str, Any]]:
+        """What waits for the end of the next run, and says how it ended."""
+        before = self.ask("() => window.ended.length")
 
         def wait() -> dict[str, Any]:
             self.until("before => window.ended.length > before", before, RUN)

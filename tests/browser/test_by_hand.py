@@ -43,7 +43,7 @@ def test_a_concept_is_erased_by_searching_a_node_dragging_links_and_typing(edito
     erase = editor.place(found, "Erase Concept", at=(600, 60))
     put_between(editor, erase)
     editor.connect(editor.number(LOADER), "CLIP", erase, "clip")
-    editor.page.get_by_placeholder("concept", exact=True).click()
+    editor.text_box("concept").click()
     editor.page.keyboard.type("circle")
     editor.shot("by_hand_3_wired")
     editor.run()

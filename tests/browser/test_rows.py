@@ -4,7 +4,10 @@ import pytest
 
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.texts.names import read_field
+from tests.browser.conftest import LAPTOP
+from tests.browser.editor import ON_SCREEN
 from tests.browser.graphs import drawing, erasing
+from tests.browser.test_by_hand import shape
 
 NODES_2, ROWS = "Comfy.VueNodes.Enabled", "ConceptErasure.Rows"
 SET = "([name, value]) => app.ui.settings.setSettingValueAsync(name, value)"
@@ -134,11 +137,16 @@ IS_LINKED = """wanted => {
 TYPING = "() => document.activeElement.tagName == 'TEXTAREA'"
 
 
+def open_menu(editor, number: str) -> None:
+    """Click a node's title with the right button."""
+    x, y = editor.ask("id => [...app.graph.getNodeById(id).pos]", number)
+    editor.page.mouse.click(*editor.ask(ON_SCREEN, [x + 60, y - 15]), button="right")
+
+
 def test_a_loaders_menu_puts_an_erasing_node_behind_it(editor, info):
     loader = "CheckpointLoaderSimple"
     editor.load(drawing(info))
-    x, y = editor.ask("id => [...app.graph.getNodeById(id).pos]", editor.number(loader))
-    editor.page.mouse.click(*editor.ask("place => app.canvasPosToClientPos(place)", [x + 60, y - 15]), button="right")
+    open_menu(editor, editor.number(loader))
     editor.shot("menu_1_opened")
     editor.page.get_by_text("Erase a concept here").click()
     editor.until(TYPING)
@@ -152,4 +160,55 @@ def test_a_loaders_menu_puts_an_erasing_node_behind_it(editor, info):
     editor.page.keyboard.type("circle")
     editor.shot("menu_2_erasing")
     editor.run()
-    assert editor.said("ErasureText").startswith("✓ circle → ")
+    first = editor.number("ErasureText")
+    assert editor.said(first).startswith("✓ circle → ")
+    open_menu(editor, first)  # and another one behind it
+    editor.page.get_by_text("Erase a concept here").click()
+    editor.until("() => app.graph.nodes.filter(node => node.type == 'ErasureText').length == 2")
+    other = "first => app.graph.nodes.find(node => node.type == 'ErasureText' && node.id != first).id"
+    second = editor.ask(other, first)
+    editor.text_box("concept", second).click()
+    editor.page.keyboard.type("heart")
+    editor.run()
+    assert editor.said(first).startswith("✓ circle → ") and "heart → " in editor.said(second)
+    assert "→ circle" not in editor.said(second)
+    assert shape(editor.images("Picture")[0]) not in ("circle", "heart")
+    editor.shot("menu_3_erasing_twice")
+
+
+FOCUSED = "element => document.activeElement == element"
+MOST_TABS = 80
+
+
+def tab_to(editor, wanted) -> None:
+    """Press Tab until an element has the focus."""
+    element = wanted.element_handle()
+    for _ in range(MOST_TABS):
+        editor.page.keyboard.press("Tab")
+        if editor.ask(FOCUSED, element):
+            return
+    raise AssertionError(f"{MOST_TABS} times Tab do not lead there")
+
+
+@pytest.mark.parametrize("size", [LAPTOP], ids=["laptop"])
+def test_ones_own_words_are_typed_switched_and_run_by_the_keyboard_alone(editor, info, size):
+    editor.load(erasing(info))
+    tab_to(editor, editor.text_box("concept"))
+    editor.page.keyboard.press("Control+a")
+    editor.page.keyboard.type("Van Gogh\nMickey Mouse\ncircle")
+    wait = editor.awaiting()
+    editor.page.keyboard.press("Control+Enter")
+    assert wait()["kind"] == "execution_success"
+    text = editor.said("ErasureText")
+    assert '"Van Gogh", "Mickey Mouse" are not words this text encoder knows' in text and "circle → " in text
+    rows = editor.page.locator(".erasure-rows .row")
+    assert [row.split("\n")[0] for row in rows.all_inner_texts()] == ["⚠ Van Gogh", "⚠ Mickey Mouse", "circle"]
+    editor.shot("own_words_laptop")
+    for row in (0, 1):
+        tab_to(editor, rows.nth(row).get_by_role("switch"))
+        editor.page.keyboard.press("Space")
+    editor.until(IS_TEXT, "#off Van Gogh\n#off Mickey Mouse\ncircle")
+    wait = editor.awaiting()
+    editor.page.keyboard.press("Control+Enter")
+    assert wait()["kind"] == "execution_success"
+    assert editor.said("ErasureText", "Switched off").startswith("✓ circle → ")

@@ -1,5 +1,6 @@
 """What nodes do around the library: they write on themselves what they did, and switch off cleanly."""
 
+import asyncio
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -11,7 +12,7 @@ from server import PromptServer
 from concept_erasure.erasure import learning, recall, solved
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
 from concept_erasure.erasure.concepts import BATCH, Encoder
-from concept_erasure.nodes import instant, types, watch
+from concept_erasure.nodes import ConceptErasureExtension, instant, types, watch
 from concept_erasure.nodes.combine import ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.learn_old import ErasureTrain
@@ -166,3 +167,9 @@ def test_the_advanced_inputs_arrive(model, clip, monkeypatch):
     scales = settings.scales
     assert (settings.weights, settings.rank) == ("values", 3)
     assert (scales.erase, scales.preserve, scales.ridge, scales.balance) == (2, 5, 0.1, 9)
+
+
+def test_every_text_box_says_what_belongs_there(output):
+    nodes = asyncio.run(ConceptErasureExtension().get_node_list())
+    boxes = [one for node in nodes for one in node.define_schema().inputs if getattr(one, "multiline", False)]
+    assert boxes and [one.id for one in boxes if not one.placeholder] == []

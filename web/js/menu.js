@@ -6,6 +6,7 @@ import { say } from "./words.js";
 
 const NODE = "ErasureText";
 const GAP = 40, TITLE = 30, TRIES = 80;
+const LATER = 130; // that the node grows by, for rows and what it says
 
 /** Puts Erase Concept behind a node: what read the node's MODEL reads the erased one. One step to undo. */
 function eraseBehind(source) {
@@ -50,7 +51,7 @@ function clipFor(source, erase) {
 function placeFor(erase, source) {
     const [width, height] = erase.size, left = source.pos[0] + source.size[0] + GAP;
     const isFree = (top) => source.graph.nodes.every(({ pos, size }) =>
-        pos[0] >= left + width || pos[0] + size[0] <= left || pos[1] - TITLE >= top + height + GAP || pos[1] + size[1] + GAP <= top - TITLE);
+        pos[0] >= left + width || pos[0] + size[0] <= left || pos[1] - TITLE >= top + height + LATER || pos[1] + size[1] + GAP <= top - TITLE);
     for (let i = 0; i < TRIES; i++) {
         const top = source.pos[1] + (i % 2 ? -1 : 1) * Math.ceil(i / 2) * GAP;
         if (isFree(top)) return [left, top];
@@ -58,8 +59,15 @@ function placeFor(erase, source) {
     return [left, source.pos[1]];
 }
 
+/** Whether all of a node is on the screen. */
+function isOnScreen({ pos, size }) {
+    const [left, top, width, height] = app.canvas.visible_area;
+    return pos[0] > left && pos[1] - 2 * TITLE > top && pos[0] + size[0] < left + width && pos[1] + size[1] < top + height;
+}
+
 /** The cursor goes where the concept is typed, once the editor shows it. */
 function beginTyping(erase) {
+    if (!isOnScreen(erase)) app.canvas.centerOnNode(erase);
     const box = erase.widgets?.find(({ name }) => name === "concept")?.element;
     setTimeout(() => {
         const shown = document.querySelector(`[data-node-id="${erase.id}"] textarea`) ?? box;
