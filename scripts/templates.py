@@ -243,12 +243,12 @@ def export_as_lora(object_info: dict[str, Any], world: World, slug: str) -> dict
 
 
 def measure_an_erasure(object_info: dict[str, Any], world: World, slug: str) -> dict[str, Any]:
-    """Erasure Report and Stress Test on an erased model."""
+    """Erasure Report, a card of it, and Stress Test on an erased model."""
     page = Page(object_info, world, slug, [
         "**Choose your checkpoint**, and its picture size in Erasure Report.",
         "**Type the concept** into Erase Concept, and prompts into Erasure Report. Any other erasure can take the "
         "place of Erase Concept.",
-        "**Run.** The same prompts and noise, before and after.",
+        "**Run.** The same prompts and noise, before and after; and a card to send, as a picture and a web page.",
         "Does it come back? Select Stress Test, unfold it, press **Ctrl+M** and run: this takes longer.",
     ])  # fmt: skip
     graph, words = page.graph, page.words
@@ -259,17 +259,19 @@ def measure_an_erasure(object_info: dict[str, Any], world: World, slug: str) -> 
     judge = {"judge": (graph.node(world.judge, (LEFT, 450, 320, 46)), 0)} if world.judge else {}
     sockets = {"model_before": page.model, "model_after": (erase, 0), "clip": page.clip, "vae": page.vae, **judge}
     drawing: dict[str, Any] = {"seed": SEED, "steps": STEPS, "cfg": words.checkpoint.cfg, "width": size, "height": size}
-    graph.node(
+    report = graph.node(
         "ErasureReport", (PICTURES, 0, 440, 860), sockets=sockets, **drawing, pictures=4,
         erase=f"{words.prompt} | {words.concept}", keep=words.more["keep"],
     )  # fmt: skip
+    measured = object_info["ErasureReport"]["output_name"].index("measured")
+    graph.node("ErasureCard", (PICTURES + 480, 60, 440, 800), sockets={"measured": (report, measured)})
     stress = graph.node(
         "ErasureStressTest", (PICTURES + 480, 0, 440, 1100), sockets=sockets, **drawing, pictures=2,
         concept=words.concept, other_names=words.more["other_names"], among=words.more["among"],
     )  # fmt: skip
     graph.nodes[-1]["flags"]["collapsed"] = True
     page.switch_off(MUTED, stress)
-    graph.group("3. Measure", (PICTURES - 20, -74, 720, 954))
+    graph.group("3. Measure", (PICTURES - 20, -74, 960, 954))
     return graph.saved()
 
 
