@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from concept_erasure.erasure.artifact import load_erasure
 from scripts.make_workflows import template
 from tests.browser.editor import RUN
+from tests.browser.test_pages import CONNECT
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "0.1.0"
 PREVIEW = "id => app.graph.getNodeById(id).imgs?.some(image => image.naturalWidth > 0)"
@@ -65,12 +66,16 @@ def test_it_shows_six_widgets_and_the_steps_follow_the_preset(editor):
 
 
 def test_after_a_training_its_strip_its_verdict_and_all_values_are_shown(editor):
-    editor.open_template("prompt_only")
-    editor.fill_in({"ErasureLearn": {"steps": 24}, "ErasureTrainingSettings": {"sampling_steps": "4"}})
+    editor.open_template(template("train_erase_recover").title)
+    settings = editor.add("ErasureTrainingSettings", (-500, 100))
+    editor.ask(CONNECT, [settings, editor.number("ErasureLearn"), "settings"])
+    chosen = {"rank": "4", "sampling_steps": "4"}
+    editor.fill_in({"ErasureLearn": {"steps": 24}, "ErasureTrainingSettings": chosen})
     editor.run()
     assert re.match(r"^[✓⚠✗] ", editor.said("ErasureLearn"))
     assert len(editor.images("ErasureLearn")) == 1
-    assert "Method prompt only: 24 steps (the preset has 120)" in editor.said("ErasureTrainingSettings", "Method")
+    values = editor.said("ErasureTrainingSettings", "Method")
+    assert "24 steps (the preset has 100)" in values and "keys+values, rank 4" in values
     for kind in ("ErasureLearn", "ErasureTrainingSettings"):
         box = editor.box(editor.number(kind))
         editor.close_up(f"page_{kind}", (box.left - 8, box.top - 50, box.right + 8, box.bottom + 8))
