@@ -25,7 +25,7 @@ from .solved import solved
 from .steps import Steps
 from .targets import anchors_for, check_target
 from .textmap import TextMap, moment
-from .texts.names import EMBEDDING, is_form_of, is_said, listing, others
+from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 from .vocabulary import COMPARED, EVERYDAY, WORDS
@@ -132,14 +132,37 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
         findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
     if len(erasure.names) > inspection.MOST_CONCEPTS:
         findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
-    again = [name for name in request.texts if any(is_form_of(name, move.name) for move in erased_from(model))]
-    more = [f"Erased already by a node in front: {listing(again)}."] if again else []
-    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *more])
+    before = erased_from(model)
+    findings += [Finding("⚠", sentence) for sentence in aimed_at_erased(request, before)]
+    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *in_front(request, erasure, before)])
     metadata = replace(
         erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
     )
     erasure = replace(erasure, metadata=metadata)
     return replace(erasure, metadata=replace(metadata, verdict=inspection.full(model, erasure).as_json()))
+
+
+def aimed_at_erased(request: Request, before: Sequence[Erased]) -> list[str]:
+    """Sentences on targets that a user typed, and that a node in front has erased: what became of them is drawn."""
+    return [
+        f"{quoted([name.target])} is erased by a node in front: what took its place is drawn for {quoted([name.text])}, "
+        "too."
+        for name in request.names
+        if name.target and any(is_form_of(name.target, move.name) for move in before)
+        and not any(is_form_of(name.target, text) for text in request.texts)
+    ]  # fmt: skip
+
+
+def in_front(request: Request, erasure: Erasure, before: Sequence[Erased]) -> list[str]:
+    """Sentences on what nodes in front have erased: the same names, and names that became one of these."""
+    again = [name for name in request.texts if any(is_form_of(name, move.name) for move in before)]
+    sentences = [f"Erased already by a node in front: {listing(again)}."] if again else []
+    count = len(request.texts)
+    return sentences + [
+        f"{quoted([name])}, erased by a node in front, now becomes {quoted([target])}."
+        for name, target in zip(erasure.names[count:], erasure.targets[count:], strict=True)
+        if target
+    ]
 
 
 # ---------------------------------------------------------------- which texts

@@ -6,6 +6,7 @@ from ..erasure import attach
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.methods import CLOSED_FORM, Scales
 from ..erasure.targets import ignored_anchor, resolve_target
+from ..erasure.texts.names import read_field
 from .messages import TextWithTargets, file_facts, open_input_file, put_on, shown, what_was_read
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
@@ -165,6 +166,9 @@ class ErasureText(io.ComfyNode):
     def execute(cls, model, clip, concept, strength, target, anchor, preserve, only_in) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model, ui=show(cls, OFF))
+        names = read_field(concept, open_input_file)
+        if names.are_off:
+            return io.NodeOutput(model, ui=show(cls, " ".join(["Off: no concept is switched on.", *names.notes])))
         settings = Instant(target=resolve_target(target, anchor, TARGETS[0]), anchor=anchor)
         erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls), only_in, open_input_file)
         erased = attach.erase(model, erasure, strength)

@@ -111,10 +111,11 @@ def by_typing(object_info: dict[str, Any], world: World, slug: str) -> dict[str,
     page.prompts()
     concept = page.words.concept
     erase = page.graph.node("ErasureText", (MIDDLE, 0, WIDE, 420), sockets=page.both, concept=concept)
-    page.seed(MIDDLE, 470, WIDE)
-    page.graph.group("2. Erase", (MIDDLE - 20, -74, WIDE + 40, 514))
+    page.seed(MIDDLE, 640, WIDE)
+    # the node grows by a row and a sentence for each concept
+    page.graph.group("2. Erase", (MIDDLE - 20, -74, WIDE + 40, 674))
     base, erased = page.columns({"Base": page.model, "Erased": (erase, 0)}, 0)
-    page.compare(MIDDLE, 640, base, erased)
+    page.compare(MIDDLE, 790, base, erased)
     saved = page.graph.saved()
     return with_app(saved, slug.endswith("_app")) if slug.startswith("erase_by_text") else saved
 

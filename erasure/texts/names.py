@@ -90,10 +90,19 @@ class Name:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a field, in order and each once, and sentences on what was read in another way than typed."""
+    """The names of a field, in order and each once, and sentences on what was read in another way than typed.
+
+    ``off``: names that stand there and are not read, for their line is switched off or their strength is 0.
+    """
 
     entries: tuple[Name, ...] = ()
     notes: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+
+    @property
+    def are_off(self) -> bool:
+        """Whether there are names, and all of them are switched off."""
+        return bool(self.off) and not self.entries
 
     @property
     def texts(self) -> list[str]:
@@ -110,7 +119,7 @@ def read_field(text: str, open_file: Callable[[str], str] | None = None) -> Name
     reader = _Reader(open_file)
     for line in visible(text).splitlines():
         reader.line(line)
-    return Names(tuple(reader.entries.values()), tuple(dict.fromkeys(reader.notes)))
+    return Names(tuple(reader.entries.values()), tuple(dict.fromkeys(reader.notes)), tuple(reader.off))
 
 
 class _Reader:
@@ -120,6 +129,7 @@ class _Reader:
         self.open_file = open_file
         self.entries: dict[str, Name] = {}
         self.notes: list[str] = []
+        self.off: list[str] = []
 
     def line(self, line: str) -> None:
         line = re.sub(" {2,}", " ", line.strip())
@@ -129,6 +139,7 @@ class _Reader:
             )
         if line.startswith("#"):
             if match := OFF.fullmatch(line):
+                self.off.append(match[1])
                 self.notes.append(f"Switched off: {quoted([match[1]])}.")
             elif comment := line.lstrip("# "):
                 self.notes.append(f"Left out as a comment: {quoted([comment])}.")
@@ -183,6 +194,7 @@ class _Reader:
                 raise ErasureError(f"No name can be read in '{part.strip()}': type the name alone.")
             return
         if entry.strength == 0:
+            self.off.append(entry.text)
             self.notes.append(f"Left out, because its strength is 0: {quoted([entry.text])}.")
             return
         self.entries.setdefault(spelled(entry.text), entry)

@@ -112,6 +112,12 @@ def test_strength_0_gives_the_model_back_without_reading_anything(model):
     assert out.args[0] is model and out.ui.as_dict()["text"] == ("Off: strength is 0.",)
 
 
+@pytest.mark.parametrize("concept", ["#off circle", "circle : 0\n#off star"])
+def test_all_concepts_switched_off_is_off(model, concept):
+    out = ErasureText.execute(model, None, concept, **TEXT)
+    assert out.args[0] is model and out.ui.as_dict()["text"][0].startswith("Off: no concept is switched on.")
+
+
 def test_reading_many_texts_is_shown_and_can_be_cancelled(model, clip, monkeypatch):
     said, bars = [], []
     monkeypatch.setattr(types.Reading, "SECONDS", 0.0)

@@ -89,6 +89,13 @@ def test_the_second_node_does_not_undo_the_first(read_once, hows, order):
     assert_none_is_drawn(read_once, model, order, text)
 
 
+def test_a_node_says_what_became_of_a_target_or_a_name_in_front(read_once):
+    _, typed = in_a_row(read_once, (by_text, "star -> moon"), (by_text, "circle -> star"))
+    assert '⚠ "star" is erased by a node in front: what took its place is drawn for "circle", too.' in typed
+    _, chained = in_a_row(read_once, (by_text, "star -> moon"), (by_text, "moon -> cross"))
+    assert '"star", erased by a node in front, now becomes "cross".' in chained
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(("circle", "heart", "square")))[::2], ids=" then ".join)
 def test_three_nodes_in_a_row_erase_all_three_or_say_which_not(read_once, order):
     model, text = in_a_row(read_once, *zip((by_text, by_erasure, by_text), order, strict=True))

@@ -15,7 +15,7 @@
 
 const OFF = /^(\s*)#off\s+(?=\S)/;
 const LETTER = String.raw`(?:\\[()]|[^,;:|#<>=~\[\]{}()\\\t→，、；：､；،؛｜"“”「」])`;
-const NUMBER = String.raw`(\d*\.?\d+)`;
+const NUMBER = String.raw`(\d*\.?\d+(?:\s?%)?)`;
 const LINE = new RegExp(
     String.raw`^\s*(${LETTER}+?)(?:\s*:\s*${NUMBER})?\s*(?:(?:->|→)\s*(${LETTER}*?)(?:\s*:\s*${NUMBER})?\s*)?$`,
 );
@@ -33,11 +33,16 @@ export function rowOf(line, index = 0) {
     if (!said.trim() || /^\s*#/.test(said)) return undefined;
     const plain = { index, off, plain: true, name: said.trim(), target: null, strength: 1 };
     const [, name, before, target, behind] = LINE.exec(said) ?? [];
-    const strength = Number(behind ?? before ?? 1);
+    const strength = numberOf(behind ?? before ?? "1");
     if (!name?.trim() || /-$/.test(name.trim()) || WORDS_OF_OTHERS.test(said)) return plain;
     if (target !== undefined && !target.trim() && behind !== undefined) return plain;
     if (strength > STRONGEST || strength < WEAKEST || (before && behind)) return plain;
     return { ...plain, plain: false, name: name.trim(), target: target?.trim() ?? null, strength };
+}
+
+/** @param {string} text A number, or one in percent. */
+function numberOf(text) {
+    return text.endsWith("%") ? parseFloat(text) / 100 : Number(text);
 }
 
 /** @param {string} text @param {Row} row @returns {string} The text with this line switched on or off. */
