@@ -145,8 +145,8 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
 def aimed_at_erased(request: Request, before: Sequence[Erased]) -> list[str]:
     """Sentences on targets that a user typed, and that a node in front has erased: what became of them is drawn."""
     return [
-        f"{quoted([name.target])} is erased by a node in front: what took its place is drawn for {quoted([name.text])}, "
-        "too."
+        f"{quoted([name.target])} is erased by a node in front: what took its place is drawn for "
+        f"{quoted([name.text])}, too."
         for name in request.names
         if name.target and any(is_form_of(name.target, move.name) for move in before)
         and not any(is_form_of(name.target, text) for text in request.texts)

@@ -86,7 +86,8 @@ LINES = [
     "circle", "  Van Gogh -> painting ", "circle : 0.8", "circle:.5", "a circle", "circle ->", "circle : 0.5 ->",
     "circle : 0.5 -> heart", "circle -> heart : 1.5", "saber \\(fate\\)", "Jean-Luc Picard", "C++", "# circle", "",
     "#off circle", "#off circle -> heart : 0.5", "#off", "## off circle", "(circle:1.4)", "circle, square",
-    "circle -> : 0.5", "circle -> heart : 80%", "circle: 50 %", "embedding:foo", "file: names.txt", "circle : 3", "circle : 0", "circle --> heart", "a => b",
+    "circle -> : 0.5", "circle -> heart : 80%", "circle: 50 %",
+    "embedding:foo", "file: names.txt", "circle : 3", "circle : 0", "circle --> heart", "a => b",
     "a -> b -> c", "cat BREAK dog", "1) circle", "<lora:x:1>", "丸 → 心", "{a|b}", "by Van Gogh",
 ]  # fmt: skip
 READ = """async ([lines, changes]) => {
