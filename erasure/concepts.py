@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cached_property
+from itertools import product, takewhile
 from typing import TypeVar
 
 import torch
@@ -117,10 +118,14 @@ class Encoder:
     def content(self, text: str) -> list[int]:
         """The token numbers of a text's first chunk without start, end and padding."""
         if text not in self._contents:
-            end = self.tokens("")[1]
-            first = [_number(token[0]) for token in self._tokenized(text)[0]][1:]
-            self._contents[text] = first[: first.index(end)] if end in first else first
+            numbers = (_number(token[0]) for token in self._tokenized(text)[0][1:])
+            self._contents[text] = list(takewhile(lambda number: number != self._end, numbers))
         return self._contents[text]
+
+    @cached_property
+    def _end(self) -> int:
+        """The number of the token that ends a text."""
+        return self.tokens("")[1]
 
     def _tokenized(self, text: str) -> list[list[tuple]]:
         """The chunks of a text as the host's first tokenizer has them."""
@@ -189,6 +194,16 @@ class Encoder:
                     yield from map(part, some, self._run(some))
 
         return self.recall.listed(kind, texts, read)
+
+    def sum_of_list(
+        self, kind: str, texts: Sequence[str], take: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The sum of what ``take(tokens [n, d])`` makes of the encodings of a list of texts, remembered on disk."""
+
+        def total() -> torch.Tensor:
+            return torch.stack([take(rows.flatten(0, 1)) for rows in self.stream(texts)]).sum(0)
+
+        return self.recall.whole(kind, texts, total)
 
     def _run(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
         """The encodings [n, d] of texts' first chunks, in one run of the text encoder."""

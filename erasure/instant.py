@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from itertools import product
+from functools import cache, partial
+from itertools import cycle, product
 from json import dumps, loads
 
 import torch
@@ -39,6 +39,10 @@ CHOICES = 5
 """How many other words to offer as a target, besides the one in use."""
 MOVED = 400
 """The most phrases that are moved, whatever the number of concepts (but at least one for each)."""
+BESIDE = 8
+"""How many everyday texts a concept is said beside, when the user names nothing to preserve."""
+APART = 8
+"""How many of the texts behind it in the list each everyday text is paired with."""
 IN_TURN = 3
 """Each phrase is used with one in ``IN_TURN`` of the concepts' neighbours."""
 SAMPLE = 20_000
@@ -75,7 +79,8 @@ class Texts:
     ``near``: preserved texts that are nearest to each concept and most easily pulled along. ``strengths``: how much of
     its way each concept is moved; none for all of it. ``contexts``: texts beside which alone names are moved; none for
     everywhere. ``held``: names that were erased before, which stay where they are. ``choices``: what each concept could
-    become, the nearest word first.
+    become, the nearest word first. ``given``: whether it was said what is preserved; else these are words close to the
+    concepts, and everyday ones.
     """
 
     names: Sequence[str]
@@ -86,6 +91,7 @@ class Texts:
     contexts: Sequence[str] = ()
     held: Sequence[str] = ()
     choices: Sequence[Sequence[str]] = ()
+    given: bool = True
 
 
 def erase_instantly(
@@ -194,9 +200,8 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     held = [name for name in dict.fromkeys(before) if name not in names]
     some = [row[: siblings_for(names)] for row in near]
     choices = [row[:CHOICES] for row in aimed]
-    texts = Texts(names, targets, preserve, some, strengths, request.contexts, held, choices)
-    common = plain_texts(texts) if request.preserve else everyday_texts()
-    if len(common) <= LISTED:
+    texts = Texts(names, targets, preserve, some, strengths, request.contexts, held, choices, bool(request.preserve))
+    if len(common := plain_texts(texts) if texts.given else everyday_texts()) <= LISTED:
         encode.read_list(common)
     return texts
 
@@ -269,7 +274,8 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
     moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
-    parts = [plain_texts(texts), *siblings(texts, templates)]
+    plain = [part for part in ([plain_texts(texts)] if texts.given else found_texts(texts)) if part]
+    parts = [*plain, *siblings(texts, templates)]
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
         parts += only_in.staying(texts.names, texts.contexts, short.kept)
@@ -284,9 +290,8 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
             ]
         )
         moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
-    return Problem(
-        moves, len(moved), sum(moments), moments[1:], torch.cat(some), encode.chunks([""])[0], lambda: gram(weights)
-    )
+    near, empty = moments[len(plain) :], encode.chunks([""])[0]
+    return Problem(moves, len(moved), sum(moments), near, torch.cat(some), empty, lambda: gram(weights))
 
 
 def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,17 +299,23 @@ def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.
     about ``SAMPLE`` of all ``count``.
     """
     total, some = torch.tensor(0.0), []
+    known = encode.sum_of_list("moment", texts, moment) if texts == everyday_texts() else None
     for rows in encode.stream(texts):
         length = rows.shape[1]
         tokens = rows.flatten(0, 1)
-        total = total + moment(tokens, 1 / (count * length))
+        if known is None:
+            total = total + moment(tokens, 1 / (count * length))
         some.append(tokens[:: 1 + count * length // SAMPLE])
-    return total, torch.cat(some)
+    return total if known is None else known / (count * length), torch.cat(some)
 
 
 def phrases(texts: Texts) -> list[str]:
     """Templates that speak of a concept alone and beside preserved texts; fewer of them for many concepts."""
     beside = [p.format(concept="{}", kept=text) for text, p in product(texts.kept, IN_CONTEXT)]
+    if not texts.given:
+        everyday = [text for text in texts.kept if text in EVERYDAY] or texts.kept
+        some = [everyday[i * len(everyday) // BESIDE] for i in range(BESIDE)]
+        beside = [p.format(concept="{}", kept=text) for text, p in zip(some, cycle(IN_CONTEXT), strict=False)]
     return [*PHRASINGS, *spread(beside, 64)][: max(1, MOVED // len(texts.names))]
 
 
@@ -322,10 +333,19 @@ def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
     return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:1]))]
 
 
+def found_texts(texts: Texts) -> list[list[str]]:
+    """What is said of preserved texts that were not given: everyday texts, the same for nearly every concept, and the
+    words close to the concepts."""
+    apart = [*texts.names, *texts.held, *texts.contexts]
+    everyday = [text for text in everyday_texts() if not any(is_said(name, text) for name in apart)]
+    return [everyday, [say("a {}", text) for text in texts.kept if text not in EVERYDAY]]
+
+
+@cache
 def everyday_texts() -> list[str]:
-    """Those of ``plain_texts`` that are the same for nearly every concept, where no texts to preserve are given."""
-    kept = [*EVERYDAY, *others(GENERIC, EVERYDAY)]
-    return plain_texts(Texts((), (), EVERYDAY, ()), pairs=4 * len(kept))
+    """Everyday and generic texts in phrasings and in pairs, and the empty prompt."""
+    count = len(EVERYDAY) + len(others(GENERIC, EVERYDAY))
+    return plain_texts(Texts((), (), EVERYDAY, ()), pairs=APART * count)
 
 
 def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:

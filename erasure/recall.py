@@ -171,13 +171,22 @@ class Recall:
         """What is remembered of a list of texts as a whole, in memory and on disk; ``read()`` makes it anew."""
         if self.identity is None:
             return dict(zip(texts, read(), strict=True))
-        keys = self._keys(f"{kind} {self.named(texts)}", texts)
+        return self._shelved(self._keys(f"{kind} {self.named(texts)}", texts), read)
+
+    def whole(self, kind: str, texts: Sequence[str], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What is remembered of all texts of a list together, in memory and on disk; ``make()`` makes it anew."""
+        if self.identity is None:
+            return make()
+        return self._shelved({"": hashed([str(self.identity), kind, self.named(texts)])}, lambda: [make()])[""]
+
+    def _shelved(self, keys: Mapping[str, str], make: Callable[[], Iterable[torch.Tensor]]) -> Rows:
+        """What is remembered under keys, all of it or nothing."""
         rows = _remembered(keys)
         if len(rows) < len(keys):
             name = f"{self.identity}-{hashed(keys.values())[:8]}"
             old = SHELF.load(name, list(keys.values()))
-            new = old.values() if old else read()
-            rows = {text: ROWS.put(keys[text], row) for text, row in zip(texts, new, strict=True)}
+            new = old.values() if old else make()
+            rows = {text: ROWS.put(key, row) for (text, key), row in zip(keys.items(), new, strict=True)}
             if not old:
                 SHELF.save(name, {keys[text]: row for text, row in rows.items()})
         return rows
@@ -200,7 +209,11 @@ class Recall:
     def _fact(self, text: str) -> str:
         """What the host's tokenizers give for a text's first chunk, vectors of embeddings by their values."""
         if text not in self._facts:
-            self._facts[text] = repr({key: list(map(_told, chunks[0])) for key, chunks in self.tokens(text).items()})
+            first = {key: chunks[0] for key, chunks in self.tokens(text).items()}
+            facts = repr(first)
+            if "tensor(" in facts:
+                facts = repr({key: list(map(_told, tokens)) for key, tokens in first.items()})
+            self._facts[text] = facts
         return self._facts[text]
 
 

@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ..artifact import ErasureError
 
@@ -328,6 +329,7 @@ def spelled(name: str) -> str:
     return re.sub(r"^(an?|the) ", "", " ".join(name.casefold().split()))
 
 
+@lru_cache(4096)
 def letters(name: str) -> str:
     """A name's letters and digits alone, without case, accents and umlauts: "Café" and "cafe", "ice cream" and
     "ice-cream" are the same."""
