@@ -43,6 +43,11 @@ def solved(
     return of_model[key]
 
 
+def forget() -> None:
+    """Forgets all erasures."""
+    _solved.clear()
+
+
 def _on(model) -> str:
     """What a MODEL is, with the patches and the erasures that are on it."""
     before = [(one.erasure.identity(), one.erasure.metadata, one.strength, one.window) for one in applied(model)]

@@ -145,7 +145,7 @@ def test_nodes_that_read_many_texts_show_it(model, clip, node, monkeypatch):
         monkeypatch.setattr(kind, method, lambda self, done, total: told.append(total))
     learning.MEMORY.forget()
     recall.ROWS.clear()
-    solved._solved.clear()
+    solved.forget()
     if node is ErasureTrain:
         tools.execute(model, clip, steps=1)
     else:

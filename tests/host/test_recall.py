@@ -28,7 +28,7 @@ def reads(monkeypatch):
 
 def test_an_erasure_is_the_same_to_the_bit_whatever_was_remembered(model, clip, fresh, reads, monkeypatch):
     def erase(concept="circle"):
-        solved._solved.clear()
+        solved.forget()
         reads.clear()
         with torch.inference_mode():
             erasure = erase_instantly(model, clip, concept, "", Instant())
