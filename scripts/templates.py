@@ -163,9 +163,9 @@ def instant_erasure(page: Page) -> int:
     return number
 
 
-def save_erasure(page: Page, erasure: int, y: int = 610) -> None:
+def save_erasure(page: Page, erasure: int, y: int = 650) -> None:
     prefix = f"erasures/{page.words.file}"
-    page.graph.node("ErasureSave", (MIDDLE, y, WIDE, 150), sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
+    page.graph.node("ErasureSave", (MIDDLE, y, WIDE, 110), sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
 
 
 def applied(page: Page, column: int, erasure: Socket, model: Socket | None = None, kind: str = "ErasureApply") -> int:
@@ -265,14 +265,14 @@ def measure_an_erasure(object_info: dict[str, Any], world: World, slug: str) -> 
         erase=f"{words.prompt} | {words.concept}", keep=words.more["keep"],
     )  # fmt: skip
     measured = object_info["ErasureReport"]["output_name"].index("measured")
-    graph.node("ErasureCard", (PICTURES + 480, 60, 440, 800), sockets={"measured": (report, measured)})
+    graph.node("ErasureCard", (MIDDLE, 540, WIDE, 340), sockets={"measured": (report, measured)})
     stress = graph.node(
         "ErasureStressTest", (PICTURES + 480, 0, 440, 1100), sockets=sockets, **drawing, pictures=2,
         concept=words.concept, other_names=words.more["other_names"], among=words.more["among"],
     )  # fmt: skip
     graph.nodes[-1]["flags"]["collapsed"] = True
     page.switch_off(MUTED, stress)
-    graph.group("3. Measure", (PICTURES - 20, -74, 960, 954))
+    graph.group("3. Measure", (PICTURES - 20, -74, 720, 954))
     return graph.saved()
 
 

@@ -89,8 +89,9 @@ LAPTOPS = [(1366, 768), (1280, 720)]
 def test_the_dialog_offers_every_template_with_its_picture(editor, pack):
     dialog = editor.browse_templates(pack)
     for one in TEMPLATES:
-        picture = dialog.get_by_test_id(f"template-workflow-{one.title}").locator("img").first
-        picture.scroll_into_view_if_needed()
+        card = dialog.get_by_test_id(f"template-workflow-{one.title}")
+        card.scroll_into_view_if_needed()  # pictures that are out of sight are not loaded
+        picture = card.locator("img").first
         editor.until(THUMBNAIL, picture.element_handle())
         with Image.open(PACKS[pack].folder / f"{one.title}.jpg") as own:
             assert list(own.size) == picture.evaluate(THUMBNAIL) == [480, 480]
