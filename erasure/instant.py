@@ -39,7 +39,7 @@ CHOICES = 5
 """How many other words to offer as a target, besides the one in use."""
 MOVED = 400
 """The most phrases that are moved, whatever the number of concepts (but at least one for each)."""
-BESIDE = 6
+BESIDE = 12
 """How many everyday texts a concept is said beside, when the user names nothing to preserve."""
 APART = 8
 """How many of the texts behind it in the list each everyday text is paired with."""
