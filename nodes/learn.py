@@ -11,9 +11,11 @@ from ..erasure.artifact import Erasure, ErasureError
 from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
+from ..erasure.pictures import with_pictures
 from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import FROM_PRESET, PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START, Own, Settings, number
+from ..erasure.settings import FROM_PRESET, PRESERVE_BY, TARGETS, WEIGHTS_START, Own, Settings, number
 from ..erasure.targets import ANCHOR
+from . import inputs
 from .files import FILE, save_new
 from .instant import only_in
 from .messages import file_facts, open_input_file, shown
@@ -51,23 +53,13 @@ class ErasureLearn(io.ComfyNode):
                 "unlearn", "forget", "train", "finetune", "remove concept", "erase", "KPOP", "ESD", "LECO", "key",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-                io.String.Input(
-                    "concept", default="", multiline=True, placeholder="what to erase, e.g. Van Gogh",
-                    tooltip="What to erase: one concept. Several names of it, one a line or with commas, are erased "
-                    "together; 'Van Gogh -> painting' says what is drawn instead.",
-                ),
+                *inputs.what_to_learn(),
                 io.String.Input(
                     "preserve", default="", multiline=True, placeholder="what must stay (empty: found for you)",
                     tooltip="What must not change, one a line or with commas: things close to the concept matter most. "
                     "Empty: common words close to the concept are found; the node says which.",
                 ),
-                io.Combo.Input(
-                    "preset", options=list(PRESETS), default="recommended",
-                    tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve "
-                    "less; v2 erases with the prompt too, v3 keeps the concept recoverable.",
-                ),
+                inputs.preset(),
                 io.String.Input(
                     "target", default="", placeholder="empty: found for you",
                     tooltip="What is drawn instead, e.g. a building. Empty: with 'recommended' the nearest neighbour "
@@ -82,11 +74,7 @@ class ErasureLearn(io.ComfyNode):
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
                     tooltip="Same seed and settings, same erasure.",
                 ),
-                ErasureSocket.Input(
-                    "resume", optional=True,
-                    tooltip="An erasure to go on with, instead of starting anew, for as many more steps as 'steps' "
-                    "says. The optimiser's memory starts fresh.",
-                ),
+                inputs.resume(),
                 SettingsSocket.Input(
                     "settings", optional=True,
                     tooltip="Training Settings: everything else, from the method to the size of the pictures. Without "
@@ -250,7 +238,7 @@ def settings_from(model, preset: str, target: str, steps: int, seed: int, own: O
     settings = replace(own.on(preset_for(preset, own.method)), steps=steps, seed=seed)
     if target.strip():
         settings = replace(settings, target=ANCHOR, anchor=target)
-    return learning.with_pictures(model, settings, own.width, own.height)
+    return with_pictures(model, settings, own.width, own.height)
 
 
 # ---------------------------------------------------------------- training, and what is said of it

@@ -5,18 +5,19 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..erasure import learning
 from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.objectives import SPACES
+from ..erasure.pictures import with_pictures, with_sampling
 from ..erasure.prompt import BLOCKS, STARTS
 from ..erasure.settings import FROM_PRESET as PRESET
-from ..erasure.settings import PRESERVE_BY, PRESETS, TARGETS, WEIGHTS_START
+from ..erasure.settings import PRESERVE_BY, TARGETS, WEIGHTS_START, Settings
 from ..erasure.targets import ignored_anchor, resolve_target
+from . import inputs
 from .instant import only_in
 from .learn import outputs, train
 from .messages import file_facts
-from .types import CATEGORY, KEPT, ErasureSocket, lenient, telling
+from .types import CATEGORY, KEPT, lenient, telling
 
 CHOICES = ("target", "blocks", "start", "weights", "preserve_by", "weights_start")
 PRESET_NUMBER = "0 takes the preset's value."
@@ -42,23 +43,13 @@ class ErasureTrain(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             **KEPT,
             inputs=[
-                io.Model.Input("model", tooltip="The model to learn on. It stays unchanged itself."),
-                io.Clip.Input("clip", tooltip="The CLIP that belongs to the model."),
-                io.String.Input(
-                    "concept", default="", multiline=True, placeholder="what to erase, e.g. Van Gogh",
-                    tooltip="What to erase: one concept. Several names of it, one a line or with commas, are erased "
-                    "together; 'Van Gogh -> painting' says what is drawn instead.",
-                ),
+                *inputs.what_to_learn(),
                 io.String.Input(
                     "preserve", default="", multiline=True, placeholder="what must stay",
                     tooltip="What must not change, one a line or with commas: things close to the concept matter most. "
                     "Also used to tell the concept from the rest.",
                 ),
-                io.Combo.Input(
-                    "preset", options=list(PRESETS), default="recommended",
-                    tooltip="recommended: ours, best measured. paper v2 / v3: the published settings, which preserve "
-                    "less; v2 erases with the prompt too, v3 keeps the concept recoverable.",
-                ),
+                inputs.preset(),
                 _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the "
                         "prompt itself erases. The others change weights and leave no key; the help page says how."),
                 _choice("target", TARGETS, "What the concept becomes. empty prompt: whatever the model draws without "
@@ -73,11 +64,7 @@ class ErasureTrain(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Same seed and settings, same erasure.",
                 ),
-                ErasureSocket.Input(
-                    "resume", optional=True,
-                    tooltip="An erasure to go on with, instead of starting anew, for as many more steps as 'steps' "
-                    "says. The optimiser's memory starts fresh.",
-                ),
+                inputs.resume(),
                 io.Float.Input("prompt_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
                                tooltip=f"Learning rate of the prompt. {PRESET_NUMBER}"),
                 io.Float.Input("weight_lr", default=0.0, min=0.0, max=1.0, step=1e-6, round=False, advanced=True,
@@ -132,13 +119,12 @@ class ErasureTrain(io.ComfyNode):
     def execute(cls, model, clip, concept, preserve, only_in, resume=None, **chosen) -> io.NodeOutput:
         notices = [ignored_anchor(chosen["target"], chosen["anchor"], PRESET)]
         preset = preset_for(chosen["preset"], None if chosen["method"] == PRESET else chosen["method"])
-        settings = settings_from(model, chosen)
+        settings = settings_from(model, chosen, preset)
         return train(cls, model, clip, (concept, preserve, only_in), settings, resume, None, preset, notices)
 
 
-def settings_from(model, chosen: dict):
+def settings_from(model, chosen: dict, preset: Settings) -> Settings:
     """The preset's settings, with every input that is not left to the preset in its place."""
-    settings = preset_for(chosen["preset"], None if chosen["method"] == PRESET else chosen["method"])
     given = {name: chosen[name] for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch") if chosen[name] > 0}
     given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
     given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
@@ -153,8 +139,8 @@ def settings_from(model, chosen: dict):
         given["gate"] = chosen["gate"] == "on"
     given |= {name: chosen[name] for name in ("anchor", "seed", "checkpointing")}
     how = {"sampler": chosen["sampler"], "scheduler": chosen["scheduler"], "cfg": chosen["cfg"]}
-    settings = learning.with_sampling(replace(settings, **given), **how, steps=chosen["sampling_steps"])
-    return learning.with_pictures(model, settings, chosen["width"], chosen["height"])
+    settings = with_sampling(replace(preset, **given), **how, steps=chosen["sampling_steps"])
+    return with_pictures(model, settings, chosen["width"], chosen["height"])
 
 
 NODES = [ErasureTrain]

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from .. import learning
 from ..artifact import ErasureError
 from ..concepts import Encoder
+from ..trainable import require_trainable
 from ..trajectories import Sampling
 from ..version import host_version, pack_version
 from .attacks import ATTACKS, Attack, Budget, Case, Concept, lessons
@@ -208,7 +208,7 @@ def stress(
     doubt = try_out(judge, concept.labels, drawing.width, drawing.height)
     if any(attack.learns for attack in attacks):
         for model in (before, after):
-            learning.require_trainable(model)  # before anything is drawn
+            require_trainable(model)  # before anything is drawn
     case = Case(Encoder(clip), concept, budget, lambda rows: None, before, after, sampling_of(before, drawing))
     run = StressTest(case, vae, drawing, judge, attacks, on_moment)
     return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted)

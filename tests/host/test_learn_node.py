@@ -5,16 +5,18 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.model_base
 import folder_paths
 import pytest
 import torch
 from PIL import Image
 
-from concept_erasure.erasure import concepts, last_states, learning, training
+from concept_erasure.erasure import concepts, last_states, learning, setting_up, training
 from concept_erasure.erasure import run as runs
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.memory import Memory
 from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.pictures import picture_size
 from concept_erasure.erasure.request import Request
 from concept_erasure.erasure.settings import FROM_PRESET, PRESETS, Own
 from concept_erasure.erasure.texts.names import Name
@@ -95,11 +97,11 @@ def test_what_is_no_number_for_a_field_is_refused_in_a_sentence(name, text):
 def test_what_the_model_was_made_for_is_the_size_of_the_pictures(model):
     def of(text, kind="EPS", channels=320):
         inner = type("Inner", (), {})()
-        inner.model_type = getattr(learning.comfy.model_base.ModelType, kind)
+        inner.model_type = getattr(comfy.model_base.ModelType, kind)
         inner.model_config = type("Config", (), {"unet_config": {"model_channels": channels, "context_dim": text}})()
-        return learning.picture_size(type("Model", (), {"model": inner})())
+        return picture_size(type("Model", (), {"model": inner})())
 
-    assert learning.picture_size(model) == 64
+    assert picture_size(model) == 64
     assert (of(768), of(768, "V_PREDICTION"), of(1024), of(1024, "V_PREDICTION")) == (512, 512, 512, 768)
     assert of(2048) == of(1280, channels=384) == 1024
 
@@ -153,7 +155,7 @@ def test_going_on_for_a_few_steps_does_not_set_everything_up_again(train, prepar
     start = {"weights_start": "closed form", "target": "nearest neighbour", "drawn_by": "original"}
     erasure, _ = train(**start)
     calls = []
-    for module, name in ((learning, "build_gate"), (learning, "_checks"), (runs, "sample_trajectory")):
+    for module, name in ((setting_up, "build_gate"), (setting_up, "_checks"), (runs, "sample_trajectory")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, r=real, **k: calls.append(n) or r(*a, **k))
     again, _ = train(resume=erasure, steps=2, **start)
@@ -185,7 +187,7 @@ def test_another_text_or_seed_is_not_taken_for_the_same(train, monkeypatch):
     learning.MEMORY.forget()
     train(steps=1)
     calls = []
-    for module, name in ((learning, "build_gate"), (runs, "sample_trajectory")):
+    for module, name in ((setting_up, "build_gate"), (runs, "sample_trajectory")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, r=real, **k: calls.append(n) or r(*a, **k))
     train(steps=1, seed=5)

@@ -11,7 +11,9 @@ from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.attention import AttentionMaps
 from concept_erasure.erasure.choice import Choice
 from concept_erasure.erasure.fingerprint import checkpoint_weights
+from concept_erasure.erasure.learned_texts import TARGETS
 from concept_erasure.erasure.methods import LEARNED, preservation, preset_for
+from concept_erasure.erasure.pictures import with_sampling
 from tests.host.tools import PRESERVE, difference, sample
 
 KEPT = "\n".join(PRESERVE)
@@ -33,7 +35,7 @@ def prepare(model, clip, encoded_once):
         settings = replace(preset_for("recommended", method), **{**SHORT, **changes})
         with learning.gradients():
             return learning.prepare(
-                model, clip, "circle", preserve, learning.with_sampling(settings, steps=2), resume
+                model, clip, "circle", preserve, with_sampling(settings, steps=2), resume
             )
 
     return prepared
@@ -232,7 +234,7 @@ def test_what_is_chosen_learns_the_same_with_checkpointing(prepare, method, name
 def test_without_a_preserve_set_choices_are_among_common_words(prepare):
     run = prepare("adaptive target", preserve="").run
     texts = [text.text for text in run.choices["target"].texts]
-    assert len(texts) == learning.TARGETS and "circle" not in texts
+    assert len(texts) == TARGETS and "circle" not in texts
 
 
 def test_the_target_moves_against_the_weights(prepare):

@@ -14,6 +14,7 @@ from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.neighbours import neighbours
 from concept_erasure.erasure.run import Batch, Phrase
 from concept_erasure.erasure.settings import PRESETS
+from concept_erasure.erasure.trainable import plain_patcher
 from tests import worlds
 from tests.host import tools
 from tests.host.test_fit import sentence
@@ -101,7 +102,7 @@ def test_a_dynamic_model_that_cannot_be_made_plain_is_refused_in_one_sentence(mo
         cached_patcher_init = None
 
     with pytest.raises(ErasureError) as caught:
-        learning.plain_patcher(Dynamic())
+        plain_patcher(Dynamic())
     assert "--disable-dynamic-vram" in sentence(caught)
 
 

@@ -161,19 +161,24 @@ def test_resuming_on_another_family_or_for_another_concept_is_refused(prepare, t
 # ---------------------------------------------------------------- inputs
 
 
+def settings_from(model, **given):
+    """The settings of a training with these inputs."""
+    return learn_old.settings_from(model, inputs(**given), preset_for(given.get("preset", "recommended")))
+
+
 def test_settings_that_the_node_leaves_to_the_preset(model):
     for name in PRESETS:
         preset = preset_for(name)
-        chosen = learn_old.settings_from(model, inputs(preset=name, steps=0, batch=0))
+        chosen = settings_from(model, preset=name, steps=0, batch=0)
         kept = {"sampling", "seed", "anchor", "checkpointing"}
         assert all(getattr(chosen, f.name) == getattr(preset, f.name) for f in fields(preset) if f.name not in kept)
-    chosen = learn_old.settings_from(model, inputs(rank=0, eta=0.0, preserve_weight=0.0, gate="off", loss_space="x0"))
+    chosen = settings_from(model, rank=0, eta=0.0, preserve_weight=0.0, gate="off", loss_space="x0")
     assert (chosen.rank, chosen.eta, chosen.preserve_weight, chosen.gate, chosen.space) == (0, 0.0, 0.0, False, "x0")
     assert chosen.sampling.shape == (4, 8, 8)
 
 
 def test_a_rate_that_is_typed_holds_for_layers_of_every_width(model):
-    left, typed = (learn_old.settings_from(model, inputs(weight_lr=rate)) for rate in (0.0, 1e-5))
+    left, typed = (settings_from(model, weight_lr=rate) for rate in (0.0, 1e-5))
     assert left.width > 0 == typed.width and typed.weight_lr == 1e-5
 
 

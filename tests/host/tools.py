@@ -9,11 +9,11 @@ from dataclasses import replace
 import comfy.sample
 import torch
 
-from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
 from concept_erasure.erasure.concepts import Encoder, build_gate
 from concept_erasure.erasure.deltas import weight_names
 from concept_erasure.erasure.fingerprint import context_dim, fingerprint
+from concept_erasure.erasure.pictures import with_sampling
 from concept_erasure.erasure.prompt import is_open
 from concept_erasure.erasure.settings import PRESETS, Settings
 from concept_erasure.nodes.learn_old import ErasureTrain
@@ -74,7 +74,7 @@ def ungated(erasure: Erasure) -> Erasure:
 
 def short(preset: str = "recommended", **changes) -> Settings:
     """A preset, cut to a few steps that each move far."""
-    return learning.with_sampling(replace(PRESETS[preset], **{**SHORT, **changes}), steps=2)
+    return with_sampling(replace(PRESETS[preset], **{**SHORT, **changes}), steps=2)
 
 
 def inputs(**changes) -> dict:

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import torch
 
-from ... import learning, training
+from ... import training
 from ...concepts import PHRASINGS, Encoder
 from ...run import TRAJECTORIES, Batch, Phrase, Run
 from ...settings import Settings
+from ...trainable import plain_patcher
 from ...training import Phase, Progress
 from ...trajectories import Sampling
 
@@ -34,7 +35,7 @@ def lessons(
     """
     phrases = [Phrase(encode(p.format(name)), encode(""), name=name) for name in names for p in PHRASINGS[:4]]
     settings = replace(SETTINGS, sampling=sampling)
-    run = Run(learning.plain_patcher(model), encode, phrases, [], None, None, None, {}, settings)
+    run = Run(plain_patcher(model), encode, phrases, [], None, None, None, {}, settings)
     for _ in range(TRAJECTORIES):
         run.sample()
         tick(_trajectory(sampling))
@@ -59,7 +60,7 @@ class Pupil(Run):
     """A run on the edited model, which draws nothing itself."""
 
     def __init__(self, model, encode: Encoder, taught: Lessons, settings: Settings, delta=None, choices=None):
-        super().__init__(learning.plain_patcher(model), encode, [], [], None, None, delta, choices or {}, settings)
+        super().__init__(plain_patcher(model), encode, [], [], None, None, delta, choices or {}, settings)
         self.taught = taught
 
     def sample(self, preview: Callable | None = None) -> None:

@@ -1,0 +1,93 @@
+"""What a training has learned so far, as an erasure, and the verdict on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from . import inspection
+from .artifact import Erasure, Metadata, Probe, PromptTensors
+from .fingerprint import context_dim, fingerprint
+from .methods import LEARNED
+from .request import Request
+from .run import Run
+from .texts.names import listing
+from .training import Progress
+from .verdict import ARRIVED, Finding, Verdict, predictions
+from .version import host_version, pack_version
+
+
+@dataclass
+class Learning:
+    """A training run that can be asked for its erasure at any time, also after an interrupt."""
+
+    run: Run
+    request: Request
+    progress: Progress
+    steps_before: int
+    gate_gap: float | None
+    target: str
+    probes: tuple[Probe, ...] = ()
+    findings: Sequence[Finding] = ()
+    unknown: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the concept."""
+        return self.request.texts
+
+    def erasure(self) -> Erasure:
+        """What has been learned so far, without a verdict."""
+        s, run = self.run.settings, self.run
+        prompts: tuple[PromptTensors, ...] = ()
+        if run.prompt is not None and run.attached is not None:
+            prompts = (run.prompt.at_rest_like(run.attached),)
+        delta = {} if run.result is None else run.result.at_rest()
+        losses = self.progress.losses
+        return Erasure(
+            Metadata(
+                method=s.method,
+                role=LEARNED[s.method].role,
+                concept="\n".join(self.names),
+                target=self.target,
+                preserve="\n".join(self.request.preserve),
+                only_in="\n".join(self.request.contexts),
+                family=fingerprint(run.model).family,
+                context_dim=str(context_dim(run.model)),
+                blocks=s.blocks if prompts else "",
+                tokens=str(s.tokens) if prompts else "",
+                fingerprint=str(fingerprint(run.model)),
+                settings=json.dumps(s.as_strings()),
+                seed=str(s.seed),
+                steps=str(self.steps_before + len(losses)),
+                loss=f"first {losses[0]:.4g}, last {losses[-1]:.4g}" if losses else "",
+                gate_gap="" if self.gate_gap is None else f"{self.gate_gap:.3f}",
+                doubts=Verdict(tuple(self.findings)).as_json(),
+                unknown="\n".join(self.unknown),
+                notes="\n".join(self.notes()),
+                pack_version=pack_version(),
+                host_version=host_version(),
+            ),
+            prompts,
+            delta,
+            self.probes,
+        )
+
+    def notes(self) -> list[str]:
+        """How the names were read."""
+        names = self.names
+        of_one = f"Read {listing(names)}{' of one concept' if len(names) > 1 else ''}."
+        return [of_one, *self.request.notes]
+
+    def judged(self) -> Erasure:
+        """What has been learned so far, with a verdict: how far the model's predictions for the concept have moved."""
+        erasure, doubts, moved = self.erasure(), list(self.findings), []
+        if not self.unknown:
+            shares = inspection.shares(self.run.model, erasure)
+            sure = bool(erasure.erasers) or (bool(shares) and min(shares) >= ARRIVED)
+            moved = predictions(*self.run.way(), self.names, erasure.targets, sure)
+            doubts += [finding for finding in moved if finding.mark != "✓"]
+        verdict = Verdict().plus(*moved, *inspection.gates(erasure), *doubts)
+        metadata = replace(erasure.metadata, verdict=verdict.as_json(), doubts=Verdict(tuple(doubts)).as_json())
+        return replace(erasure, metadata=metadata)

@@ -1,0 +1,245 @@
+"""Sets a training up: from texts that have been read and checked to a run, with all that its erasure is told of.
+
+What depends on MODEL, CLIP and texts alone is remembered, so that going on for a few steps begins at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from . import attach, deltas, inspection
+from . import only_in as only_in_
+from .artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Probe, PromptTensors
+from .concepts import Encoder, GateTexts, Text, build_gate, concept_directions
+from .history import erased_from
+from .instant import Instant, choose_texts, solve_texts
+from .learned import Learning
+from .learned_texts import anchors_of, choices_among, from_the_name_on, phrases_of, preserved_texts
+from .memory import Memory
+from .methods import LEARNED
+from .neighbours import neighbours
+from .prompt import ErasurePrompt
+from .request import Request
+from .run import Run
+from .settings import Settings
+from .texts.names import Name, is_form_of, others
+from .trainable import plain_patcher
+from .training import Progress
+from .verdict import Finding
+from .vocabulary import WORDS
+
+REVIVING = 1e-2
+"""Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
+ROOM = 256 << 20
+"""Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
+
+
+class Setting:
+    """Sets a training up: from texts that have been read and checked to a run."""
+
+    def __init__(
+        self, model, encode: Encoder, request: Request, settings: Settings, resume: Erasure | None, memory: Memory,
+        on_stage: Callable[[str], None],
+    ):  # fmt: skip
+        self.model, self.encode, self.resume, self.memory, self.on_stage = model, encode, resume, memory, on_stage
+        self.typed, self.settings, self.method = request, settings, LEARNED[settings.method]
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.request, self.near, self.anchors = memory.part("texts", self._key(), self._texts)
+        if any(name.target is not None for name in request.names):
+            self.settings = replace(settings, target="anchor")
+        self.names = request.texts
+        self.short = encode.beside(self.names, self.request.preserve)
+
+    def _key(self, *more) -> tuple:
+        """What the texts of a training depend on, beside its MODEL and CLIP."""
+        s = self.settings
+        wanted = self._wants_preserved()
+        return (self.typed, s.target, s.anchor, wanted, *more)
+
+    def _wants_preserved(self) -> bool:
+        """Whether anything holds the preserve set: the loss, or the gate of a prompt."""
+        return self.settings.preserve_weight > 0 or bool(self.method.role and self.settings.gate)
+
+    def _texts(self) -> tuple[Request, list[list[str]], dict[str, str | None]]:
+        """The request, with a preserve set that is found where none is typed; the nearest texts of each name; and what
+        takes its place."""
+        self.on_stage("Looking for the concept's neighbours")
+        encode, request, before = self.encode, self.typed, erased_from(self.model)
+        taken = [*request.texts, *(move.name for move in before)]
+        near = neighbours(encode, request.texts, others(encode.beside(request.texts, request.preserve), taken) or
+                          others(WORDS, taken))  # fmt: skip
+        settings = self.settings
+        if request.preserve or not self._wants_preserved():
+            return request, near, anchors_of(request, near, settings)
+        chosen = choose_texts(encode, request, Instant(), before)
+        first = [[target, *row] for target, row in zip(chosen.targets, near, strict=True)]
+        note = "Nothing was typed into 'preserve', so common words were taken, those close to the concept first."
+        complete = replace(request, preserve=list(chosen.kept), notes=[*request.notes, note])
+        return complete, near, anchors_of(complete, first, settings)
+
+    def up(self) -> Learning:
+        """The run, with all that its erasure is told of."""
+        encode, s, method, resume = self.encode, self.settings, self.method, self.resume
+        gate, gap = self._gate() if method.role and s.gate else (None, None)
+        prompt = _prompt(encode, self.names, s, self.generator, resume) if method.role else None
+        attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
+        delta = self._delta(prompt) if method.changes != "nothing" else None
+        self.on_stage("Reading the texts to learn on")
+        encode.known.update(self._remembered())
+        contexts = self.request.contexts
+        phrases = phrases_of(encode, self.anchors, self.short, s, contexts)
+        staying = only_in_.staying(self.names, contexts, self.short) if contexts else ()
+        kept = preserved_texts(encode, list(self.request.preserve), staying)
+        choices = choices_among(encode, self.near, method.targets, s)
+        self._remember_texts()
+        run = Run(plain_patcher(self.model), encode, phrases, kept, prompt, attached, delta, choices, s, self.memory)
+        steps = int(resume.metadata.steps or 0) if resume else 0
+        target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
+        checks = self.memory.part("checks", self._key(), self._checks)
+        return Learning(run, self.request, Progress(), steps, gap, target, *checks)
+
+    def _remember_texts(self) -> None:
+        """Keeps what has been read, where that is not too much."""
+        known = self.encode.known
+        if sum(text.context.numel() * text.context.element_size() for text in known.values()) <= ROOM:
+            self._remembered().update(known)
+
+    def _remembered(self) -> dict[str, Text]:
+        return self.memory.part("read", None, lambda: dict[str, Text]())
+
+    def _beside(self) -> GateTexts | None:
+        """What a gate is fitted on for a concept beside other texts only."""
+        contexts = self.request.contexts
+        return only_in_.gate_texts(self.names, contexts, self.short) if contexts else None
+
+    def _gate(self) -> tuple[GateTensors, float]:
+        self.on_stage("Fitting the text gate")
+        key = (self.names, self.short, self.request.contexts)
+        return self.memory.part("gate", key, lambda: build_gate(self.encode, self.names, self.short, self._beside()))
+
+    def _delta(self, prompt: ErasurePrompt | None) -> deltas.Delta | deltas.Mask:
+        """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
+        s, resume = self.settings, self.resume
+        directions = None if resume else _directions(self.encode, self.names, self.short, s, self._beside())
+        delta = _delta(self.model, self.method.changes, s, self.generator, directions, resume)
+        if isinstance(delta, deltas.Delta) and s.weights_start == "closed form" and resume is None:
+            change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
+            delta.begin_with(change)
+            if prompt is not None and s.start == "concept":
+                tokens = from_the_name_on(self.encode, self.names, s.tokens)
+                prompt.begin_with(_revived(self.model, change, tokens))
+        return delta
+
+    def _closed_form(self) -> Mapping[str, Change]:
+        self.on_stage("Working out the closed form")
+        return _closed_form(self.model, self.encode, self.request, self.anchors, self.settings)
+
+    def _checks(self) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
+        self.on_stage("Checking the words")
+        return _checks(self.encode, self.request, self.anchors, self.near)
+
+
+def _attached(
+    encode: Encoder, prompt: ErasurePrompt, settings: Settings, role: str, gate: GateTensors | None
+) -> PromptTensors:
+    chunk = encode("").context.shape[1]
+    return PromptTensors(prompt.keys, prompt.values, settings.blocks, role, chunk, gate)
+
+
+def _checks(
+    encode: Encoder, request: Request, anchors: Mapping[str, str | None], near: Sequence[Sequence[str]]
+) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
+    """What a verdict needs of the texts: probes, what is doubtful about them, and the names that are not known."""
+    targets = [text or "" for text in anchors.values()]
+    findings, strange = inspection.knowledge(encode, request.texts, targets)
+    findings += [Finding("⚠", warning) for warning in request.warnings]
+    others_near = list(dict.fromkeys([*(word for row in near for word in row[:4]), *request.preserve]))
+    probes = inspection.probes_for(encode, request.texts, targets, others_near, request.contexts)
+    return probes, findings, strange
+
+
+def _closed_form(
+    model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
+) -> Mapping[str, Change]:
+    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
+    weights = "values" if settings.weights == "values" else "keys+values"
+    rank = -(-settings.rank // len(request.names))
+    target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
+    how = Instant(target=target, weights=weights, rank=rank)
+    aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
+    return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model)), how).delta
+
+
+def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:
+    """The encodings [n, d] for which changed projections come nearest to what the original ones gave for ``tokens``:
+    what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
+    """
+    normal = cross = torch.tensor(0.0)
+    for name, weight in deltas.effective_weights(model, delta).items():
+        weight = weight.double().cpu()
+        changed = weight + delta[name].dense().double().cpu()
+        normal, cross = normal + changed.T @ changed, cross + changed.T @ weight
+    normal.diagonal().add_(REVIVING * normal.diagonal().mean())
+    return (tokens.double().cpu() @ torch.linalg.solve(normal, cross).T).float()
+
+
+def check_resume(model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
+    """Raises ErasureError for an erasure that training cannot go on from."""
+    attach.check_fit(model, resume)
+    before = resume.metadata
+    if before.method != settings.method:
+        raise ErasureError(
+            f"The erasure to resume from was trained by '{before.method}', and '{settings.method}' is chosen: choose "
+            "the same method, or start anew without it."
+        )
+    known = resume.names
+    if not any(is_form_of(a, b) for a in known for b in names):
+        raise ErasureError(
+            f"The erasure to resume from erases '{', '.join(known)}' and not '{', '.join(names)}': type a name that it "
+            "erases, or start anew without it."
+        )
+
+
+def _prompt(
+    encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
+) -> ErasurePrompt:
+    if resume is None:
+        own = torch.cat([encode.span(name) for name in names])
+        return ErasurePrompt.start(settings.start, settings.tokens, own, encode("").context[0], generator)
+    if len(resume.prompts) != 1:
+        raise ErasureError(
+            "The erasure to resume from holds no single prompt: resume from one that Train Erasure made."
+        )
+    old = resume.prompts[0]
+    if len(old.keys) != settings.tokens:
+        raise ErasureError(
+            f"The erasure to resume from was trained with {len(old.keys)} tokens, and {settings.tokens} are chosen: "
+            "choose the same number, or start anew without it."
+        )
+    return ErasurePrompt(old.keys, old.values)
+
+
+def _directions(
+    encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings, texts: GateTexts | None
+) -> torch.Tensor | None:
+    if settings.rank == 0 or settings.down_start == "random":
+        return None
+    return concept_directions(encode, names, kept, settings.rank, texts)
+
+
+def _delta(
+    model, changes: str, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None,
+    resume: Erasure | None,
+) -> deltas.Delta | deltas.Mask:  # fmt: skip
+    names = deltas.weight_names(model.model, settings.weights)
+    delta: deltas.Delta | deltas.Mask
+    if changes == "pruned":
+        delta = deltas.Mask(deltas.effective_weights(model, names))
+    else:
+        delta = deltas.Delta(deltas.true_shapes(model, names), settings.rank, generator, directions)
+    if resume is not None:
+        delta.start_from(resume.delta)
+    return delta

@@ -1,0 +1,28 @@
+"""What a MODEL must be for a training."""
+
+from __future__ import annotations
+
+from . import attach
+from .artifact import ErasureError
+from .weights import require_unpacked
+
+
+def plain_patcher(model):
+    """A clone whose weights are ordinary tensors in one place, which training needs. Raises ErasureError."""
+    require_trainable(model)
+    return model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
+
+
+def require_trainable(model) -> None:
+    """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
+    if attach.is_windowed(model):
+        raise ErasureError(
+            "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "
+            "set start_percent to 0 and end_percent to 1 in its Apply Erasure node."
+        )
+    if model.is_dynamic() and model.cached_patcher_init is None:
+        raise ErasureError(
+            "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
+            "loader, or start ComfyUI with --disable-dynamic-vram."
+        )
+    require_unpacked(model)
