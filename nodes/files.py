@@ -18,7 +18,7 @@ from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
 from ..erasure.exchange import Coverage
 from ..erasure.library import fill_in, thumbnail, title
 from ..erasure.verdict import read_verdict
-from .messages import bounded, names
+from .messages import bounded, names, stamp
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
 KIND = "erasures"
@@ -206,8 +206,7 @@ class ErasureLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        facts = os.stat(folder_paths.get_full_path_or_raise(KIND, file))
-        return f"{facts.st_mtime_ns}-{facts.st_size}"
+        return stamp(KIND, file)
 
     @classmethod
     @telling

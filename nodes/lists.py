@@ -12,7 +12,7 @@ from ..erasure.library import NOTHING
 from ..erasure.texts.lists import ENDINGS, ConceptList, read_list
 from ..erasure.texts.names import Name, listing, plain
 from . import files
-from .messages import LARGEST_FILE
+from .messages import LARGEST_FILE, stamp
 from .types import CATEGORY, KEPT, lenient, show, telling
 
 KIND = "erasure_lists"
@@ -87,8 +87,7 @@ class ErasureConceptList(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        facts = os.stat(folder_paths.get_full_path_or_raise(KIND, file))
-        return f"{facts.st_mtime_ns}-{facts.st_size}"
+        return stamp(KIND, file)
 
     @classmethod
     @telling

@@ -121,6 +121,12 @@ def _input_path(name: str) -> str:
     return path
 
 
+def stamp(kind: str, name: str) -> str:
+    """What tells whether a file of one of the host's model folders has changed."""
+    facts = os.stat(folder_paths.get_full_path_or_raise(kind, name))
+    return f"{facts.st_mtime_ns}-{facts.st_size}"
+
+
 def file_facts(*fields: object) -> str:
     """What tells whether a file that text fields ask for has changed since a node ran; empty without such a file."""
     names = [name for field in fields if isinstance(field, str) for name in files_in(field)]

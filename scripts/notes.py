@@ -9,16 +9,13 @@ The lines are read from ``workflows/*.json``, without the numbers in front of th
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from .sentences import languages
+from .translations import ROOT, read, report
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "web" / "notes"
 NOTE = "MarkdownNote"
 NUMBER = re.compile(r"^\d+\. ")
@@ -41,24 +38,8 @@ def _of_graph(graph: dict[str, Any]) -> Iterator[str]:
 
 def translations(language: str) -> dict[str, str]:
     """A language's lines; none for a language without any."""
-    path = NOTES / f"{language}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("language", nargs="?", choices=languages())
-    language = parser.parse_args().language
-    shown = lines()
-    if language:
-        known = translations(language)
-        print(json.dumps({text: "" for text in shown if text not in known}, ensure_ascii=False, indent=2))
-        return
-    for one in languages():
-        known = translations(one)
-        missing, old = [text for text in shown if text not in known], [text for text in known if text not in shown]
-        print(f"{one}: {len(missing)} of {len(shown)} missing, {len(old)} that no template says", *old, sep="\n  ")
+    return read(NOTES / f"{language}.json")
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, lines(), translations, "that no template says")

@@ -9,16 +9,14 @@ changes. Translations are in ``locales/LANGUAGE/sentences.json``; ``erasure/text
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LOCALES = ROOT / "locales"
+from .translations import LOCALES, ROOT, read, report
+
 FOLDERS = ("erasure", "nodes")
 NOT_SAID = {
     "card.py", "card_html.py", "card_picture.py", "concepts.py", "fillers.py", "lettering.py", "modelspec.py",
@@ -120,28 +118,8 @@ def _numbered(line: str) -> str:
 
 def translations(language: str) -> dict[str, str]:
     """A language's sentences; none for a language without any."""
-    path = LOCALES / language / "sentences.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def languages() -> list[str]:
-    return sorted(path.name for path in LOCALES.iterdir() if path.is_dir() and path.name != "en")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("language", nargs="?", choices=languages())
-    language = parser.parse_args().language
-    said = sentences()
-    if language:
-        known = translations(language)
-        print(json.dumps({text: "" for text in said if text not in known}, ensure_ascii=False, indent=2))
-        return
-    for one in languages():
-        known = translations(one)
-        missing, old = [text for text in said if text not in known], [text for text in known if text not in said]
-        print(f"{one}: {len(missing)} of {len(said)} missing, {len(old)} that no node says any more", *old, sep="\n  ")
+    return read(LOCALES / language / "sentences.json")
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, sentences(), translations, "that no node says any more")

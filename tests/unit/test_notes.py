@@ -6,7 +6,7 @@ import re
 import pytest
 
 from scripts import notes
-from scripts.sentences import LOCALES, languages
+from scripts.translations import LOCALES, languages
 
 MARKED = re.compile(r"`[^`]+`|->")
 """What is a path, or typed."""
