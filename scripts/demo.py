@@ -119,17 +119,24 @@ def file_name(concept: str) -> str:
 # ---------------------------------------------------------------- drawing
 
 
-class Bar:
-    """Progress on one line: rewritten on a terminal, a new line every few seconds elsewhere."""
+SET_UP = 25
+"""Percent of a training's bar that go to setting it up."""
 
-    def __init__(self, name: str, begun: float) -> None:
-        self.name, self.begun, self.said = name, begun, float("-inf")
+
+class Bar:
+    """Progress on one line: rewritten on a terminal, a new line every few seconds elsewhere.
+
+    ``even_from``: how much has to be done before the rest goes evenly, and the time left can be told.
+    """
+
+    def __init__(self, name: str, begun: float, even_from: float = 0) -> None:
+        self.name, self.begun, self.even_from, self.said = name, begun, even_from, float("-inf")
         self.live = sys.stdout.isatty()
         self.first: tuple[float, float] | None = None
 
     def show(self, done: float, total: float, last: bool = False) -> None:
         now = time.monotonic()
-        if self.first is None and done > 0:  # the first step takes longer, and tells nothing of the others
+        if self.first is None and done > self.even_from:  # the first step takes longer, and tells nothing of the others
             self.first = now, done
         if not last and now - self.said < (0.2 if self.live else 5):
             return
@@ -166,7 +173,7 @@ class Watch:
         if kind in ("executing", "progress"):
             self._mark(node)
         if kind == "progress" and node == self.trainer:
-            self.training = self.training or Bar("Training", self.train_begun)
+            self.training = self.training or Bar("Training", self.train_begun, SET_UP)
             self.training.show(100 * data["value"] / data["max"], 100)
         elif kind == "progress" and node in self.samplers:
             self.seen.add(node)
