@@ -31,6 +31,7 @@ from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
 from concept_erasure.erasure.methods import Scales
 from concept_erasure.erasure.neighbours import neighbours
+from concept_erasure.erasure.request import read_request
 from toyworld.scoring import plan
 from toyworld.world import COLOURS, SHAPES, STYLES
 
@@ -297,7 +298,8 @@ def written(toy: Toy, names: list[str], kept: list[str], settings: Instant) -> d
     """UCE as its paper writes it, weight by weight, in float64: what the exported change must equal."""
     encode = Encoder(toy.clip)
     weights = effective_weights(toy.model, weight_names(toy.model.model, settings.weights))
-    problem = instant.pose(encode, instant.choose_texts(encode, names, kept, settings), weights, settings)
+    request = read_request(toy.model, encode, "\n".join(names), "\n".join(kept))
+    problem = instant.pose(encode, instant.choose_texts(encode, request, settings), weights, settings)
     source, target = problem.moves.source.double(), problem.moves.target.double()
     fixed = problem.preserved(settings.scales)
     out = {}
