@@ -49,9 +49,10 @@ def prompt_inputs() -> list:
     ]  # fmt: skip
 
 
-def drawing_inputs(prefix: str = "erasures/report") -> list:
+def drawing_inputs(prefix: str = "erasures/report", pictures: int = 2) -> list:
     return [
-        io.Int.Input("pictures", default=2, min=1, max=64, tooltip="Pictures of each prompt, one for each seed."),
+        io.Int.Input("pictures", default=pictures, min=1, max=64,
+                     tooltip="Pictures of each prompt, one for each seed."),
         io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="The first seed; the others follow it.",
                      control_after_generate=io.ControlAfterGenerate.fixed),
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),

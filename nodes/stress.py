@@ -55,7 +55,7 @@ class ErasureStressTest(io.ComfyNode):
                     tooltip="For the judge: what else a picture can show, one label a line. Things like the concept "
                     "make it strict.",
                 ),
-                *drawing_inputs("erasures/stress"),
+                *drawing_inputs("erasures/stress", pictures=4),  # fewer can prove nothing
                 *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
                   for name in ATTACKS if name not in LATER),
                 io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,

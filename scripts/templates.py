@@ -267,7 +267,7 @@ def measure_an_erasure(object_info: dict[str, Any], world: World, slug: str) -> 
     measured = object_info["ErasureReport"]["output_name"].index("measured")
     graph.node("ErasureCard", (MIDDLE, 540, WIDE, 340), sockets={"measured": (report, measured)})
     stress = graph.node(
-        "ErasureStressTest", (PICTURES + 480, 0, 440, 1100), sockets=sockets, **drawing, pictures=2,
+        "ErasureStressTest", (PICTURES + 480, 0, 440, 1100), sockets=sockets, **drawing, pictures=4,
         concept=words.concept, other_names=words.more["other_names"], among=words.more["among"],
     )  # fmt: skip
     graph.nodes[-1]["flags"]["collapsed"] = True

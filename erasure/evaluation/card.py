@@ -29,7 +29,7 @@ LONGEST = {"title": 120, "notes": 1200, "caption": 120}
 SECTIONS = ("Asked for what was erased", "Asked for other things")
 COLUMNS = ("", "before", "after")
 WITHOUT_COUNTS = "Nothing was counted: look at the pictures."
-CHOICE = "The first picture of each prompt, in order; none was picked by hand."
+CHOICE = "The first pictures, in the order of prompts and seeds; none was picked by hand."
 HIDDEN = "{} of {} pairs are shown."
 
 

@@ -20,6 +20,7 @@ from .judges import Judge, name_of, try_out
 from .metrics import Share
 from .report import Drawing, Prompt, Row, Scores, Shelf, choices, draw, shares
 from .subject import subject_of
+from .wording import too_few
 
 LARGEST, MOST = 2.0, 16
 """Strengths go up to this one, the largest that Apply Erasure takes, and there are at most so many of them."""
@@ -176,7 +177,8 @@ class StrengthReport:
 
     def doubts(self) -> list[str]:
         """What speaks against relying on the strength."""
-        base, doubts = self.points[0], [self.doubt] if self.doubt else []
+        base = self.points[0]
+        doubts = [doubt for doubt in (self.doubt, too_few(base.gone)) if doubt]
         if base.gone is not None and 2 * base.gone.hits > base.gone.count:
             doubts.append(
                 f"⚠ The unedited model itself does not show it in {base.gone.hits} of {base.gone.count} pictures: take "

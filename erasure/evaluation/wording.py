@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ENOUGH, POOR = 0.95, 0.5
 """Shares from which on an erasure did what it should, and below which it failed."""
+FEW = 4
+"""Pictures of a concept below which a count proves little: gone in 3 of 3 leaves it possible that half show it."""
 TRUSTED = 0.8
 """Share of the unedited model's pictures that a judge must read right to be relied on."""
 INVISIBLE, SLIGHT, VISIBLE = 40.0, 30.0, 20.0
@@ -45,6 +47,13 @@ def mark(row: Row, before: Row) -> str:
     if 1 in row.psr:
         values.append(row.psr[1].value + 1 - before.psr[1].value)
     return "✓" if min(values) >= ENOUGH else "✗" if min(values) < POOR else "⚠"
+
+
+def too_few(share: Share | None) -> str:
+    """A doubt about a count of few pictures; empty where there are enough, or none."""
+    if share is None or share.count >= FEW:
+        return ""
+    return f"⚠ Too few pictures of the concept to be sure ({share.count}): raise 'pictures'."
 
 
 def accuracy(before: Row) -> Share | None:
@@ -96,5 +105,5 @@ def sentences(rows: Sequence[Row], judge: str, doubt: str, uncounted: str) -> li
     names = [f"{row.name}: " if len(edited) > 1 else "" for row in edited]
     verdicts = [name + said for name, row in zip(names, edited, strict=True) if (said := verdict(row, before))]
     alike = [name + said for name, row in zip(names, edited, strict=True) if (said := likeness(row))]
-    lines = [doubt, *verdicts, of_the_judge(judge, before) or uncounted, *alike]
+    lines = [doubt, *verdicts, too_few(before.esr.get(1)), of_the_judge(judge, before) or uncounted, *alike]
     return [line for line in lines if line]

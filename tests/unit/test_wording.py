@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from concept_erasure.erasure.evaluation.metrics import Share
-from concept_erasure.erasure.evaluation.wording import accuracy, likeness, of_the_judge, sentences, verdict
+from concept_erasure.erasure.evaluation.wording import accuracy, likeness, of_the_judge, sentences, too_few, verdict
 
 
 def row(gone=None, same=None, name="after", psnr=None, identical=None):
@@ -60,3 +60,9 @@ def test_several_models_are_named():
     lines = sentences(rows, "CLIP", "", "")
     assert lines[0].startswith("a: ✓ Gone") and lines[1].startswith("b: ✗ Still there")
     assert sentences([row(), row()], "", "Doubt.", "Not counted.") == ["Doubt.", "Not counted."]
+
+
+def test_few_pictures_are_doubted():
+    assert too_few(Share(0, 4)) == too_few(None) == ""
+    rows = [row((0, 3), (9, 9), "before"), row((3, 3), (9, 9))]
+    assert sentences(rows, "CLIP", "", "")[1].startswith("⚠ Too few pictures of the concept to be sure (3)")
