@@ -19,17 +19,19 @@ from pathlib import Path
 import comfy.sample
 import torch
 
-from concept_erasure.erasure import attach, instant, learning
+from concept_erasure.erasure import instant, learning
 from concept_erasure.erasure.artifact import Erasure
-from concept_erasure.erasure.concepts import PHRASINGS, Encoder
 from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search
 from concept_erasure.erasure.evaluation.attacks.lessons import Lessons, lessons
 from concept_erasure.erasure.evaluation.attacks.relearning import relearned
 from concept_erasure.erasure.evaluation.attacks.ring_a_bell import search_tokens
 from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.trajectories import Sampling
 from concept_erasure.erasure.instant import Instant
-from concept_erasure.erasure.settings import Settings
-from concept_erasure.erasure.trajectories import Sampling
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.texts.phrases import PHRASINGS
+from concept_erasure.erasure.training.settings import Settings
 from toyworld.report import CFG
 from toyworld.scoring import plan
 from toyworld.world import FULL_CAPTIONS, KINDS, Scene, caption, kind_of

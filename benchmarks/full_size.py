@@ -12,7 +12,7 @@ import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 
-from concept_erasure.erasure.concepts import batched
+from concept_erasure.erasure.texts.encoder import batched
 
 UNETS: dict[str, dict] = {
     "sd15": {"transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1, "num_heads": 8,

@@ -23,15 +23,17 @@ import comfy.sd
 import torch
 from safetensors.torch import load_file
 
-from concept_erasure.erasure import attach, instant
-from concept_erasure.erasure.concepts import Encoder
-from concept_erasure.erasure.deltas import effective_weights, weight_names
+from concept_erasure.erasure import instant
+from concept_erasure.erasure.closed_form.problem import Scales
 from concept_erasure.erasure.evaluation.attacks import behind_tags as tags
 from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.weights import effective_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
-from concept_erasure.erasure.methods import Scales
-from concept_erasure.erasure.neighbours import neighbours
+from concept_erasure.erasure.parts.delta import weight_names
 from concept_erasure.erasure.request import read_request
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.texts.neighbours import neighbours
 from toyworld.scoring import plan
 from toyworld.world import COLOURS, SHAPES, STYLES
 

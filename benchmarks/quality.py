@@ -23,7 +23,7 @@ from typing import Any
 
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.methods import preset_for
-from concept_erasure.erasure.settings import Settings
+from concept_erasure.erasure.training.settings import Settings
 
 from .cells import Cell, Results, measure_all
 from .tables import ALL, ahead, base_row, plot, rows, short, table

@@ -9,7 +9,7 @@ import comfy.sample
 import comfy.sd
 import torch
 
-from concept_erasure.erasure.concepts import Encoder, batched
+from concept_erasure.erasure.texts.encoder import Encoder, batched
 from toyworld import node  # noqa: F401  registers the family
 from toyworld.judge import load_judge
 from toyworld.report import CFG, STEPS

@@ -29,8 +29,9 @@ import comfy.sd1_clip
 import comfy.sdxl_clip
 import torch
 
-from concept_erasure.erasure import recall, solved
-from concept_erasure.erasure.concepts import BATCH, Encoder
+from concept_erasure.erasure import solved
+from concept_erasure.erasure.texts import recall
+from concept_erasure.erasure.texts.encoder import BATCH, Encoder
 from concept_erasure.nodes.instant import ErasureText
 
 from .full_size import random_model

@@ -11,15 +11,16 @@ from json import loads
 import torch
 import torch.nn.functional as F
 
-from . import attach
 from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Metadata
-from .concepts import Encoder
-from .fingerprint import of_one_checkpoint, parse_fingerprint
+from .closed_form import CLOSED_FORM
+from .closed_form.problem import Scales
 from .history import erased_from, moves
+from .host import attach
+from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .inspection import MOST_OTHERS
 from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
-from .methods import CLOSED_FORM, Scales
 from .request import Request, check_width
+from .texts.encoder import Encoder
 from .texts.names import Name, is_form_of, lines, others, plain, quoted, spelled
 from .verdict import Verdict, read_verdict
 

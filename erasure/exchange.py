@@ -15,19 +15,11 @@ import comfy.utils
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from . import attach
-from .artifact import (
-    OWN_STRINGS,
-    Change,
-    Erasure,
-    ErasureError,
-    Full,
-    LowRank,
-    Metadata,
-    read_tensors,
-    write_tensors,
-)
-from .fingerprint import checkpoint_weights, context_dim, fingerprint
+from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
+from .files import OWN_STRINGS, read_tensors, write_tensors
+from .host import attach
+from .host.fingerprint import context_dim, fingerprint
+from .host.weights import Weights
 from .modelspec import lora_strings
 from .texts.names import lines, read_field
 from .version import host_version, pack_version
@@ -239,7 +231,7 @@ def _read(
     file: str, model, tensors: Mapping[str, torch.Tensor], content: str
 ) -> tuple[dict[str, Change], Coverage]:
     """What a file changes, and how much of it that is."""
-    weights, misfits = checkpoint_weights(model), dict[str, Misfit]()
+    weights, misfits = Weights(model), dict[str, Misfit]()
     names = {key: ours for key, ours in _weight_names(model, tensors).items() if ours in weights}
     delta = _from_weights(file, {key: tensors[key] for key in names}, names, weights, content, misfits)
     taken = len(names) - len(misfits)

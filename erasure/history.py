@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import attach
 from .artifact import Erasure
+from .host import attach
 from .texts.names import is_form_of
 
 

@@ -7,16 +7,18 @@ from itertools import permutations
 
 import torch
 
-from . import attach
 from .artifact import Erasure, Probe
-from .concepts import Encoder, say
-from .deltas import READS_TEXT, effective_weights
-from .fingerprint import checkpoint_weights
 from .history import erases, moves
-from .neighbours import KIN, kinship, suggestion, unknown
-from .prompt import gate_score
+from .host import attach
+from .host.weights import Weights, effective_weights
+from .parts.delta import READS_TEXT
+from .parts.gate import gate_score
+from .texts.encoder import Encoder
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
 from .texts.names import words as words_of
+from .texts.neighbours import KIN, kinship, suggestion, unknown
+from .texts.phrases import say
+from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
 from .verdict import (
     ARRIVED,
     ARRIVED_BESIDE,
@@ -30,7 +32,6 @@ from .verdict import (
     sample,
     thin,
 )
-from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 PHRASES = ("{}", "a {}", "a photo of a {}", "a white {}")
 """What is said of a text to see how far it moves."""
@@ -264,7 +265,7 @@ def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]
     if len(together) < 2:
         return untold
     names = sorted(set.intersection(*(set(sampled(one)) for one, _ in together)))[:4]
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     origins: dict[str, torch.Tensor] = {}
     lands: dict[str, torch.Tensor] = {}
     for one, _ in together:

@@ -10,25 +10,28 @@ from json import dumps, loads
 
 import torch
 
-from . import attach, inspection, only_in
+from . import inspection, only_in
 from .artifact import NOTHING, Erasure, Metadata
-from .concepts import GENERIC, IN_CONTEXT, PHRASINGS, Encoder, say, spread
-from .deltas import effective_weights, weight_names
-from .fingerprint import context_dim, fingerprint
+from .closed_form import CLOSED_FORM
+from .closed_form.balance import balance
+from .closed_form.problem import Problem, Scales, together
+from .closed_form.textmap import TextMap, moment
 from .history import Erased, erased_from, leading_to
-from .methods import CLOSED_FORM
-from .methods.balance import balance
-from .methods.closed_form import Problem, Scales, together
-from .neighbours import nearness, unknown
+from .host import attach
+from .host.fingerprint import context_dim, fingerprint
+from .host.weights import effective_weights
+from .parts.delta import weight_names
 from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
 from .targets import anchors_for, check_target
-from .textmap import TextMap, moment
+from .texts.encoder import Encoder
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
+from .texts.neighbours import nearness, unknown
+from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
+from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
-from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 TARGETS = ("nearest neighbour", "empty prompt", "anchor")
 TOKENS = ("all in context", "last of the name")

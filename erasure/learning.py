@@ -9,21 +9,22 @@ from dataclasses import replace
 import comfy.model_management
 import torch
 
-from . import attach, training
 from .artifact import Erasure, ErasureError
-from .concepts import Encoder
-from .learned import Learning
-from .learned_texts import with_names_in_front
-from .memory import Memory
+from .host import attach
+from .host.trainable import require_trainable
 from .methods import LEARNED
-from .methods.preservation import adversary
 from .request import OpenFile, Request, read_request
-from .setting_up import Setting, check_resume
-from .settings import Settings
 from .targets import anchors_for
+from .texts.encoder import Encoder
 from .texts.names import EMBEDDING, plain
-from .trainable import require_trainable
-from .training import Preview
+from .training import loop
+from .training.learned import Learning
+from .training.loop import Preview
+from .training.memory import Memory
+from .training.phrases import with_names_in_front
+from .training.preservation import adversary
+from .training.setting_up import Setting, check_resume
+from .training.settings import Settings
 
 MEMORY = Memory()
 """What the last training was set up with."""
@@ -92,5 +93,5 @@ def learn(
     """Trains to the end and returns the erasure; call inside ``gradients()``."""
     settings = learning.run.settings
     phases = [*LEARNED[settings.method].phases(settings), *adversary(settings)]
-    training.train(learning.run, phases, learning.progress, on_step, preview)
+    loop.train(learning.run, phases, learning.progress, on_step, preview)
     return learning.judged()

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from .artifact import OWN_STRINGS, THUMBNAIL, Erasure, Metadata
-from .fingerprint import hash_of_shapes, parse_fingerprint, reads_text
+from .artifact import Erasure, Metadata
+from .files import OWN_STRINGS, THUMBNAIL
+from .host.fingerprint import hash_of_shapes, parse_fingerprint, reads_text
 from .texts.names import plain, short
 from .verdict import read_verdict
 

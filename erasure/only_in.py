@@ -12,7 +12,8 @@ from itertools import product
 import torch
 
 from .artifact import ErasureError
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, GateTexts, say, spread
+from .texts.encoder import Encoder
+from .texts.phrases import IN_CONTEXT, PHRASINGS, GateTexts, say, spread
 
 TOGETHER = (*IN_CONTEXT, "a photo of a {kept} {concept}", "a {kept} with a {concept}", "a {concept} on a {kept}")
 """How a concept is said beside the text that it is erased with."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .artifact import ErasureError
-from .concepts import Encoder
-from .fingerprint import context_dim
+from .host.fingerprint import context_dim
+from .texts.encoder import Encoder
 from .texts.names import (
     Name,
     is_form_of,

@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from .artifact import Erasure
-from .attach import applied
-from .concepts import Encoder
-from .fingerprint import fingerprint
-from .recall import hashed
+from .host.attach import applied
+from .host.fingerprint import fingerprint
+from .texts.encoder import Encoder
+from .texts.recall import hashed
 
 MOST = 8
 """Erasures that are remembered of a model."""

@@ -5,7 +5,7 @@ import os
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from ..erasure import recall
+from ..erasure.texts import recall
 from . import (
     card,
     combine,

@@ -6,8 +6,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..erasure.artifact import is_erasure
 from ..erasure.exchange import CONTENTS, DTYPES, export_lora, import_erasure
+from ..erasure.files import is_erasure
 from .files import FILE, KIND, describe, new_path
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 

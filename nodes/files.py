@@ -14,8 +14,9 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..erasure.artifact import Erasure, ErasureError, load_erasure, save_erasure
+from ..erasure.artifact import Erasure, ErasureError
 from ..erasure.exchange import Coverage
+from ..erasure.files import load_erasure, save_erasure
 from ..erasure.library import fill_in, thumbnail, title
 from ..erasure.verdict import read_verdict
 from .messages import bounded, names, stamp

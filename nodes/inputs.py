@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..erasure.settings import PRESETS
+from ..erasure.training.settings import PRESETS
 from .types import ErasureSocket
 
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..erasure import attach
+from ..erasure.closed_form import CLOSED_FORM
+from ..erasure.closed_form.problem import Scales
+from ..erasure.host import attach
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
-from ..erasure.methods import CLOSED_FORM, Scales
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.texts.names import read_field
 from .messages import TextWithTargets, file_facts, open_input_file, put_on, shown, what_was_read

@@ -6,15 +6,16 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from ..erasure import attach, learning
+from ..erasure import learning
 from ..erasure.artifact import Erasure, ErasureError
-from ..erasure.deltas import WEIGHTS
+from ..erasure.host import attach
 from ..erasure.methods import LEARNED, preset_for
-from ..erasure.objectives import SPACES
-from ..erasure.pictures import with_pictures
-from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import FROM_PRESET, PRESERVE_BY, TARGETS, WEIGHTS_START, Own, Settings, number
+from ..erasure.parts.delta import WEIGHTS
+from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ANCHOR
+from ..erasure.training.objectives import SPACES
+from ..erasure.training.pictures import with_pictures
+from ..erasure.training.settings import FROM_PRESET, PRESERVE_BY, TARGETS, WEIGHTS_START, Own, Settings, number
 from . import inputs
 from .files import FILE, save_new
 from .instant import only_in
@@ -283,7 +284,7 @@ def keep_partial(run: learning.Learning) -> str:
         )
     except ErasureError as error:
         said = f"Ended early, and what was learned could not be kept: {error}"
-    learning.training.log.warning("%s", said)
+    learning.loop.log.warning("%s", said)
     return said
 
 

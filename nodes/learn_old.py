@@ -5,14 +5,14 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..erasure.deltas import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
-from ..erasure.objectives import SPACES
-from ..erasure.pictures import with_pictures, with_sampling
-from ..erasure.prompt import BLOCKS, STARTS
-from ..erasure.settings import FROM_PRESET as PRESET
-from ..erasure.settings import PRESERVE_BY, TARGETS, WEIGHTS_START, Settings
+from ..erasure.parts.delta import WEIGHTS
+from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ignored_anchor, resolve_target
+from ..erasure.training.objectives import SPACES
+from ..erasure.training.pictures import with_pictures, with_sampling
+from ..erasure.training.settings import FROM_PRESET as PRESET
+from ..erasure.training.settings import PRESERVE_BY, TARGETS, WEIGHTS_START, Settings
 from . import inputs
 from .instant import only_in
 from .learn import outputs, train

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..erasure import attach, inspection
+from ..erasure import inspection
 from ..erasure.artifact import Erasure, ErasureError
+from ..erasure.host import attach
 from ..erasure.texts.names import MOST_QUOTED, files_in, listing, plain, read_field, short
 from ..erasure.verdict import Finding, Verdict, read_verdict
 from .types import show

@@ -8,7 +8,6 @@ import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..erasure import attach
 from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.grid import SIDE, within
@@ -17,6 +16,7 @@ from ..erasure.evaluation.report import Drawing, Report, compare, read_prompts
 from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
 from ..erasure.evaluation.subject import entry, subject_of
+from ..erasure.host import attach
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, ReportSocket, lenient, show, telling
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..erasure import attach
+from ..erasure.host import attach
 from .messages import names, put_on, warner
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, lenient, show, telling
 

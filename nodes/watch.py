@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..erasure.evaluation.grid import grid, lay_out
-from ..erasure.settings import Settings
+from ..erasure.training.settings import Settings
 from .types import show
 
 SECONDS = 1.0

@@ -15,7 +15,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ..concepts import Encoder
+from ..texts.encoder import Encoder
 from .metrics import places
 
 ROUNDS = ((0.2, 0.5), (0.3, 0.65), (0.1, 0.5))

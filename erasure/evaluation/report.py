@@ -18,7 +18,7 @@ import folder_paths
 import torch
 
 from ..artifact import ErasureError
-from ..concepts import Encoder
+from ..texts.encoder import Encoder
 from ..texts.names import is_form_of, prompt_lines, read_name
 from ..version import host_version, pack_version
 from .diffusion_judge import DiffusionJudge

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from .. import attach, inspection
+from .. import inspection
 from ..artifact import Erasure, ErasureError
-from ..concepts import Encoder
+from ..host import attach
+from ..texts.encoder import Encoder
 from ..verdict import ARRIVED, percent
 from ..version import host_version, pack_version
 from .curve import Value, curve

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ..artifact import ErasureError
-from ..concepts import Encoder
-from ..trainable import require_trainable
-from ..trajectories import Sampling
+from ..host.trainable import require_trainable
+from ..host.trajectories import Sampling
+from ..texts.encoder import Encoder
 from ..version import host_version, pack_version
 from .attacks import ATTACKS, Attack, Budget, Case, Concept, lessons
 from .diffusion_judge import MOST, DiffusionJudge

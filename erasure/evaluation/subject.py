@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import attach
 from ..artifact import Erasure
-from ..fingerprint import fingerprint
+from ..host import attach
+from ..host.fingerprint import fingerprint
 from ..modelspec import base_of
 from ..texts.names import plain, short
 

@@ -1,11 +1,9 @@
-"""Every method, by the name the nodes show. A new one is a file here and a line below."""
+"""Learned methods, by the name that the nodes show. A new one is a file here and a line below."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from ..settings import PRESETS, Settings
-from ..textmap import TextMap
-from ..training import Method
+from ..training.loop import Method
+from ..training.settings import PRESETS, Settings
 from . import (
     adaptive_target,
     all_but_one,
@@ -15,12 +13,8 @@ from . import (
     kpop,
     prompt_only,
     pruning,
-    rece,
     sdd,
-    speed,
-    uce,
 )
-from .closed_form import Problem, Scales
 
 LEARNED: dict[str, Method] = {
     "kpop": kpop.KPOP(),
@@ -33,13 +27,6 @@ LEARNED: dict[str, Method] = {
     "forget-me-not": forget_me_not.ForgetMeNot(),
     "pruning": pruning.Pruning(),
 }
-
-CLOSED_FORM: dict[str, Callable[[Problem, Scales], TextMap]] = {
-    "uce": uce.edit,
-    "rece": rece.edit,
-    "speed": speed.edit,
-}
-
 
 def preset_for(name: str, method: str | None = None) -> Settings:
     """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each."""

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..run import Run
-from ..settings import Settings
-from ..training import Method, Phase
-from .preservation import with_preservation
+from ..training.loop import Method, Phase
+from ..training.preservation import with_preservation
+from ..training.run import Run
+from ..training.settings import Settings
 
 
 class AdaptiveTarget(Method):

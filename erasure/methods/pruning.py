@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..deltas import Mask
-from ..run import Run
-from ..settings import Settings
-from ..training import Method, Phase
+from ..parts.delta import Mask
+from ..training.loop import Method, Phase
+from ..training.run import Run
+from ..training.settings import Settings
 from . import esd
 
 SPARSITY = 0.02

@@ -4,7 +4,8 @@ import base64
 
 import pytest
 
-from concept_erasure.erasure.artifact import Erasure, Metadata, save_erasure
+from concept_erasure.erasure.artifact import Erasure, Metadata
+from concept_erasure.erasure.files import save_erasure
 from scripts.graph import Graph
 from scripts.make_workflows import CHECKPOINT, CONCEPT
 from tests.browser.test_said import NODES_2

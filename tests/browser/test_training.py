@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from concept_erasure.erasure.artifact import load_erasure
+from concept_erasure.erasure.files import load_erasure
 from scripts.make_workflows import template
 from tests.browser.editor import RUN
 from tests.browser.test_pages import CONNECT

@@ -16,7 +16,8 @@ import comfy.model_management  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
-from concept_erasure.erasure import concepts, learning  # noqa: E402
+from concept_erasure.erasure import learning  # noqa: E402
+from concept_erasure.erasure.texts import encoder  # noqa: E402
 from tests import worlds  # noqa: E402
 from tests.host import tools  # noqa: E402
 
@@ -109,13 +110,13 @@ def output(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def encode(clip):
     """Encodes each text once: every test of training needs the same few hundred."""
-    return concepts.Encoder(clip)
+    return encoder.Encoder(clip)
 
 
 @pytest.fixture
 def encoded_once(encode, clip, monkeypatch):
     """Training reads its texts with ``encode``."""
-    real = concepts.Encoder
+    real = encoder.Encoder
     monkeypatch.setattr(learning, "Encoder", lambda c, *more: encode if c is clip else real(c, *more))
 
 
@@ -163,7 +164,7 @@ def read_once(toys, toy_reader, monkeypatch):
     from concept_erasure.erasure import combine, instant
 
     def reader(clip, *more):
-        return toy_reader if clip is toys.clip else concepts.Encoder(clip, *more)
+        return toy_reader if clip is toys.clip else encoder.Encoder(clip, *more)
 
     for module in (instant, combine):
         monkeypatch.setattr(module, "Encoder", reader)

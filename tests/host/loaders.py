@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 from safetensors.torch import load_file
 
-from concept_erasure.erasure.weights import stored_weights
+from concept_erasure.erasure.host.weights import stored_weights
 
 UNET = "model.diffusion_model."
 

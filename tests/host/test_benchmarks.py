@@ -10,7 +10,7 @@ from benchmarks import cells, quality, tables
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.instant import Instant
-from concept_erasure.erasure.settings import Settings
+from concept_erasure.erasure.training.settings import Settings
 
 
 def cell(esr1: float, psr1: float, erased: int = 24, kept: int = 168, **more) -> dict:

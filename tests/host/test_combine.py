@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, combine
-from concept_erasure.erasure.artifact import ErasureError, Full, LowRank, load_erasure, save_erasure
+from concept_erasure.erasure import combine
+from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
+from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
 from concept_erasure.erasure.verdict import read_verdict
 from concept_erasure.nodes.combine import HOW, ErasureCombine

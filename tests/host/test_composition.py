@@ -11,7 +11,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
-from concept_erasure.erasure import attach
+from concept_erasure.erasure.host import attach
 from tests.host import tools
 from tests.host.tools import assert_close, difference, make_erasure, only_delta, only_prompt, sample, ungated
 

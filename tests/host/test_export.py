@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from concept_erasure.erasure import attach, exchange, modelspec
+from concept_erasure.erasure import exchange, modelspec
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank, Metadata
+from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
 from concept_erasure.nodes.exchange import ErasureExportLora
 from tests.host.test_fit import sentence

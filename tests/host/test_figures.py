@@ -20,11 +20,13 @@ import pytest
 import torch
 
 from benchmarks.toy import Toy, shots
-from concept_erasure.erasure import attach, combine, instant, learning
+from concept_erasure.erasure import combine, instant, learning
 from concept_erasure.erasure.artifact import Erasure, to_tensors
+from concept_erasure.erasure.closed_form import CLOSED_FORM
+from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import Instant
-from concept_erasure.erasure.methods import CLOSED_FORM, LEARNED, preset_for
-from concept_erasure.erasure.pictures import with_sampling
+from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.training.pictures import with_sampling
 
 FILE = Path(__file__).parents[1] / "data" / "figures.json"
 SHORT = {"steps": 2, "refresh": 2, "batch": 2}

@@ -10,8 +10,8 @@ import folder_paths
 import pytest
 import torch
 
-from concept_erasure.erasure import artifact
-from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.files import load_erasure
 from concept_erasure.nodes import files
 from concept_erasure.nodes.files import KEY_PLACES, ErasureLoad, ErasureSave, new_path
 from tests.host.test_fit import sentence
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_sentence(output, erasure, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(artifact.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ErasureError) as caught:
         ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[0])
     assert "the disk is full" in str(caught.value)

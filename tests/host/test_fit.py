@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
-from concept_erasure.erasure.fingerprint import Fingerprint, fingerprint, of_one_checkpoint, parse_fingerprint
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.fingerprint import Fingerprint, fingerprint, of_one_checkpoint, parse_fingerprint
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests import worlds
 from tests.host.tools import make_erasure, only_delta, only_prompt, sample

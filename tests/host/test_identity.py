@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from concept_erasure.erasure import attach
+from concept_erasure.erasure.host import attach
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample
 

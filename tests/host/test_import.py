@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from concept_erasure.erasure import attach, exchange
+from concept_erasure.erasure import exchange
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.fingerprint import checkpoint_weights
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
 from concept_erasure.nodes.exchange import ErasureExportLora, ErasureImport
 from concept_erasure.nodes.files import ErasureLoad, ErasureSave, describe
@@ -31,7 +32,7 @@ def erasure(model, clip):
 
 def theirs(model, erasure, form: str, dtype=torch.float32) -> dict[str, torch.Tensor]:
     """The erasure as other programs write it."""
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     known = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     diffusers = {f"diffusion_model.{ours}": name for name, ours in known.items()}
     whole = {n: (weights[n].float() + c.dense()).to(dtype) for n, c in erasure.delta.items()}
@@ -65,7 +66,7 @@ def test_rounding_is_not_taken_for_erasing(model, erasure, tmp_path):
     file = theirs(model, erasure, "UCE", torch.bfloat16)
     untouched = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
     ours = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.weight"
-    file[untouched] = checkpoint_weights(model)[ours].to(torch.bfloat16)
+    file[untouched] = Weights(model)[ours].to(torch.bfloat16)
     save_file(file, tmp_path / "esd.safetensors")
     assert ours not in exchange.import_erasure(model, tmp_path / "esd.safetensors", "").delta
 
@@ -301,7 +302,7 @@ def test_a_file_of_nothing_but_zeros_is_refused(model, erasure, tmp_path, form):
     file = theirs(model, erasure, "LoRA" if form == "LoRA" else "diff")
     file = {key: torch.zeros_like(tensor) if tensor.ndim else tensor for key, tensor in file.items()}
     if form == "whole":
-        file = {f"model.{name}": checkpoint_weights(model)[name] for name in erasure.delta}
+        file = {f"model.{name}": Weights(model)[name] for name in erasure.delta}
     assert "nothing that changes the connected model" in refusal(model, written(tmp_path, file))
 
 

@@ -3,12 +3,15 @@
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, concepts, instant
-from concept_erasure.erasure.artifact import ErasureError, Full, load_erasure, save_erasure
-from concept_erasure.erasure.fingerprint import checkpoint_weights
+from concept_erasure.erasure import instant
+from concept_erasure.erasure.artifact import ErasureError, Full
+from concept_erasure.erasure.closed_form import CLOSED_FORM
+from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
-from concept_erasure.erasure.methods import CLOSED_FORM
-from concept_erasure.erasure.neighbours import neighbours
+from concept_erasure.erasure.texts import encoder
+from concept_erasure.erasure.texts.neighbours import neighbours
 from tests import worlds
 from tests.host.test_fit import sentence
 from tests.host.tools import PRESERVE, difference, sample
@@ -20,7 +23,7 @@ NOTHING = Instant(target="empty prompt")
 
 def moved(erasure, model, tokens: torch.Tensor, before: torch.Tensor) -> float:
     """Mean distance, over the changed projections, between edited tokens and what the originals give for others."""
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     total = 0.0
     for name, change in erasure.delta.items():
         weight = weights[name].float()
@@ -192,7 +195,7 @@ def test_the_texts_to_preserve_stay_few():
 
 
 def test_many_texts_at_once_are_encoded_as_one_by_one(clip):
-    encode = concepts.Encoder(clip)
+    encode = encoder.Encoder(clip)
     texts = [f"a {word} number {i}" for i in range(40) for word in ("red", "blue")]
     rows = encode.chunks([*texts, texts[0]])
     for i in (0, 1, 63, 64, 79, 80):

@@ -11,15 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from concept_erasure.erasure import concepts, last_states, learning, setting_up, training
-from concept_erasure.erasure import run as runs
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.memory import Memory
 from concept_erasure.erasure.methods import LEARNED, preset_for
-from concept_erasure.erasure.pictures import picture_size
 from concept_erasure.erasure.request import Request
-from concept_erasure.erasure.settings import FROM_PRESET, PRESETS, Own
+from concept_erasure.erasure.texts import encoder
 from concept_erasure.erasure.texts.names import Name
+from concept_erasure.erasure.training import last_states, loop, setting_up
+from concept_erasure.erasure.training import run as runs
+from concept_erasure.erasure.training.memory import Memory
+from concept_erasure.erasure.training.pictures import picture_size
+from concept_erasure.erasure.training.settings import FROM_PRESET, PRESETS, Own
 from concept_erasure.nodes import learn as learn_node
 from concept_erasure.nodes import watch
 from concept_erasure.nodes.instant import ErasureText
@@ -170,7 +172,7 @@ def test_texts_are_remembered_but_for_embeddings_which_are_files(train, prepare,
     learning.MEMORY.forget()
     train(steps=1, gate=False)
     read = []
-    fresh = concepts.Encoder(clip)
+    fresh = encoder.Encoder(clip)
     real = fresh._encode
     monkeypatch.setattr(fresh, "_encode", lambda text: read.append(text) or real(text))
     monkeypatch.setattr(learning, "Encoder", lambda *_: fresh)
@@ -236,7 +238,7 @@ def test_the_better_of_the_last_states_is_kept(prepare):
 def test_papers_keep_the_last_state(train, monkeypatch):
     monkeypatch.setattr(last_states, "FEWEST", 2)
     compared = []
-    monkeypatch.setattr(training, "keep_the_best", lambda run, phases, states: compared.append(list(states)) or "x")
+    monkeypatch.setattr(loop, "keep_the_best", lambda run, phases, states: compared.append(list(states)) or "x")
     assert [preset_for(name).best_of for name in PRESETS] == [4, 1, 1]
     train(preset="paper v3", steps=4)
     assert not compared

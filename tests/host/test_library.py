@@ -11,7 +11,8 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from safetensors import safe_open
 
-from concept_erasure.erasure.artifact import THUMBNAIL, ErasureError, save_erasure
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.files import THUMBNAIL, save_erasure
 from concept_erasure.nodes import library, lists
 from concept_erasure.nodes.files import NONE_YET, ErasureLoad, ErasureSave
 from concept_erasure.nodes.lists import ErasureConceptList

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from benchmarks import lines
 from benchmarks.lines import Meaning, seen
-from concept_erasure.erasure import attach, combine
+from concept_erasure.erasure import combine
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.host import attach
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.messages import target_rows

@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, deltas, learning, training
-from concept_erasure.erasure import run as training_run
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.attention import AttentionMaps
-from concept_erasure.erasure.choice import Choice
-from concept_erasure.erasure.fingerprint import checkpoint_weights
-from concept_erasure.erasure.learned_texts import TARGETS
-from concept_erasure.erasure.methods import LEARNED, preservation, preset_for
-from concept_erasure.erasure.pictures import with_sampling
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.attention import AttentionMaps
+from concept_erasure.erasure.host.weights import Weights
+from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.parts.delta import weight_names
+from concept_erasure.erasure.training import loop, preservation
+from concept_erasure.erasure.training import run as training_run
+from concept_erasure.erasure.training.choice import Choice
+from concept_erasure.erasure.training.phrases import TARGETS
+from concept_erasure.erasure.training.pictures import with_sampling
 from tests.host.tools import PRESERVE, difference, sample
 
 KEPT = "\n".join(PRESERVE)
@@ -46,7 +49,7 @@ def loss_now(run) -> float:
     run.generator.manual_seed(5)
     [phase, *_] = LEARNED[run.settings.method].phases(run.settings)
     with learning.gradients():
-        return sum(training.backward(run, phase, training.scaler_for(run)) for _ in range(3))
+        return sum(loop.backward(run, phase, loop.scaler_for(run)) for _ in range(3))
 
 
 @pytest.mark.parametrize("method", WEIGHTS_ONLY)
@@ -130,7 +133,7 @@ def test_attention_maps_are_those_of_the_text_and_of_the_name(prepare, model):
 def test_pruning_sets_weights_to_zero_and_leaves_the_others(prepare, model):
     with learning.gradients():
         erasure = learning.learn(prepare("pruning", steps=20, weight_lr=0.03))
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     pruned = 0
     for name, change in erasure.delta.items():
         after = weights[name].float() + change.dense()
@@ -202,7 +205,7 @@ def test_the_adversary_finds_the_text_that_is_hurt_most(prepare):
         [phase] = preservation.adversary(run.settings)
         for _ in range(60):
             optimiser.zero_grad()
-            training.backward(run, phase, training.scaler_for(run))
+            loop.backward(run, phase, loop.scaler_for(run))
             optimiser.step()
     assert choice.logits.argmax() == torch.tensor(hurts).argmax(), hurts
 
@@ -223,7 +226,7 @@ def test_what_is_chosen_learns_the_same_with_checkpointing(prepare, method, name
             run.generator.manual_seed(1)
             phases = [*LEARNED[method].phases(run.settings), *preservation.adversary(run.settings)]
             [phase] = [phase for phase in phases if phase.trains == name]
-            training.backward(run, phase, training.scaler_for(run))
+            loop.backward(run, phase, loop.scaler_for(run))
         return run.choices[name].logits.grad
 
     plain, saved = gradient(False), gradient(True)
@@ -245,6 +248,6 @@ def test_the_target_moves_against_the_weights(prepare):
 
 
 def test_names_of_kernels_are_left_to_the_weights_choice(model):
-    crossing = deltas.weight_names(model.model, "cross-attention")
-    rest = deltas.weight_names(model.model, "all but cross-attention")
+    crossing = weight_names(model.model, "cross-attention")
+    rest = weight_names(model.model, "all but cross-attention")
     assert crossing and rest and not set(crossing) & set(rest)

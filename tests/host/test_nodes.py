@@ -9,9 +9,10 @@ import pytest
 from execution import full_type_name
 from server import PromptServer
 
-from concept_erasure.erasure import learning, recall, solved
+from concept_erasure.erasure import learning, solved
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
-from concept_erasure.erasure.concepts import BATCH, Encoder
+from concept_erasure.erasure.texts import recall
+from concept_erasure.erasure.texts.encoder import BATCH, Encoder
 from concept_erasure.nodes import ConceptErasureExtension, instant, types, watch
 from concept_erasure.nodes.combine import ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from concept_erasure.erasure import identity, instant, recall, solved
-from concept_erasure.erasure.concepts import Encoder
+from concept_erasure.erasure import instant, solved
 from concept_erasure.erasure.instant import Instant, erase_instantly
+from concept_erasure.erasure.texts import identity, recall
+from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes.instant import ErasureText
 
 

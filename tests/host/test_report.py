@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from concept_erasure.erasure import attach
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.concepts import Encoder
 from concept_erasure.erasure.evaluation import report
 from concept_erasure.erasure.evaluation.grid import CELL, SIDE
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.report import Drawing, Prompt, compare, draw, read_prompts
 from concept_erasure.erasure.evaluation.subject import Subject
 from concept_erasure.erasure.evaluation.wording import NOT_COUNTED
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes import report as nodes
 from concept_erasure.nodes.report import THUMBNAIL, ErasureCompare, ErasureReport
 from tests.host.test_fit import sentence

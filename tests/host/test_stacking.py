@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.lines import Meaning, shots_of
-from concept_erasure.erasure.artifact import load_erasure
+from concept_erasure.erasure.files import load_erasure
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import strength as strength_module
 from concept_erasure.erasure.evaluation.curve import Value, curve
 from concept_erasure.erasure.evaluation.metrics import Share
@@ -18,6 +18,7 @@ from concept_erasure.erasure.evaluation.strength import (
     find_strength,
     read_strengths,
 )
+from concept_erasure.erasure.files import load_erasure
 from concept_erasure.nodes.strength import ErasureFindStrength
 from tests.host.test_fit import sentence
 from tests.host.test_report import HOW

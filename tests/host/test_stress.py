@@ -8,8 +8,8 @@ import comfy.utils
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, fillers, learning
-from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.erasure import learning
+from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import stress as stress_module
 from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search, lessons, ring_a_bell
 from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS
@@ -19,8 +19,11 @@ from concept_erasure.erasure.evaluation.diffusion_judge import DiffusionJudge
 from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import LIGHTS, StressReport, Trial, stress
-from concept_erasure.erasure.trajectories import Sampling
-from concept_erasure.erasure.vocabulary import WORDS
+from concept_erasure.erasure.files import load_erasure
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.trajectories import Sampling
+from concept_erasure.erasure.texts import fillers
+from concept_erasure.erasure.texts.vocabulary import WORDS
 from concept_erasure.nodes import progress
 from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_fit import sentence

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure import attach, deltas
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
-from concept_erasure.erasure.taken import SAMPLE, Taken, called, percent, require_taken, sample, taken
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.taken import SAMPLE, Taken, called, percent, require_taken, sample, taken
+from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.parts.delta import weight_names
 from tests.host import loaders
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure, only_delta
@@ -47,7 +49,7 @@ def test_a_change_arrives_whole_on_full_precision(models, delta):
     assert (arrival.changed, arrival.total, arrival.form) == (len(delta), len(delta), "fp32")
     assert arrival.left == pytest.approx(1, abs=1e-5) and arrival.noise < 1e-3 and arrival.is_whole
     norms = [[float(t.norm()) ** 2 for t in ts] for ts in (
-        [change.dense() for change in delta.values()], deltas.effective_weights(models["fp32"], delta).values())]
+        [change.dense() for change in delta.values()], effective_weights(models["fp32"], delta).values())]
     assert arrival.share == pytest.approx((sum(norms[0]) / sum(norms[1])) ** 0.5, rel=0.2)
     assert arrival.sentence() == "14 of 14 text layers changed."
     assert taken(models["fp32"], delta, 0.5).share == pytest.approx(arrival.share / 2)
@@ -59,7 +61,7 @@ def test_what_is_measured_is_what_the_host_does_when_it_loads_the_model(models, 
     """With ``Taken`` for one weight, beside what really stands in the network afterwards."""
     model, [key, *_] = models[name], delta
     one = {key: LowRank(delta[key].up * 0.02, delta[key].down)}
-    before = deltas.effective_weights(model, [key])[key]
+    before = effective_weights(model, [key])[key]
     erased = attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, (), one))
     draw(erased, cond("x"), cond(""))
     real, wanted = (host_result(erased, key) - before).double(), one[key].dense().double()
@@ -186,7 +188,7 @@ def test_it_leaves_the_model_as_it_was_and_looks_at_few_weights(models, delta):
 
 def test_every_kind_of_layer_is_looked_at(models, delta):
     model = models["scaled fp8"]
-    biases = [name for name in deltas.weight_names(model.model, "cross-attention") if "bias" in name]
+    biases = [name for name in weight_names(model.model, "cross-attention") if "bias" in name]
     others = [name for name, _ in model.model.named_parameters() if "emb_layers.1.weight" in name]
     names = [*delta, *biases, *others]
     groups = sample(model, names)

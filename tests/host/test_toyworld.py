@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from concept_erasure.erasure.concepts import Encoder, build_gate
 from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS, behind_tags
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.training.gate import build_gate
 from tests import worlds
 from tests.host.tools import decisions, sample
 from toyworld.judge import load_judge

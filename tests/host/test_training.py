@@ -7,14 +7,16 @@ import pytest
 import torch
 from comfy_extras.nodes_freelunch import FreeU_V2
 
-from concept_erasure.erasure import attach, learning
-from concept_erasure.erasure.artifact import ErasureError, load_erasure, save_erasure
+from concept_erasure.erasure import learning
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.trainable import plain_patcher
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.methods import LEARNED
-from concept_erasure.erasure.neighbours import neighbours
-from concept_erasure.erasure.run import Batch, Phrase
-from concept_erasure.erasure.settings import PRESETS
-from concept_erasure.erasure.trainable import plain_patcher
+from concept_erasure.erasure.texts.neighbours import neighbours
+from concept_erasure.erasure.training.run import Batch, Phrase
+from concept_erasure.erasure.training.settings import PRESETS
 from tests import worlds
 from tests.host import tools
 from tests.host.test_fit import sentence

@@ -8,10 +8,12 @@ import comfy.utils
 import pytest
 import torch
 
-from concept_erasure.erasure import concepts, learning, recall
-from concept_erasure.erasure.artifact import ErasureError, load_erasure
+from concept_erasure.erasure import learning
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.files import load_erasure
 from concept_erasure.erasure.methods import preset_for
-from concept_erasure.erasure.settings import PRESETS
+from concept_erasure.erasure.texts import encoder, recall
+from concept_erasure.erasure.training.settings import PRESETS
 from concept_erasure.nodes import learn as learn_node
 from concept_erasure.nodes import learn_old, watch
 from tests import worlds
@@ -81,7 +83,7 @@ def test_what_the_concept_was_is_seen_beside_what_it_is_now(model, clip, bar, we
 
 
 def test_each_phase_is_said_by_name_and_with_its_own_count(clip, model, said, monkeypatch):
-    monkeypatch.setattr(learning, "Encoder", concepts.Encoder)
+    monkeypatch.setattr(learning, "Encoder", encoder.Encoder)
     recall.ROWS.clear()  # what other tests have read is not read again
     execute(model, clip)
     heads = list(dict.fromkeys(re.split(r"[:…]", text)[0].strip() for text in said))

@@ -6,12 +6,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from concept_erasure.erasure import concepts, deltas, learning, network, training, trajectories
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.host import network, trajectories
+from concept_erasure.erasure.host.weights import effective_weights
 from concept_erasure.erasure.methods import LEARNED
-from concept_erasure.erasure.run import TRAJECTORIES, Phrase
-from concept_erasure.erasure.settings import Settings
-from concept_erasure.erasure.training import Phase
+from concept_erasure.erasure.parts.delta import Delta, Mask
+from concept_erasure.erasure.texts import encoder
+from concept_erasure.erasure.texts.phrases import gate_texts
+from concept_erasure.erasure.training import loop
+from concept_erasure.erasure.training.gate import build_gate, concept_directions
+from concept_erasure.erasure.training.loop import Phase
+from concept_erasure.erasure.training.run import TRAJECTORIES, Phrase
+from concept_erasure.erasure.training.settings import Settings
 from concept_erasure.nodes import learn as learn_node
 from tests.host import tools
 from tests.host.test_fit import sentence
@@ -30,7 +37,7 @@ def all_gradients(prepare, **changes) -> dict[str, torch.Tensor]:
     with torch.inference_mode(), learning.gradients():
         run.sample()
         for phase in LEARNED[run.settings.method].phases(run.settings):
-            training.backward(run, phase, training.scaler_for(run))
+            loop.backward(run, phase, loop.scaler_for(run))
             module = run.learned[phase.trains]
             found |= {f"{phase.name}.{n}": p.grad.clone() for n, p in module.named_parameters()}
             module.zero_grad()
@@ -63,8 +70,8 @@ def test_small_gradients_survive_half_precision(model, half_model, prepare):
             def loss(run, small=small):
                 return 1e-3 * run.distance(run.edited(small, prompt=False), torch.zeros_like(small.z), small)
 
-            scaler = training.scaler_for(run)
-            training.backward(run, Phase("small", "delta", loss), scaler)
+            scaler = loop.scaler_for(run)
+            loop.backward(run, Phase("small", "delta", loss), scaler)
         gradients = [p.grad.flatten() / scaler.get_scale() for p in run.delta.parameters()]
         found.append(torch.cat(gradients))
     assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
@@ -75,17 +82,17 @@ def test_a_step_whose_gradients_overflow_is_left_out(half_model, prepare):
     run = prepare(half_model, rank=0, weights_start="unchanged").run
     optimiser = torch.optim.Adam(run.delta.parameters(), lr=1.0)
     before = [p.detach().clone() for p in run.delta.parameters()]
-    scaler = training.scaler_for(run)
+    scaler = loop.scaler_for(run)
     scale = scaler.get_scale()
     scaler.scale(torch.zeros(()))  # which makes its state
     for p in run.delta.parameters():
         p.grad = torch.full_like(p, float("inf"))
-    training.take_step(optimiser, scaler)
+    loop.take_step(optimiser, scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
     assert scaler.get_scale() == scale / 2
     for p in run.delta.parameters():
         p.grad = torch.ones_like(p)
-    training.take_step(optimiser, scaler)
+    loop.take_step(optimiser, scaler)
     assert not any(torch.equal(a, b) for a, b in zip(before, run.delta.parameters(), strict=True))
 
 
@@ -113,9 +120,9 @@ def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_har
     gate = replace(run.attached.gate, threshold=1e6)
     run.attached = replace(run.attached, gate=gate)
     before = run.prompt.keys.detach().clone()
-    progress = training.Progress()
+    progress = loop.Progress()
     with torch.inference_mode(), learning.gradients():
-        training.train(run, LEARNED["prompt only"].phases(run.settings), progress)
+        loop.train(run, LEARNED["prompt only"].phases(run.settings), progress)
     assert len(progress.losses) == 3 and not progress.stopped
     assert torch.equal(run.prompt.keys, before)
 
@@ -173,19 +180,19 @@ def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
 
 
 def test_rates_fall_over_the_last_share_of_the_steps():
-    rates = [training.share_of_rate(step, 10, 0.5) for step in range(11)]
+    rates = [loop.share_of_rate(step, 10, 0.5) for step in range(11)]
     assert rates[:6] == [1.0] * 6 and rates[10] == 0.0
     assert all(a - b == pytest.approx(0.2) for a, b in pairwise(rates[5:]))
-    assert [training.share_of_rate(step, 10, 0.0) for step in (0, 5, 9)] == [1.0] * 3
+    assert [loop.share_of_rate(step, 10, 0.0) for step in (0, 5, 9)] == [1.0] * 3
 
 
 def test_the_prompt_may_learn_alone_at_first():
     prompt, delta = (Phase(name, name, lambda run: torch.zeros(())) for name in ("prompt", "delta"))
     settings = replace(Settings(), steps=10, prompt_first=0.3)
-    found = [training.begun([prompt, delta], step, settings) for step in (0, 2, 3, 9)]
+    found = [loop.begun([prompt, delta], step, settings) for step in (0, 2, 3, 9)]
     assert found == [[prompt], [prompt], [prompt, delta], [prompt, delta]]
-    assert training.begun([delta], 0, settings) == [delta], "a method without a prompt has nothing to wait for"
-    assert training.begun([prompt, delta], 0, Settings()) == [prompt, delta]
+    assert loop.begun([delta], 0, settings) == [delta], "a method without a prompt has nothing to wait for"
+    assert loop.begun([prompt, delta], 0, Settings()) == [prompt, delta]
 
 
 def test_weights_stay_until_the_prompt_has_learned(train):
@@ -204,10 +211,10 @@ def test_rates_that_have_fallen_change_less(train):
 
 def test_wide_layers_learn_slower_where_the_rate_is_meant_for_a_width():
     shapes = {"narrow": torch.Size([8, 4]), "wide": torch.Size([8, 16]), "bias": torch.Size([8])}
-    full, low = (deltas.Delta(shapes, rank, torch.Generator()) for rank in (0, 2))
+    full, low = (Delta(shapes, rank, torch.Generator()) for rank in (0, 2))
     assert [group["lr"] for group in full.groups(0.1, 8)] == pytest.approx([0.2, 0.05, 0.1])
     assert sorted(group["lr"] for group in low.groups(0.1, 8)) == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.2])
-    for delta in (full, low, deltas.Mask({"wide": torch.ones(8, 16)})):
+    for delta in (full, low, Mask({"wide": torch.ones(8, 16)})):
         assert {group["lr"] for group in delta.groups(0.1, 0)} == {0.1}
         assert len([p for group in delta.groups(0.1, 8) for p in group["params"]]) == len(list(delta.parameters()))
 
@@ -222,8 +229,8 @@ def test_the_loop_learns_at_these_rates(train, monkeypatch):
 
 def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
     names, kept = ["circle"], PRESERVE[:2]
-    speaking, silent = (torch.cat([encode(t).context[0] for t in texts]) for texts in concepts.gate_texts(names, kept))
-    found = concepts.concept_directions(encode, names, kept, 4)
+    speaking, silent = (torch.cat([encode(t).context[0] for t in texts]) for texts in gate_texts(names, kept))
+    found = concept_directions(encode, names, kept, 4)
     strong, weak = ((tokens @ found.T).square().mean(0).sqrt() for tokens in (speaking, silent))
     typical = float(speaking.square().mean().sqrt())  # the mean response through directions of length 1
     assert strong.tolist() == pytest.approx([typical] * 4, rel=1e-3)
@@ -235,7 +242,7 @@ def test_a_low_rank_change_starts_in_the_directions_of_the_concept(encode):
 def test_a_key_starts_where_it_revives_the_concept_in_weights_that_have_changed(prepare, model, encode):
     made = prepare(weights_start="closed form", target="nearest neighbour").run
     delta = made.delta.at_rest()
-    weights = deltas.effective_weights(model, delta)
+    weights = effective_weights(model, delta)
     concept = encode("circle").context[0, 1 : 1 + made.settings.tokens]
 
     def distance(tokens: torch.Tensor) -> float:
@@ -250,7 +257,7 @@ def test_a_key_starts_where_it_revives_the_concept_in_weights_that_have_changed(
 def test_only_projections_that_read_text_start_from_directions():
     shapes = {f"b.attn2.{n}.weight": torch.Size([6, 5]) for n in ("to_q", "to_k", "to_v")}
     directions = torch.arange(10.0).view(2, 5)
-    delta = deltas.Delta(shapes, 3, torch.Generator().manual_seed(0), directions)
+    delta = Delta(shapes, 3, torch.Generator().manual_seed(0), directions)
     query, key, value = (part["down"] for part in delta.parts)
     assert torch.equal(key[:2], directions) and torch.equal(value[:2], directions)
     assert not torch.equal(query[:2], directions) and key[2].any()
@@ -258,7 +265,7 @@ def test_only_projections_that_read_text_start_from_directions():
 
 
 def test_a_gate_is_open_for_every_phrasing_and_closed_for_what_is_kept(model, clip):
-    gate, gap = concepts.build_gate(concepts.Encoder(clip), ["circle", "disc"], PRESERVE)
+    gate, gap = build_gate(encoder.Encoder(clip), ["circle", "disc"], PRESERVE)
     speaking = ("a circle", "a photo of a disc", "red circle, dotted")
     silent = ("", "a square", "red", "a photo of a dotted square")
     assert tools.decisions(clip, gate, speaking) == dict.fromkeys(speaking, True)
@@ -281,7 +288,7 @@ def run_phase(prepare, loss, steps):
         return loss(run, step)
 
     with torch.inference_mode(), learning.gradients():
-        training.train(prepared.run, [Phase("made up", "prompt", phase)], prepared.progress)
+        loop.train(prepared.run, [Phase("made up", "prompt", phase)], prepared.progress)
     return prepared, states
 
 

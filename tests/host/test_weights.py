@@ -5,13 +5,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from concept_erasure.erasure import attach, deltas, exchange, learning, training, weights
-from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure import exchange, learning
+from concept_erasure.erasure.artifact import ErasureError, Full
 from concept_erasure.erasure.evaluation.attacks import Budget, Concept
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import stress
-from concept_erasure.erasure.fingerprint import checkpoint_weights, fingerprint, of_one_checkpoint
+from concept_erasure.erasure.host import attach, weights
+from concept_erasure.erasure.host.fingerprint import fingerprint, of_one_checkpoint
+from concept_erasure.erasure.host.weights import Weights, effective_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.parts.delta import weight_names
+from concept_erasure.erasure.training import loop
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from tests import worlds
 from tests.host import loaders
@@ -40,7 +44,7 @@ def models(checkpoint, model):
 
 @pytest.fixture(scope="module")
 def names(model):
-    return deltas.weight_names(model.model, "keys+values")
+    return weight_names(model.model, "keys+values")
 
 
 @pytest.fixture
@@ -59,9 +63,9 @@ def running(monkeypatch):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_weight_is_read_alike_however_its_layer_keeps_it(models, names, name):
-    expected = deltas.effective_weights(models["ordinary"], names)
+    expected = effective_weights(models["ordinary"], names)
     with torch.inference_mode():
-        actual = deltas.effective_weights(models[name], names)
+        actual = effective_weights(models[name], names)
     for weight in names:
         assert type(actual[weight]) is torch.Tensor and actual[weight].dtype == torch.float32
         off = float((actual[weight] - expected[weight]).norm() / expected[weight].norm())
@@ -70,7 +74,7 @@ def test_a_weight_is_read_alike_however_its_layer_keeps_it(models, names, name):
 
 def test_an_ordinary_weight_is_the_very_tensor_of_the_network(model):
     parameters = dict(model.model.named_parameters())
-    read = checkpoint_weights(model)
+    read = Weights(model)
     assert all(read[name] is parameters[name] for name in parameters if name not in model.backup)
 
 
@@ -78,9 +82,9 @@ def test_an_ordinary_weight_is_the_very_tensor_of_the_network(model):
 def test_own_patches_count_and_those_of_whoever_ran_last_do_not(models, names, delta, cond, name):
     plain = models[name]
     erased = attach.erase(plain, delta)
-    before = deltas.effective_weights(plain, names)
+    before = effective_weights(plain, names)
     sample(erased, cond("a circle"), cond(""))
-    again, own = deltas.effective_weights(plain, names), deltas.effective_weights(erased, names)
+    again, own = effective_weights(plain, names), effective_weights(erased, names)
     for weight in names:
         assert torch.equal(again[weight], before[weight])
         assert torch.allclose(own[weight], before[weight] + delta.delta[weight].dense(), atol=1e-5)
@@ -144,7 +148,7 @@ def test_a_closed_form_erasure_is_the_same_on_every_loader(models, clip, cond, n
 
 
 def whole_weights(models, path):
-    state = {n.removeprefix("diffusion_model."): w + 0.1 for n, w in checkpoint_weights(models["ordinary"]).items()}
+    state = {n.removeprefix("diffusion_model."): w + 0.1 for n, w in Weights(models["ordinary"]).items()}
     save_file({n: w.detach().contiguous() for n, w in state.items() if ".attn2.to_v" in n}, path)
     return path
 
@@ -259,7 +263,7 @@ def test_layers_of_the_host_ask_their_functions(kind):
 def test_a_change_beside_a_layer_is_a_change_in_it(layer, part):
     x = torch.randn(2, *([8, 6, 6] if isinstance(layer, torch.nn.Conv2d) else [5, 8]))
     change = torch.randn(getattr(layer, part).shape)
-    beside = attach.SwitchedChange(attach.deltas.Full(change), 0.5)
+    beside = attach.SwitchedChange(Full(change), 0.5)
     answer = beside.answer_of(part)(layer, (x,), layer(x))
     with torch.no_grad():
         getattr(layer, part).add_(change / 2)
@@ -281,7 +285,7 @@ def test_training_leaves_every_tensor_function_and_patch_as_it_was(
     model = models[name]
     drawn = sample(model, cond("circle"), cond(""))
     before = loaders.snapshot(model)
-    real = training.take_step
+    real = loop.take_step
 
     def fail(*arguments):
         real(*arguments)
@@ -290,7 +294,7 @@ def test_training_leaves_every_tensor_function_and_patch_as_it_was(
         if ending == "failed":
             raise MemoryError
 
-    monkeypatch.setattr(training, "take_step", fail)
+    monkeypatch.setattr(loop, "take_step", fail)
     try:
         execute(model, clip, steps=2)
         assert ending == "done"
@@ -320,11 +324,11 @@ def test_learning_moves_weights_by_less_than_they_could_be_stored_by(models, cli
 def test_a_model_of_either_mode_is_read_after_it_was_moved_in_the_other(models, names):
     """Another pack's training may have left it so."""
     model = loaders.load(loaders.scaled({k.removeprefix("diffusion_model."): v.detach().clone().half() for k, v in
-                                         checkpoint_weights(models["ordinary"]).items()}))  # fmt: skip
+                                         Weights(models["ordinary"]).items()}))  # fmt: skip
     model.model.to("cpu")  # outside of inference mode
     with torch.inference_mode():
         assert fingerprint(model) == fingerprint(models["scaled fp8"])
-        assert deltas.effective_weights(model, names)
+        assert effective_weights(model, names)
 
 
 # ---------------------------------------------------------------- blocks that are not there

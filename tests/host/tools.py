@@ -10,12 +10,13 @@ import comfy.sample
 import torch
 
 from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
-from concept_erasure.erasure.concepts import Encoder, build_gate
-from concept_erasure.erasure.deltas import weight_names
-from concept_erasure.erasure.fingerprint import context_dim, fingerprint
-from concept_erasure.erasure.pictures import with_sampling
-from concept_erasure.erasure.prompt import is_open
-from concept_erasure.erasure.settings import PRESETS, Settings
+from concept_erasure.erasure.host.fingerprint import context_dim, fingerprint
+from concept_erasure.erasure.parts.delta import weight_names
+from concept_erasure.erasure.parts.gate import is_open
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.training.gate import build_gate
+from concept_erasure.erasure.training.pictures import with_sampling
+from concept_erasure.erasure.training.settings import PRESETS, Settings
 from concept_erasure.nodes.learn_old import ErasureTrain
 
 PRESERVE = ["square", "red", "dotted"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concept_erasure.erasure.artifact import load_erasure
+from concept_erasure.erasure.files import load_erasure
 from scripts import make_workflows
 from scripts.client import ClientError, gui_to_api
 from scripts.server import get_json

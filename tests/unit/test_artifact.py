@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from concept_erasure.erasure import artifact
+from concept_erasure.erasure import files
 from concept_erasure.erasure.artifact import (
     Erasure,
     ErasureError,
@@ -20,10 +20,9 @@ from concept_erasure.erasure.artifact import (
     Metadata,
     Probe,
     PromptTensors,
-    load_erasure,
-    save_erasure,
     to_tensors,
 )
+from concept_erasure.erasure.files import load_erasure, save_erasure
 
 
 def make(seed: int = 0) -> Erasure:
@@ -52,7 +51,7 @@ def saved(tmp_path):
 
 def rewritten(path, tensors=None, **strings):
     """The file with some tensors and strings changed."""
-    with artifact.safe_open(path, framework="pt") as file:
+    with files.safe_open(path, framework="pt") as file:
         old = file.metadata()
     save_file({**load_file(path), **(tensors or {})}, path, metadata={**old, **strings})
     return path
@@ -181,7 +180,7 @@ def test_words_the_pack_does_not_know_are_refused(saved, part):
 
 @pytest.mark.parametrize("part", ["prompt.0.values", "prompt.0.gate.centre", "delta.a.to_k.weight.down"])
 def test_a_missing_tensor_is_noticed(saved, part):
-    with artifact.safe_open(saved, framework="pt") as file:
+    with files.safe_open(saved, framework="pt") as file:
         strings = file.metadata()
     save_file({k: v for k, v in load_file(saved).items() if k != part}, saved, metadata=strings)
     with pytest.raises(ErasureError) as caught:
@@ -205,7 +204,7 @@ def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if step == "write":
-        real = artifact.Path.open
+        real = files.Path.open
 
         def opened(path, mode):
             file = real(path, mode, buffering=0)
@@ -217,9 +216,9 @@ def test_a_full_disk_leaves_the_old_file_whole(saved, monkeypatch, step):
 
             return Full()
 
-        monkeypatch.setattr(artifact.Path, "open", opened)
+        monkeypatch.setattr(files.Path, "open", opened)
     else:
-        monkeypatch.setattr(artifact.os, step, full)
+        monkeypatch.setattr(files.os, step, full)
     with pytest.raises(ErasureError) as caught:
         save_erasure(make(1), saved)
     monkeypatch.undo()

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure.methods import rece, speed, uce
-from concept_erasure.erasure.methods.balance import balance
-from concept_erasure.erasure.methods.closed_form import Problem, Scales, together
-from concept_erasure.erasure.textmap import moment
+from concept_erasure.erasure.closed_form import rece, speed, uce
+from concept_erasure.erasure.closed_form.balance import balance
+from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
+from concept_erasure.erasure.closed_form.textmap import moment
 
 D = 24
 SMALL = Scales(preserve=1.0, ridge=1e-4)

@@ -58,7 +58,8 @@ def source(block: str, name: str) -> ast.stmt:
 
 def test_examples_are_the_ones_that_are_checked_here():
     assert len(BLOCKS) == PAGE.count("```python") == 3
-    assert Path(LEARNED).parent == Path(CLOSED_FORM).parent == Path("erasure/methods")
+    assert Path(LEARNED).parent == Path("erasure/methods")
+    assert Path(CLOSED_FORM).parent == Path("erasure/closed_form")
     assert (REPO / TEST).is_file()
 
 
@@ -103,7 +104,7 @@ def test_the_learned_example_is_a_method():
 
 
 def test_the_closed_form_example_is_a_function_like_the_others():
-    example, uce = ast.parse(BLOCKS[CLOSED_FORM]), parsed(REPO / "erasure" / "methods" / "uce.py")
+    example, uce = ast.parse(BLOCKS[CLOSED_FORM]), parsed(REPO / "erasure" / "closed_form" / "uce.py")
     own, uce = (defined(tree)["edit"] for tree in (example, uce))
     assert ast.unparse(own.args) == ast.unparse(uce.args) and ast.unparse(own.returns) == ast.unparse(uce.returns)
     assert f"{Path(CLOSED_FORM).stem}.edit," in PAGE, "the line in CLOSED_FORM"

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from concept_erasure.erasure import library
-from concept_erasure.erasure.artifact import Erasure, Metadata, load_erasure, save_erasure
+from concept_erasure.erasure.artifact import Erasure, Metadata
+from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.verdict import Finding, Movement, Verdict, judge, predictions
 
 VERDICT = Verdict((Finding("✓", "circle → heart: moved 97 % of the way."), Finding("✓", "Others moved at most 2 %.")))

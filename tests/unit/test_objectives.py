@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from concept_erasure.erasure.objectives import distance, negative_guidance
+from concept_erasure.erasure.training.objectives import distance, negative_guidance
 
 NEUTRAL = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)
 CONCEPT = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)

@@ -67,7 +67,10 @@ def test_the_library_core_needs_torch_and_no_host():
     code = (
         "import runpy, sys; from pathlib import Path;"
         "runpy.run_path(sys.argv[1])['install'](Path(sys.argv[2]));"
-        "from concept_erasure.erasure import artifact, objectives, prompt, version;"
+        "from concept_erasure.erasure import artifact, files, verdict, version;"
+        "from concept_erasure.erasure.parts import gate, prompt;"
+        "from concept_erasure.erasure.closed_form import CLOSED_FORM;"
+        "from concept_erasure.erasure.training import objectives;"
         "print([m for m in sys.modules if m.split('.')[0] in ('comfy', 'comfy_api', 'folder_paths', 'nodes')])"
     )
     environ = {k: v for k, v in os.environ.items() if k != "CONCEPT_ERASURE_HOST_ROOT"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure.artifact import Full, LowRank
-from concept_erasure.erasure.textmap import Moves, moment, solve
+from concept_erasure.erasure.closed_form.textmap import Moves, moment, solve
 
 D, OUT = 12, 20
 
@@ -93,5 +93,5 @@ def test_a_cut_keeps_what_matters_on_the_encodings(numbers):
 
 def test_sums_run_over_all_rows(monkeypatch, numbers):
     whole = moment(numbers["wide"])
-    monkeypatch.setattr("concept_erasure.erasure.textmap.ROWS", 7)
+    monkeypatch.setattr("concept_erasure.erasure.closed_form.textmap.ROWS", 7)
     torch.testing.assert_close(moment(numbers["wide"]), whole)

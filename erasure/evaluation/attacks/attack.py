@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ... import learning
-from ...concepts import PHRASINGS, Encoder
-from ...trajectories import Sampling
+from ...host.trajectories import Sampling
+from ...texts.encoder import Encoder
+from ...texts.phrases import PHRASINGS
 from .lessons import Lessons, lessons
 from .ring_a_bell import Search
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import torch
 
-from ... import training
-from ...concepts import PHRASINGS, Encoder
-from ...run import TRAJECTORIES, Batch, Phrase, Run
-from ...settings import Settings
-from ...trainable import plain_patcher
-from ...training import Phase, Progress
-from ...trajectories import Sampling
+from ...host.trainable import plain_patcher
+from ...host.trajectories import Sampling
+from ...texts.encoder import Encoder
+from ...texts.phrases import PHRASINGS
+from ...training import loop
+from ...training.loop import Phase, Progress
+from ...training.run import TRAJECTORIES, Batch, Phrase, Run
+from ...training.settings import Settings
 
 Lessons = Sequence[tuple[Batch, torch.Tensor]]
 """Latents of the concept with what the unedited model predicts for them."""
@@ -76,4 +77,4 @@ class Pupil(Run):
             batch, wanted = self.lesson()
             return self.distance(predict(batch), wanted, batch)
 
-        training.train(self, [Phase("attack", trains, loss)], Progress(), on_step)
+        loop.train(self, [Phase("attack", trains, loss)], Progress(), on_step)

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from ... import deltas
-from ...concepts import PHRASINGS, Encoder
+from ...host.weights import patches, true_shapes
+from ...parts.delta import Delta, weight_names
+from ...texts.encoder import Encoder
+from ...texts.phrases import PHRASINGS
 from .attack import Asked, Budget, Case, Learned
 from .lessons import SETTINGS, Lessons, OnStep, Pupil
 
@@ -41,10 +43,10 @@ def relearned(
 ):  # fmt: skip
     """The edited model after a few steps of fine-tuning on the concept."""
     settings = replace(SETTINGS, steps=steps, weight_lr=rate, lr_decay=0.0)
-    names = deltas.weight_names(model.model, settings.weights)
-    delta = deltas.Delta(deltas.true_shapes(model, names), 0, torch.Generator())
+    names = weight_names(model.model, settings.weights)
+    delta = Delta(true_shapes(model, names), 0, torch.Generator())
     pupil = Pupil(model, encode, taught, settings, delta)
     pupil.learn("delta", lambda batch: pupil.edited(batch, prompt=False), on_step)
     out = model.clone()
-    out.add_patches(deltas.patches(delta.at_rest()))
+    out.add_patches(patches(delta.at_rest()))
     return out

@@ -18,8 +18,9 @@ from itertools import product
 
 import torch
 
-from ...concepts import GENERIC, PHRASINGS, Encoder, Text
+from ...texts.encoder import Encoder, Text
 from ...texts.names import others
+from ...texts.phrases import GENERIC, PHRASINGS
 
 NEUTRAL = ("a picture", "a photo of a shape")
 """Texts that speak of nothing in particular, which the direction is added to."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...choice import Soft
-from ...concepts import Encoder
+from ...texts.encoder import Encoder
+from ...training.choice import Soft
 from .attack import Asked, Budget, Case, Learned
 from .lessons import SETTINGS, Lessons, OnStep, Pupil
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...concepts import BATCH
+from ...texts.encoder import BATCH
 from . import ring_a_bell
 from .attack import Asked, Attack, Budget, Case, Concept
 

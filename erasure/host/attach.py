@@ -15,12 +15,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from . import deltas
-from .artifact import Change, Erasure, ErasureError, PromptTensors
+from ..artifact import Change, Erasure, ErasureError, PromptTensors
+from ..parts.gate import is_open
+from ..parts.prompt import BLOCKS, extend
 from .fingerprint import context_dim, fingerprint, of_one_checkpoint, parse_fingerprint
-from .prompt import BLOCKS, extend, is_open
 from .taken import Taken, require_taken, taken
-from .weights import asks_functions, kind, layer_of
+from .weights import asks_functions, kind, layer_of, patches
 
 KEY = "concept_erasure"
 log = logging.getLogger(KEY)
@@ -278,7 +278,7 @@ def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: flo
             "connect the model it was made for."
         )
     if window is None:
-        model.add_patches(deltas.patches(delta), strength)
+        model.add_patches(patches(delta), strength)
         return
     changes = {name: SwitchedChange(change, strength) for name, change in delta.items()}
     answers: dict[tuple, bool] = {}

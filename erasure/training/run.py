@@ -14,18 +14,18 @@ from functools import partial
 import torch
 from torch import nn
 
-from . import attach
-from .artifact import PromptTensors
-from .attention import AttentionMaps
+from ..artifact import PromptTensors
+from ..host import attach
+from ..host.attention import AttentionMaps
+from ..host.network import Network, rows_as_conditioning
+from ..host.trajectories import Trajectory, sample_trajectory
+from ..parts.delta import Delta, Mask
+from ..parts.prompt import ErasurePrompt
+from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
-from .concepts import Encoder, Text
-from .deltas import Delta, Mask
 from .memory import Memory
-from .network import Network, rows_as_conditioning
 from .objectives import distance, negative_guidance
-from .prompt import ErasurePrompt
 from .settings import Settings
-from .trajectories import Trajectory, sample_trajectory
 
 TRAJECTORIES = 4
 """How many recent trajectories losses draw from."""

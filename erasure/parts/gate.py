@@ -1,11 +1,4 @@
-"""The erasure prompt: its parameters, how they start, where they attach and when they act. torch only.
-
-KPOP (arXiv 2403.12326) appends learnable tokens to the text context of cross-attention before its projections::
-
-    K = W_K [c ; p_K],   V = W_V [c ; p_V],   out = softmax(Q K^T / sqrt(d)) V
-
-Here a *text gate* may decide per row of the batch whether they are there at all.
-"""
+"""The text gate: decides for each row of a batch whether an erasure prompt acts. torch only."""
 
 from __future__ import annotations
 
@@ -14,58 +7,8 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from .artifact import ErasureError, GateTensors, PromptTensors
-
-BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
-"""Where a prompt attaches: choice -> parts of the UNet, after the paper's mid, midout and inmidout."""
-
-STARTS = ("concept", "empty prompt", "noise")
-
-
-class ErasurePrompt(nn.Module):
-    """Learnable keys and values, each [k, d], in float32 whatever the model computes in."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
-        super().__init__()
-        self.keys = nn.Parameter(keys.detach().float().clone())
-        self.values = nn.Parameter(values.detach().float().clone())
-
-    @classmethod
-    def start(
-        cls, kind: str, tokens: int, concept: torch.Tensor, empty: torch.Tensor, generator: torch.Generator
-    ) -> ErasurePrompt:
-        """A fresh prompt of ``tokens`` keys and values.
-
-        ``concept`` [t, d]: the concept's own token encodings; ``empty`` [n, d]: the empty prompt's. The first is
-        repeated, the second cut, to the wanted number. ``noise`` draws around zero with the concept's own spread.
-        """
-        if kind == "concept":
-            first = concept[torch.arange(tokens) % len(concept)]
-        elif kind == "empty prompt":
-            first = empty[torch.arange(1, tokens + 1) % len(empty)]
-        elif kind == "noise":
-            first = torch.randn(tokens, concept.shape[-1], generator=generator) * concept.float().std()
-        else:
-            raise ErasureError(f"'{kind}' is no way to start a prompt: choose one of {', '.join(STARTS)}.")
-        jitter = 0.01 * concept.float().std() * torch.randn(tokens, concept.shape[-1], generator=generator)
-        return cls(first.float() + jitter, first.float() + jitter)
-
-    @torch.no_grad()
-    def begin_with(self, tokens: torch.Tensor) -> None:
-        """Starts from these keys and values, [k, d]."""
-        for parameter in (self.keys, self.values):
-            parameter.copy_(tokens[torch.arange(len(parameter)) % len(tokens)])
-
-    def at_rest(self, blocks: str, role: str, chunk: int, gate: GateTensors | None) -> PromptTensors:
-        """The prompt as it stands now, as plain tensors for an ``Erasure``."""
-        keys, values = (p.detach().cpu().clone() for p in (self.keys, self.values))
-        return PromptTensors(keys, values, blocks, role, chunk, gate)
-
-    def at_rest_like(self, prompt: PromptTensors) -> PromptTensors:
-        """The prompt as it stands now, attached as ``prompt`` is."""
-        return self.at_rest(prompt.blocks, prompt.role, prompt.chunk, prompt.gate)
+from ..artifact import GateTensors
 
 
 def gate_score(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:
@@ -159,41 +102,3 @@ def is_open(context: torch.Tensor, gate: GateTensors | None) -> torch.Tensor:
     if gate is None:
         return torch.ones(len(context), dtype=torch.bool, device=context.device)
     return gate_score(context, gate) >= gate.threshold
-
-
-def extend(
-    context: torch.Tensor,
-    value: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    rows: torch.Tensor,
-    chunk: int,
-    gated: bool,
-    strength: float | torch.Tensor = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Contexts for K and V with the prompt appended: [b, n, d] -> [b, n + m, d].
-
-    Without a gate, m = k tokens for every whole chunk of the context, as the paper has it for one chunk; the host
-    pads by repeating chunks, which multiplies all keys alike and so changes nothing.
-
-    With a gate, m = n: open rows get the prompt, repeated to fill each chunk; closed rows get a copy of their own
-    context, which doubles every softmax term and leaves the result as it was. ``strength`` moves an open row
-    linearly from that copy (0, no effect) to the prompt (1, as learned).
-    """
-    n = context.shape[1]
-    index = _token_order(len(keys), n, chunk, gated).to(context.device)
-    own = torch.arange(len(index), device=context.device) % n
-    amount = rows.to(context.dtype)[:, None, None] * strength
-    added = []
-    for base, tokens in ((context, keys), (value, values)):
-        copy = base[:, own]
-        prompt = tokens.to(base.device, base.dtype)[index]
-        added.append(torch.cat([base, torch.lerp(copy, prompt.expand_as(copy), amount.expand_as(copy))], dim=1))
-    return added[0], added[1]
-
-
-def _token_order(k: int, n: int, chunk: int, gated: bool) -> torch.Tensor:
-    """Which prompt token stands at each appended place."""
-    if not gated:
-        return torch.arange(k).repeat(max(1, n // chunk))
-    return torch.arange(n) % chunk % k

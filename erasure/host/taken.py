@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from . import deltas
-from .artifact import Change, ErasureError
-from .fingerprint import checkpoint_weights
+from ..artifact import Change, ErasureError
+from ..parts.delta import READS_TEXT
 from .weights import (
+    Weights,
     ask,
     is_packed,
     kind,
     layer_of,
     leave_nothing_on,
     mode_of,
+    patches,
     plain_numbers,
     read,
     shape_of,
@@ -125,9 +126,9 @@ def taken(model, delta: Mapping[str, Change], strength: float = 1.0, beside: boo
     every kind of layer. Raises ErasureError for numbers that are not finite, in the change or where it arrives.
     """
     _require_finite(delta)
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     fitting = [n for n, change in delta.items() if n in weights and _fits(change, weights.shape(n)) and strength]
-    of_text = all(name.endswith(deltas.READS_TEXT) for name in delta)
+    of_text = all(name.endswith(READS_TEXT) for name in delta)
     arrivals: list[Arrival] = []
     changed, unseen, form = 0.0, 0, ""
     for group in sample(model, fitting):
@@ -208,7 +209,7 @@ def look(model, name: str, change: Change, strength: float, beside: bool) -> Arr
     wanted = change.dense().double() * strength
     stored = stored_weights(model)[name]
     own = model.patches.get(name, [])
-    more = [*own, (strength, deltas.patches({name: change})[name], 1.0, None, None)]
+    more = [*own, (strength, patches({name: change})[name], 1.0, None, None)]
     as_loaded = _packed if is_packed(stored) else with_patches
     try:
         before = as_loaded(model, name, stored, own)

@@ -8,15 +8,16 @@ from itertools import product
 
 import torch
 
-from . import only_in
+from .. import only_in
+from ..history import erased_from, leading_to
+from ..request import Request
+from ..targets import anchors_for
+from ..texts.encoder import Encoder
+from ..texts.names import Name
+from ..texts.phrases import IN_CONTEXT, PHRASINGS, say
 from .choice import Choice
-from .concepts import IN_CONTEXT, PHRASINGS, Encoder, say
-from .history import erased_from, leading_to
-from .request import Request
 from .run import Phrase
 from .settings import Settings
-from .targets import anchors_for
-from .texts.names import Name
 
 CANDIDATES = 100
 """Size of the pool, nearest texts first, in which the adversary searches (arXiv 2410.15618)."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .artifact import ErasureError
-from .trajectories import Sampling
+from ..artifact import ErasureError
+from ..host.trajectories import Sampling
 
 TARGETS = ("empty prompt", "anchor", "nearest neighbour")
 WEIGHTS_START = ("unchanged", "closed form")

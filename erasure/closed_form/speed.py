@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from scipy.cluster.vq import kmeans2
 
-from ..textmap import TextMap, moment
-from .closed_form import Problem, Scales
+from .problem import Problem, Scales
+from .textmap import TextMap, moment
 
 RHO = 0.007
 """rho at preserve scale 1, relative to the mean square of a preserved encoding's entries (published: 0.05 to 1)."""

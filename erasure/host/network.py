@@ -21,12 +21,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..artifact import PromptTensors
+from ..parts.delta import Delta, Mask
+from ..texts.encoder import Text
+from ..training.choice import Mixture, Soft
 from . import attach
-from .artifact import PromptTensors
 from .attention import AttentionMaps
-from .choice import Mixture, Soft
-from .concepts import Text
-from .deltas import Delta, Mask
 from .weights import is_ordinary, mode_of, read
 
 _T = TypeVar("_T")

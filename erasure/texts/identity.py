@@ -20,8 +20,8 @@ from comfy.cli_args import args
 from comfy.quant_ops import QuantizedTensor
 from torch import nn
 
-from .version import host_version
-from .weights import stored_weights
+from ..host.weights import stored_weights
+from ..version import host_version
 
 SAMPLES = 16
 """So many bytes of each weight are looked at every time, to see whether somebody has changed it in place."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..artifact import ErasureError
 from . import attach
-from .artifact import ErasureError
 from .weights import require_unpacked
 
 

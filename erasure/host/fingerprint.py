@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .artifact import ErasureError
+from ..artifact import ErasureError
 from .weights import Weights, is_ordinary, shape_of
 
 CLOSE = 5e-3
@@ -37,11 +37,6 @@ def parse_fingerprint(text: str) -> Fingerprint | None:
     return Fingerprint(*parts) if len(parts) == 3 else None
 
 
-def checkpoint_weights(model) -> Weights:
-    """The parameters of a host MODEL as its checkpoint has them, without anybody's patches, read when asked for."""
-    return Weights(model)
-
-
 def reads_text(name: str) -> bool:
     """Whether a weight of this name makes keys or values of the text."""
     return ".attn2.to_k." in name or ".attn2.to_v." in name
@@ -63,7 +58,7 @@ def context_dim(model) -> int | None:
 
 def fingerprint(model) -> Fingerprint:
     """Of a host MODEL; its patches (LoRA, other erasures) do not count."""
-    weights = checkpoint_weights(model)
+    weights = Weights(model)
     names = sorted(filter(reads_text, weights))
     shapes = hash_of_shapes({name: weights.shape(name) for name in names})
     return Fingerprint(type(model.model.model_config).__name__, shapes, _values(weights, names))

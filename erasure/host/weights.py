@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import comfy.model_management
@@ -19,9 +19,10 @@ import torch
 from comfy.float import stochastic_rounding
 from comfy.lora import calculate_weight
 from comfy.quant_ops import QuantizedTensor
+from comfy.weight_adapter import LoRAAdapter
 from torch import nn
 
-from .artifact import ErasureError
+from ..artifact import Change, ErasureError, LowRank
 
 try:
     from comfy.utils import string_to_seed
@@ -261,3 +262,34 @@ def require_unpacked(model) -> None:
                 "learned on: train on an unpacked checkpoint of the same model, save the erasure, and put it on this "
                 "one with Load Erasure and Apply Erasure."
             )
+
+
+
+def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures).
+
+    Raises ErasureError for packed weights that their layer does not give away.
+    """
+    weights = Weights(model)
+    return {
+        name: calculate_weight(model.patches.get(name, []), weights[name].detach().float().clone(), name)
+        for name in names
+    }
+
+
+def true_shapes(model, names: Iterable[str]) -> dict[str, torch.Size]:
+    """The shapes of named weights of a host MODEL, however its layers keep them."""
+    weights = Weights(model)
+    return {name: weights.shape(name) for name in names}
+
+
+def patches(delta: Mapping[str, Change]) -> dict[str, object]:
+    """The delta in the form that the host's ``ModelPatcher.add_patches`` takes."""
+    return {name: _patch(change) for name, change in delta.items()}
+
+
+def _patch(change: Change) -> object:
+    if isinstance(change, LowRank):
+        # alpha None makes the host apply up @ down without scaling
+        return LoRAAdapter(set(), (change.up, change.down, None, None, None, None))
+    return ("diff", (change.full,))

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from . import uce
-from .closed_form import Problem, Scales
+from .problem import Problem, Scales
 
 
 def balance(problem: Problem, scales: Scales) -> Problem:

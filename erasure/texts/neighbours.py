@@ -10,8 +10,9 @@ from difflib import SequenceMatcher, get_close_matches
 import torch
 import torch.nn.functional as F
 
-from .concepts import Encoder, batched, say
-from .texts.names import EMBEDDING, letters, others, spelled
+from .encoder import Encoder, batched
+from .names import EMBEDDING, letters, others, spelled
+from .phrases import say
 from .vocabulary import COMPARED, EVERYDAY, WORDS
 
 TAIL = 20

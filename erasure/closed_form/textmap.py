@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 
-from .artifact import Change, Full, LowRank
+from ..artifact import Change, Full, LowRank
 
 ROWS = 4096
 """Encodings whose products are summed at once; more only cost memory."""

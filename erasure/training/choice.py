@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .concepts import Text
+from ..texts.encoder import Text
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,31 @@ from dataclasses import replace
 
 import torch
 
-from . import attach, deltas, inspection
-from . import only_in as only_in_
-from .artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Probe, PromptTensors
-from .concepts import Encoder, GateTexts, Text, build_gate, concept_directions
-from .history import erased_from
-from .instant import Instant, choose_texts, solve_texts
+from .. import inspection
+from .. import only_in as only_in_
+from ..artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Probe, PromptTensors
+from ..history import erased_from
+from ..host import attach
+from ..host.trainable import plain_patcher
+from ..host.weights import effective_weights, true_shapes
+from ..instant import Instant, choose_texts, solve_texts
+from ..methods import LEARNED
+from ..parts.delta import Delta, Mask, weight_names
+from ..parts.prompt import ErasurePrompt
+from ..request import Request
+from ..texts.encoder import Encoder, Text
+from ..texts.names import Name, is_form_of, others
+from ..texts.neighbours import neighbours
+from ..texts.phrases import GateTexts
+from ..texts.vocabulary import WORDS
+from ..verdict import Finding
+from .gate import build_gate, concept_directions
 from .learned import Learning
-from .learned_texts import anchors_of, choices_among, from_the_name_on, phrases_of, preserved_texts
+from .loop import Progress
 from .memory import Memory
-from .methods import LEARNED
-from .neighbours import neighbours
-from .prompt import ErasurePrompt
-from .request import Request
+from .phrases import anchors_of, choices_among, from_the_name_on, phrases_of, preserved_texts
 from .run import Run
 from .settings import Settings
-from .texts.names import Name, is_form_of, others
-from .trainable import plain_patcher
-from .training import Progress
-from .verdict import Finding
-from .vocabulary import WORDS
 
 REVIVING = 1e-2
 """Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
@@ -120,12 +125,12 @@ class Setting:
         key = (self.names, self.short, self.request.contexts)
         return self.memory.part("gate", key, lambda: build_gate(self.encode, self.names, self.short, self._beside()))
 
-    def _delta(self, prompt: ErasurePrompt | None) -> deltas.Delta | deltas.Mask:
+    def _delta(self, prompt: ErasurePrompt | None) -> Delta | Mask:
         """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
         s, resume = self.settings, self.resume
         directions = None if resume else _directions(self.encode, self.names, self.short, s, self._beside())
         delta = _delta(self.model, self.method.changes, s, self.generator, directions, resume)
-        if isinstance(delta, deltas.Delta) and s.weights_start == "closed form" and resume is None:
+        if isinstance(delta, Delta) and s.weights_start == "closed form" and resume is None:
             change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
             delta.begin_with(change)
             if prompt is not None and s.start == "concept":
@@ -178,7 +183,7 @@ def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.
     what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
     """
     normal = cross = torch.tensor(0.0)
-    for name, weight in deltas.effective_weights(model, delta).items():
+    for name, weight in effective_weights(model, delta).items():
         weight = weight.double().cpu()
         changed = weight + delta[name].dense().double().cpu()
         normal, cross = normal + changed.T @ changed, cross + changed.T @ weight
@@ -233,13 +238,13 @@ def _directions(
 def _delta(
     model, changes: str, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None,
     resume: Erasure | None,
-) -> deltas.Delta | deltas.Mask:  # fmt: skip
-    names = deltas.weight_names(model.model, settings.weights)
-    delta: deltas.Delta | deltas.Mask
+) -> Delta | Mask:  # fmt: skip
+    names = weight_names(model.model, settings.weights)
+    delta: Delta | Mask
     if changes == "pruned":
-        delta = deltas.Mask(deltas.effective_weights(model, names))
+        delta = Mask(effective_weights(model, names))
     else:
-        delta = deltas.Delta(deltas.true_shapes(model, names), settings.rank, generator, directions)
+        delta = Delta(true_shapes(model, names), settings.rank, generator, directions)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

@@ -14,8 +14,8 @@ import comfy.model_management
 import torch
 from torch import nn
 
-from .artifact import ErasureError
-from .deltas import Delta, Mask
+from ..artifact import ErasureError
+from ..parts.delta import Delta, Mask
 from .last_states import keep_the_best, marks, restore, state_of
 from .run import Run
 from .settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..textmap import Moves
+from .textmap import Moves
 
 
 @dataclass(frozen=True)

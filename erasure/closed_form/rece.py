@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 
-from ..textmap import Moves, TextMap, solve
 from . import uce
-from .closed_form import Problem, Scales
+from .problem import Problem, Scales
+from .textmap import Moves, TextMap, solve
 
 REGULARISER = 0.1
 """lambda, relative to the mean of A's diagonal: the published value for nudity; 1e-3, for styles, preserves worse."""

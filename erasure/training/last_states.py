@@ -15,7 +15,7 @@ import torch
 from .run import Run
 
 if TYPE_CHECKING:
-    from .training import Phase
+    from .loop import Phase
 
 LAST = 0.25
 """The states are taken over the last share of the steps."""

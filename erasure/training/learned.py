@@ -6,16 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import inspection
-from .artifact import Erasure, Metadata, Probe, PromptTensors
-from .fingerprint import context_dim, fingerprint
-from .methods import LEARNED
-from .request import Request
+from .. import inspection
+from ..artifact import Erasure, Metadata, Probe, PromptTensors
+from ..host.fingerprint import context_dim, fingerprint
+from ..methods import LEARNED
+from ..request import Request
+from ..texts.names import listing
+from ..verdict import ARRIVED, Finding, Verdict, predictions
+from ..version import host_version, pack_version
+from .loop import Progress
 from .run import Run
-from .texts.names import listing
-from .training import Progress
-from .verdict import ARRIVED, Finding, Verdict, predictions
-from .version import host_version, pack_version
 
 
 @dataclass

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import torch
 
-from ..run import Run
-from ..settings import Settings
-from ..training import Phase
+from .loop import Phase
+from .run import Run
+from .settings import Settings
 
 
 def with_preservation(run: Run, loss: torch.Tensor) -> torch.Tensor:

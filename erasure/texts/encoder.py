@@ -5,47 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import product, takewhile
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
 
-from . import fillers
-from .artifact import ErasureError, GateTensors
-from .prompt import choose_threshold, either, fit_gate, gate_score
+from ..artifact import ErasureError
+from .names import EMBEDDING, is_said, plain
+from .phrases import say
 from .recall import Recall
-from .texts.names import EMBEDDING, is_said, others, plain
 
 _T = TypeVar("_T")
-GateTexts = tuple[list[str], list[str]]
-"""Texts that speak of a concept, and texts that do not."""
-
-PHRASINGS = (
-    "{}",
-    "a {}",
-    "a photo of a {}",
-    "a picture of a {}",
-    "a painting in the style of {}",
-    "an image of {}, detailed",
-    "one {}",
-)
-"""Ways to speak of a concept, which the gate and the recommended training see; any concept must fit most of them."""
-IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a {concept} and {kept}")
-"""How the concept is put beside a preserved text; the neutral phrase is the kept text alone."""
-GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landscape")
-"""What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
-
-
 ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
-ALONE = 150
-"""Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
 BATCH = 64
 """Texts in one run of the text encoder."""
-WEIGHT = 1.5
-"""Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
 STAND_INS = ("thing", "7")
 """Words that take a name's place in a phrase to find out where the name stands; two, for a name can be like one."""
 LONG = 24
@@ -70,9 +46,6 @@ class Text:
         return [[context[None].to(self.context), dict(self.cond[0][1])]]
 
 
-def say(template: str, word: str) -> str:
-    """The phrase with a word, or with nothing, in the place of its ``{}``."""
-    return " ".join(template.replace("{}", word).split())
 
 
 class Encoder:
@@ -335,121 +308,3 @@ def as_the_host_runs(encode: Callable, tokens):
 def _plain(value):
     """A copy that autograd accepts, when upstream nodes ran in inference mode."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-
-def build_gate(
-    encode: Encoder, names: Sequence[str], preserve: Sequence[str], texts: GateTexts | None = None
-) -> tuple[GateTensors, float]:
-    """A text gate for a concept known by ``names``, and its gap, at or below zero when it cannot separate the texts.
-
-    Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
-    texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
-    ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
-    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``; it has also
-    seen chunks of ``nothing_but_filler``, which it is closed for.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        texts = texts or gate_texts(names, preserve)
-        rows = [_plain_and_weighted(encode, part) for part in texts]
-        speaking, silent = (part.flatten(0, 1) for part in rows)
-        gate, near = fit_gate(speaking, silent), silent
-        thresholds, gaps = [], []
-        for half in (0, 1):
-            speaking, silent = (part[half::2].flatten(0, 1) for part in rows)
-            other = fit_gate(speaking, silent)
-            scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
-            threshold, gap = choose_threshold(*(part.tolist() for part in scores))
-            thresholds.append(threshold)
-            gaps.append(gap)
-        gate = replace(gate, threshold=gate.threshold + sum(thresholds) / 2)
-        return either(gate, _far_gate(encode, names, texts, near)), min(gaps)
-
-
-def _far_gate(
-    encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor
-) -> GateTensors:
-    """A gate for ``behind_filler``, silent for ``near`` [q, n, d], too; ``texts``: those that speak and that do not.
-
-    It starts from what tells the names' own tokens from all others: a convex problem.
-    """
-    behind = [behind_filler(encode, _twice(part), names) for part in texts]
-    speaking, silent = (torch.cat(list(encode.stream(part))) for part in behind)
-    silent = torch.cat([silent, near, *encode.stream(nothing_but_filler(encode, names))])
-    own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
-    for text, row in zip(behind[0], speaking, strict=True):
-        place = _last_place(encode, text, names)
-        rest.append(row[: place.start])
-        own.append(row[place.start : place.stop + 1])
-    start = fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
-    return fit_gate(speaking, silent, penalty=1e-4, start=start)
-
-
-def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:
-    """Where the longest of the names that a text says stands in it, for the last time."""
-    name = max((name for name in names if name in text), key=len)
-    before, _, after = text.rpartition(name)
-    return encode.place(f"{before}{{}}{after}", name)
-
-
-def _twice(texts: Sequence[str]) -> list[str]:
-    """Every second text, two times: each stands behind two fillers, so that it is no mark of one of them."""
-    return [text for text in texts if text][::2] * 2
-
-
-def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:
-    """Texts that fill all that the encoder reads at once and speak of nothing: the first chunks of a long prompt."""
-    return fillers.alone(ALONE, _sizes(encode, names), len(encode.tokens("")) - 2)
-
-
-def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
-    return fillers.behind(texts, _sizes(encode, names), len(encode.tokens("")) - 2 - ROOM)
-
-
-def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
-    """The words of filler that say none of the names, and how many tokens each has."""
-    return {word: len(encode.content(word)) for word in others(fillers.FILLER, names)}
-
-
-def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
-    """The encodings of the texts' first chunks as they are and with a prompt weight, [texts, 2, n, d]."""
-    weighted = [f"({text}:{WEIGHT})" if text else text for text in texts]
-    return torch.stack([encode.chunks(texts), torch.cat(list(encode.stream(weighted)))], dim=1)
-
-
-def concept_directions(
-    encode: Encoder, names: Sequence[str], preserve: Sequence[str], count: int, texts: GateTexts | None = None,
-    shrinkage: float = 1e-3,
-) -> torch.Tensor:
-    """Directions [count, d] in which texts that speak of the concept are strong and other texts are weak.
-
-    Generalised eigenvectors of the two second moments of token encodings, S v = w (N + shrinkage mean(N) I) v, those of
-    the largest w first: the criterion of Fisher's discriminant without centring, since a change of weights has no bias.
-    A low-rank change that reads these hardly touches anything else. Scaled so that the speaking texts' response is as
-    large as through random directions of length 1.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        texts = texts or gate_texts(names, preserve)
-        speaking, silent = (encode.chunks(part).flatten(0, 1).double() for part in texts)
-        strong, weak = (tokens.T @ tokens / len(tokens) for tokens in (speaking, silent))
-        weak += shrinkage * weak.diagonal().mean() * torch.eye(len(weak), dtype=weak.dtype, device=weak.device)
-        whiten = torch.linalg.cholesky(weak).inverse()
-        _, vectors = torch.linalg.eigh(whiten @ strong @ whiten.T)
-        directions = vectors[:, -count:].flip(1).T @ whiten
-        response = (speaking @ directions.T).square().mean(0).sqrt()
-        return (directions * (strong.diagonal().mean().sqrt() / response)[:, None]).float().cpu()
-
-
-def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Texts that speak of the concept, and texts that do not."""
-    kept = [*preserve, *others(GENERIC, names)]
-    speaking = [p.format(name) for name, p in product(names, PHRASINGS)]
-    speaking += [p.format(kept=text, concept=name) for name, text, p in product(names, kept, IN_CONTEXT)]
-    silent = [""] + [p.format(text) for text, p in product(kept, PHRASINGS[:5])]
-    pairs = [f"{a} {b}" for a, b in product(kept, kept) if a != b]
-    return spread(speaking, 240), silent + spread(pairs, 400)
-
-
-def spread(texts: list[str], count: int) -> list[str]:
-    """At most about ``count`` of the texts, evenly taken."""
-    return texts[:: max(1, len(texts) // count)]

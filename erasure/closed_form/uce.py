@@ -8,8 +8,8 @@ so the edit is one linear map of the text (``textmap.py``).
 
 from __future__ import annotations
 
-from ..textmap import TextMap, solve
-from .closed_form import Problem, Scales
+from .problem import Problem, Scales
+from .textmap import TextMap, solve
 
 
 def edit(problem: Problem, scales: Scales) -> TextMap:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
-from comfy.lora import calculate_weight
-from comfy.weight_adapter import LoRAAdapter
 from torch import nn
 
-from .artifact import Change, ErasureError, Full, LowRank
-from .fingerprint import checkpoint_weights
+from ..artifact import Change, ErasureError, Full, LowRank
 
 WEIGHTS = {
     "keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out"),
@@ -42,22 +39,8 @@ def weight_names(model: nn.Module, choice: str) -> list[str]:
     return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in WEIGHTS[choice]]
 
 
-def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures).
-
-    Raises ErasureError for packed weights that their layer does not give away.
-    """
-    weights = checkpoint_weights(model)
-    return {
-        name: calculate_weight(model.patches.get(name, []), weights[name].detach().float().clone(), name)
-        for name in names
-    }
 
 
-def true_shapes(model, names: Iterable[str]) -> dict[str, torch.Size]:
-    """The shapes of named weights of a host MODEL, however its layers keep them."""
-    weights = checkpoint_weights(model)
-    return {name: weights.shape(name) for name in names}
 
 
 class Delta(nn.Module):
@@ -192,15 +175,3 @@ class Mask(nn.Module):
 
 def _straight_through(value: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
     return value + (soft - soft.detach())
-
-
-def patches(delta: Mapping[str, Change]) -> dict[str, object]:
-    """The delta in the form that the host's ``ModelPatcher.add_patches`` takes."""
-    return {name: _patch(change) for name, change in delta.items()}
-
-
-def _patch(change: Change) -> object:
-    if isinstance(change, LowRank):
-        # alpha None makes the host apply up @ down without scaling
-        return LoRAAdapter(set(), (change.up, change.down, None, None, None, None))
-    return ("diff", (change.full,))

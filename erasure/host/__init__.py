@@ -1,0 +1,1 @@
+"""All that knows ComfyUI's contracts: weights, patches, wrappers, sampling."""

@@ -1,0 +1,1 @@
+"""What an erasure is made of: changes of weights, prompts, gates. torch only."""

@@ -1,0 +1,1 @@
+"""The one loop of every learned method, and all that it works with."""
