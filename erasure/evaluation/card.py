@@ -164,10 +164,11 @@ def _drawn(drawing: Drawing, prompts: Sequence[Prompt]) -> str:
 
 
 def untested(report: Report) -> list[str]:
-    """What the reader must not take for shown."""
+    """What the report says nothing about, which the reader must not take for shown."""
     looked = {prompt.erased for prompt in report.prompts}
     out = [
-        "Attacks: whether learned prompts, retraining or roundabout wording bring the concept back.",
+        "Attacks: whether learned prompts, retraining or roundabout wording bring the concept back. "
+        "A stress test, if there was one, has a report of its own.",
         "Other names and descriptions of the concept than those in the prompts, and other languages.",
     ]
     if True not in looked:
@@ -179,5 +180,5 @@ def untested(report: Report) -> list[str]:
     )
     out.append("The same erasure on another checkpoint, or with LoRAs, image-to-image or inpainting.")
     if report.judge:
-        out.append("No person has looked at every picture: what is counted is what the judge saw.")
+        out.append("Whether a person sees the same: counted is what the judge saw.")
     return out

@@ -84,7 +84,8 @@ def html(card: Card) -> str:
 {_table(card)}
 <div class="columns">
 <section><h2>What was measured</h2><dl>{_facts(card)}</dl></section>
-<section><h2>What was not tested</h2><ul>{"".join(f"<li>{escape(text)}</li>" for text in card.untested)}</ul></section>
+<section><h2>What this report did not test</h2>
+<ul>{"".join(f"<li>{escape(text)}</li>" for text in card.untested)}</ul></section>
 </div>
 {f'<section><h2>Notes</h2><p class="notes" dir="auto">{escape(card.notes)}</p></section>' if card.notes else ""}
 <footer>{escape(card.footer)}</footer>

@@ -182,7 +182,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> Image.Image:
 
 def _untested(texts: Sequence[str]) -> Image.Image:
     sheet = Sheet(INNER // 2 - GAP)
-    sheet.title("What was not tested")
+    sheet.title("What this report did not test")
     for text in texts:
         top = sheet.y
         sheet.text("–", TEXT, FAINT)

@@ -167,6 +167,19 @@ def test_the_outcome_comes_first_for_prompts_and_for_training_apart():
     assert [trial["light"] for trial in json.loads(report.json())["trials"]] == ["green", "red", "green"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ([(0, 8), (1, 8)], "Prompts bring 'circle' back now and then: 1 of 2 attacks did."),
+        ([(0, 8), (0, 2)], "Prompts did not bring 'circle' back, but 1 of 2 attacks drew too few pictures to be sure."),
+    ],
+)
+def test_the_outcome_tells_a_concept_that_is_back_at_times_from_too_few_pictures(counts, sentence):
+    shares = [(Share(count, count), Share(back, count)) for back, count in counts]
+    trials = [Trial("by name", "", ["x"], (PICTURE, PICTURE), *pair) for pair in shares]
+    assert StressReport(trials, CIRCLE, SMALL, LITTLE).headline() == f"🟡 {sentence}"
+
+
 def test_the_node_says_from_the_first_moment_what_runs_and_its_bar_goes_one_way(
     model, erased, clip, world, output, monkeypatch
 ):
