@@ -28,9 +28,9 @@ from concept_erasure.erasure.closed_form.problem import Scales
 from concept_erasure.erasure.evaluation.attacks import behind_tags as tags
 from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, Texts
-from concept_erasure.erasure.parts.delta import weight_names
 from concept_erasure.erasure.request import read_request
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.texts.neighbours import neighbours
@@ -299,7 +299,7 @@ def full_size(families: Sequence[str], folder: Path) -> dict:
 def written(toy: Toy, names: list[str], kept: list[str], settings: Instant) -> dict[str, torch.Tensor]:
     """UCE as its paper writes it, weight by weight, in float64: what the exported change must equal."""
     encode = Encoder(toy.clip)
-    weights = effective_weights(toy.model, weight_names(toy.model.model, settings.weights))
+    weights = effective_weights(toy.model, subject(toy.model).weights(settings.weights))
     request = read_request(toy.model, encode, "\n".join(names), "\n".join(kept))
     problem = instant.pose(encode, instant.choose_texts(encode, request, settings), weights, settings)
     source, target = problem.moves.source.double(), problem.moves.target.double()

@@ -1,4 +1,4 @@
-"""Concept erasure for text-to-image models that have cross-attention (``attn2``) on text.
+"""Concept erasure for text-to-image models that are told what to draw by text.
 
-``methods`` make an ``Erasure``; ``attach`` and ``deltas`` put one onto a host model; ``artifact`` keeps it in a file.
+``instant`` and ``learning`` make an ``Erasure``; ``host/attach.py`` puts one onto a MODEL; ``files`` keeps it in a file.
 """

@@ -15,8 +15,8 @@ from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Met
 from .closed_form import CLOSED_FORM
 from .closed_form.problem import Scales
 from .history import erased_from, moves
-from .host import attach
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
+from .host.subject import subject
 from .inspection import MOST_OTHERS
 from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
 from .request import Request, check_width
@@ -143,7 +143,7 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
         )
     if model is None or clip is None:
         raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")
-    attach.require_unet(model)
+    subject(model)
     given = loads(erasures[0].metadata.settings)
     settings = Instant(**{**given, "scales": Scales(**given["scales"])})
     encode = Encoder(clip)

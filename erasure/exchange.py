@@ -18,7 +18,7 @@ from comfy.weight_adapter import LoRAAdapter
 from .artifact import Change, Erasure, ErasureError, Full, LowRank, Metadata
 from .files import OWN_STRINGS, read_tensors, write_tensors
 from .host import attach
-from .host.fingerprint import context_dim, fingerprint
+from .host.subject import subject
 from .host.weights import Weights
 from .modelspec import lora_strings
 from .texts.names import lines, read_field
@@ -189,22 +189,19 @@ def import_erasure(model, path: Path, concept: str, content: str = CONTENTS[0]) 
     scripts save: UNet weights under diffusers' or the checkpoint's names, whole or as differences. What is left out of
     a file is in the metadata's settings, see ``Coverage``. Raises ErasureError, also where most of it does not fit.
     """
-    attach.require_unet(model)
+    here = subject(model)
     tensors, strings = read_tensors(path)
     if set(strings) >= OWN_STRINGS:
         raise ErasureError(f"'{path.name}' is an erasure of this pack already: load it with Load Erasure.")
     _check_numbers(path.name, tensors)
     delta, coverage = _read(path.name, model, tensors, content)
-    here = fingerprint(model)
     return Erasure(
         Metadata(
             method="imported",
             concept="\n".join(read_field(concept).texts) or strings.get("erasure.concept", path.stem),
             target=strings.get("erasure.target", ""),
             preserve=strings.get("erasure.preserve", ""),
-            family=here.family,
-            context_dim=str(context_dim(model)),
-            fingerprint=strings.get("erasure.fingerprint", ""),
+            **{**here.stamp(), "fingerprint": strings.get("erasure.fingerprint", "")},
             settings=coverage.as_string(),
             pack_version=pack_version(),
             host_version=host_version(),

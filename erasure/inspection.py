@@ -8,10 +8,10 @@ from itertools import permutations
 import torch
 
 from .artifact import Erasure, Probe
+from .families import reads_text
 from .history import erases, moves
 from .host import attach
 from .host.weights import Weights, effective_weights
-from .parts.delta import READS_TEXT
 from .parts.gate import gate_score
 from .texts.encoder import Encoder
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
@@ -199,7 +199,7 @@ def base_weights(model, erasure: Erasure) -> dict[str, torch.Tensor]:
 
 def sampled(erasure: Erasure) -> list[str]:
     """Names of some of the projections of text that an erasure changes."""
-    return sample([name for name in erasure.delta if name.endswith(READS_TEXT)])
+    return sample([name for name in erasure.delta if reads_text(name)])
 
 
 def shares(model, erasure: Erasure, strength: float = 1.0) -> list[float]:

@@ -17,10 +17,8 @@ from .closed_form.balance import balance
 from .closed_form.problem import Problem, Scales, together
 from .closed_form.textmap import TextMap, moment
 from .history import Erased, erased_from, leading_to
-from .host import attach
-from .host.fingerprint import context_dim, fingerprint
+from .host.subject import subject
 from .host.weights import effective_weights
-from .parts.delta import weight_names
 from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
@@ -108,7 +106,7 @@ def erase_instantly(
     ``steps`` is told how far it is; ``open_file``: see ``texts.names.read_field``. What was asked for before is not
     solved again.
     """
-    attach.require_unet(model)
+    subject(model)
     encode = Encoder(clip, steps)
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
@@ -248,7 +246,8 @@ def siblings_for(names: Sequence[str]) -> int:
 
 def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
-    weights = effective_weights(model, weight_names(model.model, settings.weights))
+    here = subject(model)
+    weights = effective_weights(model, here.weights(settings.weights))
     steps.begin("Reading texts", 0.8)
     problem = pose(encode, texts, weights, settings)
     steps.begin("Solving", 0.9)
@@ -259,9 +258,7 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
         target="\n".join(text or NOTHING for text in texts.targets),
         preserve="\n".join(texts.kept),
         only_in="\n".join(texts.contexts),
-        family=fingerprint(model).family,
-        context_dim=str(context_dim(model)),
-        fingerprint=str(fingerprint(model)),
+        **here.stamp(),
         settings=dumps(asdict(settings)),
         pack_version=pack_version(),
         host_version=host_version(),

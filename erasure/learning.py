@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 
 from .artifact import Erasure, ErasureError
-from .host import attach
+from .host.subject import subject
 from .host.trainable import require_trainable
 from .methods import LEARNED
 from .request import OpenFile, Request, read_request
@@ -54,10 +54,10 @@ def prepare(
     how far the text encoder is, and ``on_stage(name)`` what begins. Raises ErasureError.
     """
     settings.check()
-    attach.require_unet(model)
+    here = subject(model)
     require_trainable(model)
     if LEARNED[settings.method].role:
-        attach.require_blocks(model, settings.blocks)
+        here.require_blocks(settings.blocks)
     on_stage("Reading the names")
     encode = Encoder(clip, on_read)
     request = with_names_in_front(_read(model, encode, concept, preserve, only_in, open_file), model)

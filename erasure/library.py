@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from .artifact import Erasure, Metadata
+from .families import FAMILIES
 from .files import OWN_STRINGS, THUMBNAIL
-from .host.fingerprint import hash_of_shapes, parse_fingerprint, reads_text
+from .host.fingerprint import hash_of_shapes, parse_fingerprint
 from .texts.names import plain, short
 from .verdict import read_verdict
 
@@ -40,9 +41,7 @@ LARGEST_PICTURE = 20_000
 QUALITIES = (85, 70, 50, 30, 15)
 ORDINARY = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Precisions of .safetensors files whose shapes are those of the weights; others are packed."""
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-OWN_NAME = re.compile("(input|middle|output)_block")
-"""How the host's names of a UNet's layers begin; other programs have others for the same layers."""
+NETWORK_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 # ---------------------------------------------------------------- names of files
 
@@ -207,12 +206,14 @@ def read_layers(path: Path) -> Layers | None:
             header = json.loads(file.read(size)) if size <= 100_000_000 else {}
     except (OSError, ValueError):
         return None
-    facts = {name: fact for name, fact in header.items() if reads_text(name) and isinstance(fact, dict)}
-    if not facts or any(fact.get("dtype") not in ORDINARY for fact in facts.values()):
+    named = {name: fact for name, fact in header.items() if isinstance(fact, dict)}
+    family = next((family for family in FAMILIES if any(map(family.reads_text, named))), None)
+    facts = {name: fact for name, fact in named.items() if family and family.reads_text(name)}
+    if family is None or any(fact.get("dtype") not in ORDINARY for fact in facts.values()):
         return None
-    prefix = next(prefix for prefix in UNET_PREFIXES if all(name.startswith(prefix) for name in facts))
+    prefix = next(prefix for prefix in NETWORK_PREFIXES if all(name.startswith(prefix) for name in facts))
     shapes = {name.removeprefix(prefix): fact["shape"] for name, fact in facts.items()}
     width = str(next(iter(shapes.values()))[-1])
-    if not all(OWN_NAME.match(name) for name in shapes):
+    if not all(map(family.is_own_name, shapes)):
         return Layers(width)
     return Layers(width, hash_of_shapes({f"diffusion_model.{name}": shape for name, shape in shapes.items()}))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .artifact import ErasureError
-from .host.fingerprint import context_dim
+from .host.subject import subject
 from .texts.encoder import Encoder
 from .texts.names import (
     Name,
@@ -87,9 +87,10 @@ def read_request(
 def check_width(model, encode: Encoder) -> None:
     """Raises ErasureError for a CLIP whose encodings the model cannot read."""
     width = encode.chunks([""]).shape[-1]
-    if width != context_dim(model):
+    expected = subject(model).width
+    if width != expected:
         raise ErasureError(
-            f"The CLIP's encodings are {width} wide and the model reads {context_dim(model)}: connect the CLIP that "
+            f"The CLIP's encodings are {width} wide and the model reads {expected}: connect the CLIP that "
             "belongs to this model."
         )
 

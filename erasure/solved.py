@@ -11,7 +11,7 @@ from torch import nn
 
 from .artifact import Erasure
 from .host.attach import applied
-from .host.fingerprint import fingerprint
+from .host.subject import subject
 from .texts.encoder import Encoder
 from .texts.recall import hashed
 
@@ -51,7 +51,7 @@ def forget() -> None:
 def _on(model) -> str:
     """What a MODEL is, with the patches and the erasures that are on it."""
     before = [(one.erasure.identity(), one.erasure.metadata, one.strength, one.window) for one in applied(model)]
-    return repr((model.patches_uuid, str(fingerprint(model)), before))
+    return repr((model.patches_uuid, str(subject(model).fingerprint), before))
 
 
 def _size(erasure: Erasure) -> int:

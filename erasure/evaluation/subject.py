@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..artifact import Erasure
 from ..host import attach
-from ..host.fingerprint import fingerprint
+from ..host.subject import subject
 from ..modelspec import base_of
 from ..texts.names import plain, short
 
@@ -78,5 +78,5 @@ def checkpoint_name(model) -> str:
 
 def family_name(model) -> str:
     """What kind of model it is, as people call it."""
-    architecture = base_of(model, fingerprint(model).family).architecture
+    architecture = base_of(model, subject(model).kind).architecture
     return FAMILIES.get(architecture, architecture)

@@ -1,6 +1,6 @@
-"""Putting an erasure onto a host MODEL, and taking part in its runs. Only this file knows the host's patch contracts.
+"""Putting an erasure onto a host MODEL, and taking part in its runs.
 
-A prompt joins a run late: an ``OUTER_SAMPLE`` wrapper appends one ``attn2_patch`` to that run's own options, so it
+A prompt joins a run late: an ``OUTER_SAMPLE`` wrapper appends one patch of the context to that run's own options, so it
 sees the context after every other patch, wherever its node stands in the graph, and nothing stays behind.
 """
 
@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..artifact import Change, Erasure, ErasureError, PromptTensors
-from ..parts.gate import is_open
-from ..parts.prompt import BLOCKS, extend
-from .fingerprint import context_dim, fingerprint, of_one_checkpoint, parse_fingerprint
+from ..families.family import Family
+from .fingerprint import of_one_checkpoint, parse_fingerprint
+from .subject import subject
 from .taken import Taken, require_taken, taken
 from .weights import asks_functions, kind, layer_of, patches
 
@@ -58,45 +57,17 @@ class Levels:
         return self.low <= sigma <= self.high
 
 
-class PromptPatch:
-    """The ``attn2_patch`` of one prompt in one run: ``(n, context, value, options) -> (n, context, value)``.
+class Active:
+    """Whether a prompt acts in a call, by its noise level; None for all ``levels``."""
 
-    Lives for one run only, so what it remembers (this step's noise level, this context's open rows) is never shared.
-    """
+    def __init__(self, levels: Levels | None):
+        self.levels, self._sigmas, self._is = levels, torch.tensor(()), True
 
-    def __init__(self, prompt: PromptTensors, strength: float = 1.0, levels: Levels | None = None):
-        self.prompt, self.strength, self.levels = prompt, strength, levels
-        self.parts = BLOCKS[prompt.blocks]
-        self._sigmas: torch.Tensor | None = None
-        self._active = True
-        self._context: torch.Tensor | None = None
-        self._rows: torch.Tensor | None = None
-
-    def __call__(self, n, context, value, options):
-        block = options.get("block")
-        if block is None or block[0] not in self.parts or not self._in_window(options):
-            return n, context, value
-        if context.shape[-1] != self.prompt.keys.shape[-1]:
-            return n, context, value  # a temporal block attends to something else than text
-        rows = self._open_rows(options.setdefault(KEY, context))  # the text before any erasure joined it in this layer
-        if rows is None:
-            return n, context, value
-        gated = self.prompt.gate is not None
-        keys, values = self.prompt.keys, self.prompt.values
-        return n, *extend(context, value, keys, values, rows, self.prompt.chunk, gated, self.strength)
-
-    def _in_window(self, options) -> bool:
+    def __call__(self, options: dict) -> bool:
         sigmas = options.get("sigmas")
         if self.levels is not None and sigmas is not None and sigmas is not self._sigmas:
-            self._sigmas, self._active = sigmas, float(sigmas.flatten()[0]) in self.levels
-        return self._active
-
-    def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
-        """Open rows of this context, or None when all are closed; the same context is asked for by every block."""
-        if context is not self._context:
-            rows = is_open(context, self.prompt.gate)
-            self._context, self._rows = context, (rows if bool(rows.any()) else None)
-        return self._rows
+            self._sigmas, self._is = sigmas, float(sigmas.flatten()[0]) in self.levels
+        return self._is
 
 
 @dataclass(frozen=True)
@@ -108,23 +79,19 @@ class Attachment:
     window: Window | None
     warn: Warn = log.warning
 
-    def patch(self, sampling) -> PromptPatch:
+    def join(self, options: dict, family: Family, sampling) -> None:
+        """Has the prompt join a run with these transformer options, on a network of a family."""
         levels = None if self.window is None else self.window.levels(sampling)
-        return PromptPatch(self.prompt, self.strength, levels)
+        family.join(options, family.prompt_patch(self.prompt, self.strength, Active(levels)))
 
     def __call__(self, executor, *args, **kwargs):
         guider = executor.class_obj
         options = guider.model_options.setdefault("transformer_options", {})
-        add_patch(options, self.patch(guider.model_patcher.get_model_object("model_sampling")))
+        model = guider.model_patcher
+        self.join(options, subject(model).family, model.get_model_object("model_sampling"))
         if options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
             self.warn("The erasure prompt joins this run, which is not compiled: a compiled model would not see it.")
         return executor(*args, **kwargs)
-
-
-def add_patch(options: dict, patch: Callable) -> None:
-    """Appends an ``attn2_patch`` to transformer options, whose lists are this caller's own."""
-    options["patches"] = dict(options.get("patches", {}))
-    options["patches"]["attn2_patch"] = [*options["patches"].get("attn2_patch", []), patch]
 
 
 def attachments(model: ModelPatcher) -> list[Attachment]:
@@ -229,31 +196,29 @@ def with_prompt(model: ModelPatcher, prompt: PromptTensors) -> ModelPatcher:
 def _attach(
     model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None, warn: Warn = log.warning
 ) -> None:
-    require_blocks(model, prompt.blocks)
+    subject(model).require_blocks(prompt.blocks)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window, warn))
 
 
 def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
     """Raises ErasureError when the erasure was made for another family or width; see ``doubts`` for the rest."""
-    require_unet(model)
-    here = fingerprint(model)
-    made_for = erasure.metadata
-    if made_for.context_dim and made_for.context_dim != str(context_dim(model)):
+    here, made_for = subject(model), erasure.metadata
+    if made_for.context_dim and made_for.context_dim != str(here.width):
         raise ErasureError(
             f"This erasure was made for a {made_for.family} model (text width {made_for.context_dim}), and the "
-            f"connected model is {here.family} (text width {context_dim(model)}): connect the model it was made for."
+            f"connected model is {here.kind} (text width {here.width}): connect the model it was made for."
         )
     saved = parse_fingerprint(made_for.fingerprint)
-    if saved is not None and saved.shapes != here.shapes:
+    if saved is not None and saved.shapes != here.fingerprint.shapes:
         raise ErasureError(
             f"This erasure was made for a {made_for.family} model whose cross-attention layers have other shapes than "
-            f"those of the connected {here.family} model: connect the model it was made for."
+            f"those of the connected {here.kind} model: connect the model it was made for."
         )
 
 
 def doubts(model: ModelPatcher, erasure: Erasure) -> list[str]:
     """Sentences on why an erasure that fits a MODEL may do less there than where it was made."""
-    saved, here = parse_fingerprint(erasure.metadata.fingerprint), fingerprint(model)
+    saved, here = parse_fingerprint(erasure.metadata.fingerprint), subject(model).fingerprint
     if saved is None or of_one_checkpoint(saved, here):
         return []
     return [f"This erasure was made on another {here.family} checkpoint and may erase less here."]
@@ -363,35 +328,3 @@ class SwitchedChange:
 def adds(layer: torch.nn.Module, part: str) -> bool:
     """Whether a layer is of a kind whose answer is a sum over its weight, so that a change can be added beside it."""
     return part in ("weight", "bias") and (hasattr(layer, "in_features") or hasattr(layer, "_conv_forward"))
-
-
-def require_unet(model: ModelPatcher) -> None:
-    """Raises ErasureError, naming the model, when it is none of the UNet families whose ``attn2`` reads text."""
-    inner = getattr(model.model, "diffusion_model", None)
-    if not isinstance(inner, UNetModel) or context_dim(model) is None:
-        raise ErasureError(
-            f"This model ({type(model.model).__name__}) has no cross-attention on text (attn2) that this pack can "
-            "reach: use an SD 1.x, SD 2.x or SDXL checkpoint."
-        )
-
-
-PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-"""The host's name of a part of the UNet -> the same in ``BLOCKS``."""
-
-
-def attending_parts(model: ModelPatcher) -> set[str]:
-    """The parts of a UNet that have cross-attention on text; small versions of SDXL have none in the middle."""
-    names = [n.split(".") for n, _ in model.model.named_parameters() if n.endswith(".attn2.to_k.weight")]
-    return {PARTS[name[1]] for name in names if name[1] in PARTS}
-
-
-def require_blocks(model: ModelPatcher, blocks: str) -> None:
-    """Raises ErasureError when a prompt for these blocks would attach nowhere on this model."""
-    parts = attending_parts(model)
-    if parts.isdisjoint(BLOCKS[blocks]):
-        choices = [f"'{choice}'" for choice, wanted in BLOCKS.items() if not parts.isdisjoint(wanted)]
-        raise ErasureError(
-            f"The erasure prompt attaches to blocks '{blocks}', and the connected model "
-            f"({fingerprint(model).family}) has no cross-attention on text there: train it with blocks set to "
-            f"{' or '.join(choices)}, which this model has."
-        )

@@ -6,10 +6,10 @@ import torch
 
 
 class AttentionMaps:
-    """Attention probabilities of every ``attn2`` layer of one forward pass: ``maps``, [b, heads, queries, tokens] each.
+    """Attention probabilities of one forward pass: ``maps``, [b, heads, queries, tokens] of each layer that reads text.
 
-    ``patch`` is an ``attn2_patch`` and only marks that the next attention is one on text; ``attention`` stands in for
-    the host's.
+    ``patch`` sees the context of each such layer and only marks that the next attention is one on text; ``attention``
+    stands in for the host's.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which model an erasure was made for: family, text width, cross-attention shapes, and what a few weights are like."""
+"""Which model an erasure was made for: family, text width, shapes of its text entry, a few of its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..artifact import ErasureError
-from .weights import Weights, is_ordinary, shape_of
+from .weights import Weights, is_ordinary
 
 CLOSE = 5e-3
 """bf16 moves the values by .002 at most, a fine-tune that changes weights by one in fifty by .01 or more."""
@@ -20,8 +20,8 @@ checkpoint lie apart by about 1."""
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """``family``: the host's class name; ``shapes``: a short hash of the shapes of attn2; ``values``: sums of some of
-    its weights, relative to their length, which rounding to half precision changes little."""
+    """``family``: the host's class name; ``shapes``: a short hash of the shapes of the text entry; ``values``: sums of
+    some of its weights, relative to their length, which rounding to half precision changes little."""
 
     family: str
     shapes: str
@@ -37,29 +37,16 @@ def parse_fingerprint(text: str) -> Fingerprint | None:
     return Fingerprint(*parts) if len(parts) == 3 else None
 
 
-def reads_text(name: str) -> bool:
-    """Whether a weight of this name makes keys or values of the text."""
-    return ".attn2.to_k." in name or ".attn2.to_v." in name
-
-
 def hash_of_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
     """A short hash of weights' names and shapes."""
     text = ";".join(f"{name}{tuple(shapes[name])}" for name in sorted(shapes))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def context_dim(model) -> int | None:
-    """Width of the text context that a host MODEL's cross-attention reads, or None when it has none."""
-    for name, weight in model.model.named_parameters():
-        if name.endswith(".attn2.to_k.weight"):
-            return shape_of(model, name, weight)[1]
-    return None
-
-
-def fingerprint(model) -> Fingerprint:
-    """Of a host MODEL; its patches (LoRA, other erasures) do not count."""
+def fingerprint_of(model, entry: Sequence[str]) -> Fingerprint:
+    """Of a host MODEL with these weights that read text; its patches (LoRA, other erasures) do not count."""
     weights = Weights(model)
-    names = sorted(filter(reads_text, weights))
+    names = sorted(entry)
     shapes = hash_of_shapes({name: weights.shape(name) for name in names})
     return Fingerprint(type(model.model.model_config).__name__, shapes, _values(weights, names))
 

@@ -16,10 +16,7 @@ import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..artifact import PromptTensors
 from ..parts.delta import Delta, Mask
@@ -27,6 +24,7 @@ from ..texts.encoder import Text
 from ..training.choice import Mixture, Soft
 from . import attach
 from .attention import AttentionMaps
+from .subject import subject
 from .weights import is_ordinary, mode_of, read
 
 _T = TypeVar("_T")
@@ -40,6 +38,7 @@ class Network:
 
     def __init__(self, model, shape: Sequence[int], checkpointing: bool):
         self.model, self.shape, self.checkpointing = model, shape, checkpointing
+        self.family = subject(model).family
         self.device: torch.device = model.load_device
         inner = model.model
         with mode_of(inner):
@@ -82,12 +81,12 @@ class Network:
         joined = {name: torch.cat(as_long([c[name] for c in conds])) for name in conds[0]}
         options = self._options(sigma, checkpointed and self.checkpointing)
         if maps is not None:
-            attach.add_patch(options, maps.patch)
+            self.family.join(options, maps.patch)
             options["optimized_attention_override"] = lambda _, *a, **o: maps.attention(
                 host_attention.attention_pytorch, *a, **o
             )
         if prompt is not None:
-            attach.add_patch(options, attach.PromptPatch(prompt))
+            self.family.join(options, self.family.prompt_patch(prompt, 1.0, attach.Active(None)))
         denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
         return (z - denoised) / sigma.view(-1, 1, 1, 1)
 
@@ -95,11 +94,11 @@ class Network:
         """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
         options = comfy.model_patcher.create_model_options_clone(self.model.model_options)["transformer_options"]
         for attachment in attach.attachments(self.model):
-            attach.add_patch(options, attachment.patch(self.model.get_model_object("model_sampling")))
+            attachment.join(options, self.family, self.model.get_model_object("model_sampling"))
         options |= {"sigmas": sigma, "cond_or_uncond": [0], "uuids": [], "sample_sigmas": sigma}
         options["optimized_attention_override"] = _differentiable_attention
         if checkpointed and torch.is_grad_enabled():
-            options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": _CHECKPOINTED}
+            self.family.checkpoint(options)
         return options
 
     def conditioning(self, text: Text | Mixture | Soft) -> dict[str, torch.Tensor]:
@@ -148,18 +147,6 @@ def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
 def _differentiable_attention(_, *arguments, **options):
     """Pins the one attention of the host that is sure to have a backward pass."""
     return host_attention.attention_pytorch(*arguments, **options)
-
-
-def _checkpoint_transformer(layer, x, emb, context, options, *rest):
-    now = dict(options)  # the host changes them as it goes, and the second run, in backward, must see these
-    return checkpoint(lambda h: layer(h, context, dict(now)), x, use_reentrant=False)
-
-
-def _checkpoint_residual(layer, x, emb, context, options, *rest):
-    return checkpoint(layer, x, emb, use_reentrant=False)
-
-
-_CHECKPOINTED = [(SpatialTransformer, _checkpoint_transformer), (ResBlock, _checkpoint_residual)]
 
 
 def rows_as_conditioning(texts: Sequence[Text]) -> list:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..artifact import Change, ErasureError
-from ..parts.delta import READS_TEXT
+from ..families import reads_text
 from .weights import (
     Weights,
     ask,
@@ -128,7 +128,7 @@ def taken(model, delta: Mapping[str, Change], strength: float = 1.0, beside: boo
     _require_finite(delta)
     weights = Weights(model)
     fitting = [n for n, change in delta.items() if n in weights and _fits(change, weights.shape(n)) and strength]
-    of_text = all(name.endswith(READS_TEXT) for name in delta)
+    of_text = all(map(reads_text, delta))
     arrivals: list[Arrival] = []
     changed, unseen, form = 0.0, 0, ""
     for group in sample(model, fitting):

@@ -1,8 +1,9 @@
-"""Deltas: which cross-attention weights change, the forms a change takes, its way into the host's weight patches."""
+"""Learnable changes of weights: added to them, or pruned from them. torch only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -10,44 +11,12 @@ from torch import nn
 
 from ..artifact import Change, ErasureError, Full, LowRank
 
-WEIGHTS = {
-    "keys+values": ("to_k", "to_v"), "values": ("to_v",), "cross-attention": ("to_q", "to_k", "to_v", "to_out"),
-    "all but cross-attention": (),
-}  # fmt: skip
-"""Choice -> projections of ``attn2``. ``cross-attention`` is the papers' xattn, everything in ``attn2``;
-``all but cross-attention`` is noxattn, every other matrix and kernel of the UNet."""
-
-READS_TEXT = (".attn2.to_k.weight", ".attn2.to_v.weight")
-"""Ends of the names of weights whose input is the text."""
-
-
-def weight_names(model: nn.Module, choice: str) -> list[str]:
-    """Names of the chosen parameters in a host model, e.g. ``diffusion_model.….attn2.to_k.weight``.
-
-    Raises ErasureError when the model has no ``attn2``.
-    """
-    parameters = dict(model.named_parameters())
-    crossing = [name for name in parameters if ".attn2." in name]
-    if not crossing:
-        raise ErasureError(
-            f"This model ({type(model).__name__}) has no cross-attention on text (attn2), so there is nothing to "
-            "change: use an SD 1.x, SD 2.x or SDXL checkpoint."
-        )
-    if choice == "all but cross-attention":
-        rest = set(parameters) - set(crossing)
-        return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
-    return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in WEIGHTS[choice]]
-
-
-
-
-
 
 class Delta(nn.Module):
     """A learnable change of some weights, float32: low-rank (rank > 0) for matrices, written out otherwise.
 
-    It starts at zero. Low-rank parts read their input through ``directions`` [r, context_dim] where that is text, and
-    through random directions elsewhere.
+    It starts at zero. Low-rank parts read their input through ``directions`` [r, width] where that is text, as in the
+    weights ``reading`` it, and through random directions elsewhere.
     """
 
     def __init__(
@@ -56,14 +25,13 @@ class Delta(nn.Module):
         rank: int,
         generator: torch.Generator,
         directions: torch.Tensor | None = None,
+        reading: Collection[str] = (),
     ):
         super().__init__()
         self.names = list(shapes)
-        read = {
-            name: directions if directions is not None and name.endswith(READS_TEXT) else None
-            for name in shapes
-        }
-        self.parts = nn.ModuleList([self._part(shapes[name], rank, generator, read[name]) for name in shapes])
+        read = [directions if name in reading else None for name in shapes]
+        parts = [self._part(*each) for each in zip(shapes.values(), repeat(rank), repeat(generator), read)]
+        self.parts = nn.ModuleList(parts)
 
     @staticmethod
     def _part(

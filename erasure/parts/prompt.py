@@ -14,9 +14,6 @@ from torch import nn
 
 from ..artifact import ErasureError, GateTensors, PromptTensors
 
-BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
-"""Where a prompt attaches: choice -> parts of the UNet, after the paper's mid, midout and inmidout."""
-
 STARTS = ("concept", "empty prompt", "noise")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from .. import inspection
 from ..artifact import Erasure, Metadata, Probe, PromptTensors
-from ..host.fingerprint import context_dim, fingerprint
+from ..host.subject import subject
 from ..methods import LEARNED
 from ..request import Request
 from ..texts.names import listing
@@ -53,11 +53,9 @@ class Learning:
                 target=self.target,
                 preserve="\n".join(self.request.preserve),
                 only_in="\n".join(self.request.contexts),
-                family=fingerprint(run.model).family,
-                context_dim=str(context_dim(run.model)),
                 blocks=s.blocks if prompts else "",
                 tokens=str(s.tokens) if prompts else "",
-                fingerprint=str(fingerprint(run.model)),
+                **subject(run.model).stamp(),
                 settings=json.dumps(s.as_strings()),
                 seed=str(s.seed),
                 steps=str(self.steps_before + len(losses)),

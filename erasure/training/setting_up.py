@@ -15,11 +15,12 @@ from .. import only_in as only_in_
 from ..artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Probe, PromptTensors
 from ..history import erased_from
 from ..host import attach
+from ..host.subject import subject
 from ..host.trainable import plain_patcher
 from ..host.weights import effective_weights, true_shapes
 from ..instant import Instant, choose_texts, solve_texts
 from ..methods import LEARNED
-from ..parts.delta import Delta, Mask, weight_names
+from ..parts.delta import Delta, Mask
 from ..parts.prompt import ErasurePrompt
 from ..request import Request
 from ..texts.encoder import Encoder, Text
@@ -239,12 +240,13 @@ def _delta(
     model, changes: str, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None,
     resume: Erasure | None,
 ) -> Delta | Mask:  # fmt: skip
-    names = weight_names(model.model, settings.weights)
+    here = subject(model)
+    names = here.weights(settings.weights)
     delta: Delta | Mask
     if changes == "pruned":
         delta = Mask(effective_weights(model, names))
     else:
-        delta = Delta(true_shapes(model, names), settings.rank, generator, directions)
+        delta = Delta(true_shapes(model, names), settings.rank, generator, directions, here.entry)
     if resume is not None:
         delta.start_from(resume.delta)
     return delta

@@ -11,6 +11,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
+from concept_erasure.erasure.families.unet import PromptPatch
 from concept_erasure.erasure.host import attach
 from tests.host import tools
 from tests.host.tools import assert_close, difference, make_erasure, only_delta, only_prompt, sample, ungated
@@ -270,13 +271,13 @@ def test_every_row_of_a_batch_is_erased_as_it_would_be_alone(model, cond, erasur
 def test_both_halves_at_once_or_one_by_one_is_the_same(model, cond, erasure, monkeypatch):
     erased = attach.erase(model, erasure)
     rows = []
-    record = attach.PromptPatch.__call__
+    record = PromptPatch.__call__
 
     def call(self, n, context, value, options):
         rows.append(tuple(options["cond_or_uncond"]))
         return record(self, n, context, value, options)
 
-    monkeypatch.setattr(attach.PromptPatch, "__call__", call)
+    monkeypatch.setattr(PromptPatch, "__call__", call)
     together = sample(erased, cond(CONCEPT), cond(""))
     assert {len(r) for r in rows} == {2}
     rows.clear()
@@ -326,16 +327,16 @@ def test_several_conditionings_each_get_their_own_answer_from_the_gate(model, co
 def test_a_prompt_is_seen_by_its_blocks_only(model, clip, cond, blocks, parts):
     erased = attach.erase(model, make_erasure(model, clip, delta=False, blocks=blocks))
     seen = {}
-    record = attach.PromptPatch.__call__
+    record = PromptPatch.__call__
 
-    class Watch(attach.PromptPatch):
+    class Watch(PromptPatch):
         def __call__(self, n, context, value, options):
             out = record(self, n, context, value, options)
             seen.setdefault(options["block"][0], set()).add(out[1].shape[1])
             return out
 
     for attachment in attach.attachments(erased):
-        patch = Watch(attachment.prompt, attachment.strength, attachment.window)
+        patch = Watch(attachment.prompt, attachment.strength, lambda options: True)
         model_ = model.clone()
         model_.set_model_attn2_patch(patch)
         sample(model_, cond(CONCEPT), cond(""))
@@ -345,7 +346,7 @@ def test_a_prompt_is_seen_by_its_blocks_only(model, clip, cond, blocks, parts):
 
 def test_contexts_of_another_width_are_left_alone(model, gated):
     """A temporal block attends to its own hidden state, not to text."""
-    patch = attach.PromptPatch(gated.prompts[0])
+    patch = PromptPatch(gated.prompts[0], 1.0, lambda options: True)
     n, c = torch.zeros(1, 2, 8), torch.zeros(1, 5, 7)
     assert patch(n, c, c, {"block": ("middle", 0)})[1] is c
     assert patch(n, c, c, {})[1] is c  # and without a block there is nothing to go by

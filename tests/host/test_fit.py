@@ -8,7 +8,8 @@ import torch
 
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
 from concept_erasure.erasure.host import attach
-from concept_erasure.erasure.host.fingerprint import Fingerprint, fingerprint, of_one_checkpoint, parse_fingerprint
+from concept_erasure.erasure.host.fingerprint import Fingerprint, fingerprint_of, of_one_checkpoint, parse_fingerprint
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests import worlds
 from tests.host.tools import make_erasure, only_delta, only_prompt, sample
@@ -31,7 +32,7 @@ def test_another_width_is_refused_by_name(model, narrow_model, use):
 
 
 def test_the_same_width_with_other_layers_is_refused(model, gated):
-    here = fingerprint(model)
+    here = subject(model).fingerprint
     other = replace(gated.metadata, family="SDXL", fingerprint=str(Fingerprint("SDXL", "0" * 12, here.values)))
     with pytest.raises(ErasureError) as caught:
         attach.erase(model, replace(gated, metadata=other))
@@ -47,10 +48,10 @@ def test_another_checkpoint_of_the_family_is_applied_and_the_node_says_so(other_
 
 def test_a_model_without_cross_attention_on_text_is_refused(gated):
     model = worlds.model_without_attn2()
-    for refuse in (attach.require_unet, lambda m: attach.erase(m, gated), lambda m: attach.recover(m, gated)):
+    for refuse in (subject, lambda m: attach.erase(m, gated), lambda m: attach.recover(m, gated)):
         with pytest.raises(ErasureError) as caught:
             refuse(model)
-        assert "attn2" in sentence(caught) and "BaseModel" in sentence(caught)
+        assert "SDXL" in sentence(caught) and "BaseModel" in sentence(caught)
 
 
 def test_a_key_cannot_erase_and_an_eraser_cannot_recover(model, clip, gated):
@@ -91,10 +92,10 @@ def test_recovering_what_was_not_erased_is_said_on_the_node(model, clip):
 def test_a_fingerprint_survives_half_precision_and_patches(model, bf16_model, cond, gated):
     erased = attach.erase(model, only_delta(gated))
     sample(erased, cond("x"), cond(""))  # the host changes the weights in place while this model is loaded
-    assert fingerprint(erased) == fingerprint(model)
-    assert fingerprint(bf16_model).shapes == fingerprint(model).shapes
-    assert of_one_checkpoint(fingerprint(bf16_model), fingerprint(model))
-    assert parse_fingerprint(str(fingerprint(model))) == fingerprint(model)
+    assert subject(erased).fingerprint == subject(model).fingerprint
+    assert subject(bf16_model).fingerprint.shapes == subject(model).fingerprint.shapes
+    assert of_one_checkpoint(subject(bf16_model).fingerprint, subject(model).fingerprint)
+    assert parse_fingerprint(str(subject(model).fingerprint)) == subject(model).fingerprint
     assert parse_fingerprint("") is None
 
 
@@ -106,7 +107,7 @@ def test_half_precision_is_no_other_checkpoint_and_a_fine_tune_is_one(model, oth
         weights = {f"{i}.attn2.to_k.weight": change(torch.randn(320, 768, generator=generator)) for i in range(16)}
         network = SimpleNamespace(named_parameters=lambda: weights.items(), model_config=model.model.model_config)
         generator.manual_seed(0)
-        return fingerprint(SimpleNamespace(model=network))
+        return fingerprint_of(SimpleNamespace(model=network), list(weights))
 
     made = of(lambda w: w)
     assert made.shapes == of(lambda w: w.to(dtype)).shapes
@@ -114,7 +115,7 @@ def test_half_precision_is_no_other_checkpoint_and_a_fine_tune_is_one(model, oth
         assert of_one_checkpoint(of(lambda w, s=scale: s * w), of(lambda w, s=scale: (s * w).to(dtype)))
     tuned = of(lambda w: w + 0.05 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1)))
     assert not of_one_checkpoint(made, tuned)
-    assert not of_one_checkpoint(fingerprint(model), fingerprint(other_checkpoint_model))
+    assert not of_one_checkpoint(subject(model).fingerprint, subject(other_checkpoint_model).fingerprint)
     assert of_one_checkpoint(made, replace(made, values="0123456789ab")), "what early versions wrote cannot be compared"
 
 

@@ -9,9 +9,9 @@ from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.attention import AttentionMaps
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.methods import LEARNED, preset_for
-from concept_erasure.erasure.parts.delta import weight_names
 from concept_erasure.erasure.training import loop, preservation
 from concept_erasure.erasure.training import run as training_run
 from concept_erasure.erasure.training.choice import Choice
@@ -248,6 +248,6 @@ def test_the_target_moves_against_the_weights(prepare):
 
 
 def test_names_of_kernels_are_left_to_the_weights_choice(model):
-    crossing = weight_names(model.model, "cross-attention")
-    rest = weight_names(model.model, "all but cross-attention")
+    crossing = subject(model).weights("cross-attention")
+    rest = subject(model).weights("all but cross-attention")
     assert crossing and rest and not set(crossing) & set(rest)

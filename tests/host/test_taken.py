@@ -7,9 +7,9 @@ import torch
 
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.taken import SAMPLE, Taken, called, percent, require_taken, sample, taken
 from concept_erasure.erasure.host.weights import effective_weights
-from concept_erasure.erasure.parts.delta import weight_names
 from tests.host import loaders
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure, only_delta
@@ -188,7 +188,7 @@ def test_it_leaves_the_model_as_it_was_and_looks_at_few_weights(models, delta):
 
 def test_every_kind_of_layer_is_looked_at(models, delta):
     model = models["scaled fp8"]
-    biases = [name for name in weight_names(model.model, "cross-attention") if "bias" in name]
+    biases = [name for name in subject(model).weights("cross-attention") if "bias" in name]
     others = [name for name, _ in model.model.named_parameters() if "emb_layers.1.weight" in name]
     names = [*delta, *biases, *others]
     groups = sample(model, names)

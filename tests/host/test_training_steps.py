@@ -8,7 +8,8 @@ import torch
 
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.host import network, trajectories
+from concept_erasure.erasure.families import unet
+from concept_erasure.erasure.host import trajectories
 from concept_erasure.erasure.host.weights import effective_weights
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.parts.delta import Delta, Mask
@@ -98,10 +99,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(half_model, prepare):
 
 def test_checkpointing_runs_layers_again_in_the_backward_pass(prepare, monkeypatch):
     calls = []
-    real = network._checkpoint_transformer
-    monkeypatch.setattr(
-        network, "_CHECKPOINTED", [(network.SpatialTransformer, lambda *a: calls.append(1) or real(*a))]
-    )
+    real = unet._checkpoint_transformer
+    monkeypatch.setattr(unet, "CHECKPOINTED", [(unet.SpatialTransformer, lambda *a: calls.append(1) or real(*a))])
     all_gradients(prepare, checkpointing=True)
     assert calls
 
@@ -257,7 +256,7 @@ def test_a_key_starts_where_it_revives_the_concept_in_weights_that_have_changed(
 def test_only_projections_that_read_text_start_from_directions():
     shapes = {f"b.attn2.{n}.weight": torch.Size([6, 5]) for n in ("to_q", "to_k", "to_v")}
     directions = torch.arange(10.0).view(2, 5)
-    delta = Delta(shapes, 3, torch.Generator().manual_seed(0), directions)
+    delta = Delta(shapes, 3, torch.Generator().manual_seed(0), directions, list(shapes)[1:])
     query, key, value = (part["down"] for part in delta.parts)
     assert torch.equal(key[:2], directions) and torch.equal(value[:2], directions)
     assert not torch.equal(query[:2], directions) and key[2].any()

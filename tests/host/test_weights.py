@@ -11,10 +11,10 @@ from concept_erasure.erasure.evaluation.attacks import Budget, Concept
 from concept_erasure.erasure.evaluation.report import Drawing
 from concept_erasure.erasure.evaluation.stress import stress
 from concept_erasure.erasure.host import attach, weights
-from concept_erasure.erasure.host.fingerprint import fingerprint, of_one_checkpoint
+from concept_erasure.erasure.host.fingerprint import of_one_checkpoint
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights, effective_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
-from concept_erasure.erasure.parts.delta import weight_names
 from concept_erasure.erasure.training import loop
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from tests import worlds
@@ -44,7 +44,7 @@ def models(checkpoint, model):
 
 @pytest.fixture(scope="module")
 def names(model):
-    return weight_names(model.model, "keys+values")
+    return subject(model).weights("keys+values")
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_own_patches_count_and_those_of_whoever_ran_last_do_not(models, names, d
 
 @pytest.mark.parametrize("name", KINDS)
 def test_eight_bits_and_packing_are_no_other_checkpoint(models, other_checkpoint_model, name):
-    here, made = fingerprint(models[name]), fingerprint(models["ordinary"])
+    here, made = subject(models[name]).fingerprint, subject(models["ordinary"]).fingerprint
     assert here.shapes == made.shapes
     assert of_one_checkpoint(here, made) and of_one_checkpoint(made, here)
-    assert not of_one_checkpoint(here, fingerprint(other_checkpoint_model))
+    assert not of_one_checkpoint(here, subject(other_checkpoint_model).fingerprint)
 
 
 def test_a_sealed_model_says_nothing_of_its_checkpoint(models):
-    assert fingerprint(models["sealed"]).values == ""
-    assert of_one_checkpoint(fingerprint(models["sealed"]), fingerprint(models["ordinary"]))
+    assert subject(models["sealed"]).fingerprint.values == ""
+    assert of_one_checkpoint(subject(models["sealed"]).fingerprint, subject(models["ordinary"]).fingerprint)
 
 
 def test_a_layer_is_asked_without_what_loaders_and_packs_left_on_it():
@@ -327,7 +327,7 @@ def test_a_model_of_either_mode_is_read_after_it_was_moved_in_the_other(models, 
                                          Weights(models["ordinary"]).items()}))  # fmt: skip
     model.model.to("cpu")  # outside of inference mode
     with torch.inference_mode():
-        assert fingerprint(model) == fingerprint(models["scaled fp8"])
+        assert subject(model).fingerprint == subject(models["scaled fp8"]).fingerprint
         assert effective_weights(model, names)
 
 
@@ -370,5 +370,5 @@ def test_a_prompt_for_blocks_that_the_model_lacks_is_not_attached(no_middle, use
 
 
 def test_all_parts_of_an_ordinary_unet_attend(model, no_middle):
-    assert attach.attending_parts(model) == {"input", "middle", "output"}
-    assert attach.attending_parts(no_middle) == {"input", "output"}
+    assert subject(model).family.blocks(model.model) == ["middle", "middle+output", "all"]
+    assert subject(no_middle).family.blocks(no_middle.model) == ["middle+output", "all"]

@@ -10,8 +10,7 @@ import comfy.sample
 import torch
 
 from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
-from concept_erasure.erasure.host.fingerprint import context_dim, fingerprint
-from concept_erasure.erasure.parts.delta import weight_names
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.parts.gate import is_open
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.training.gate import build_gate
@@ -41,17 +40,17 @@ def make_erasure(
 ) -> Erasure:
     """An erasure of random numbers, large enough to be seen: nothing here depends on training having worked."""
     g = torch.Generator().manual_seed(seed)
-    width = context_dim(model)
+    width = subject(model).width
     tensors = gate_of(clip, concept) if gate and prompt else None
     keys, values = (3 * torch.randn(5, width, generator=g) for _ in range(2))
     changes = {}
     if delta:
         shapes = dict(model.model.named_parameters())
-        for name in weight_names(model.model, "keys+values"):
+        for name in subject(model).weights("keys+values"):
             out, into = shapes[name].shape
             up, down = torch.randn(out, 2, generator=g) / 8, torch.randn(2, into, generator=g) / 8
             changes[name] = LowRank(up, down)
-    here = fingerprint(model)
+    here = subject(model).fingerprint
     return Erasure(
         Metadata(
             method="kpop", role=role, concept=concept, family=here.family, context_dim=str(width), fingerprint=str(here)

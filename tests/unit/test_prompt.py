@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError, GateTensors
+from concept_erasure.erasure.families.family import BLOCKS
 from concept_erasure.erasure.files import PLACES
 from concept_erasure.erasure.parts.gate import choose_threshold, either, fit_gate, gate_score, is_open
-from concept_erasure.erasure.parts.prompt import BLOCKS, STARTS, ErasurePrompt, extend
+from concept_erasure.erasure.parts.prompt import STARTS, ErasurePrompt, extend
 
 D, CHUNK = 16, 7
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import torch
 
+from ...host.subject import subject
 from ...host.weights import patches, true_shapes
-from ...parts.delta import Delta, weight_names
+from ...parts.delta import Delta
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from .attack import Asked, Budget, Case, Learned
@@ -43,7 +44,7 @@ def relearned(
 ):  # fmt: skip
     """The edited model after a few steps of fine-tuning on the concept."""
     settings = replace(SETTINGS, steps=steps, weight_lr=rate, lr_decay=0.0)
-    names = weight_names(model.model, settings.weights)
+    names = subject(model).weights(settings.weights)
     delta = Delta(true_shapes(model, names), 0, torch.Generator())
     pupil = Pupil(model, encode, taught, settings, delta)
     pupil.learn("delta", lambda batch: pupil.edited(batch, prompt=False), on_step)

@@ -1,0 +1,74 @@
+"""What one family of networks has to say of itself, so that everything else works on it. torch only.
+
+A family is one file beside this one and a line in ``FAMILIES``. It is given the host's model (``MODEL.model``), which
+holds the network under ``diffusion_model``; names of weights are those of that model: ``diffusion_model.….weight``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from ..artifact import ErasureError, PromptTensors
+
+KEYS_AND_VALUES, VALUES, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION = WEIGHTS = (
+    "keys+values", "values", "cross-attention", "all but cross-attention",
+)  # fmt: skip
+"""Choices of the weights that change. The first two read text, and are what a closed form changes; the papers call the
+third xattn, and the last noxattn."""
+BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
+"""Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
+TextPatch = Callable[..., tuple]
+"""``(queries, context, value, options) -> (queries, context, value)``, for the context of one layer that reads text."""
+
+
+class Family:
+    """Networks that read text in the same way.
+
+    ``name``: for people. ``learns``: whether an erasure can be learned on it.
+    """
+
+    name = ""
+    learns = False
+
+    def fits(self, network: nn.Module) -> bool:
+        """Whether a network (``diffusion_model``) is of this family, and reads text."""
+        raise NotImplementedError
+
+    def reads_text(self, name: str) -> bool:
+        """Whether a weight of this name is of the text entry: its input is the text encoding."""
+        raise NotImplementedError
+
+    def is_own_name(self, name: str) -> bool:
+        """Whether a name of the text entry in a file, without its prefix, is the host's, and not another program's."""
+        return True
+
+    def text_entry(self, model: nn.Module, choice: str = KEYS_AND_VALUES) -> list[str]:
+        """Names of the weights whose input is the text encoding, of those that a choice allows."""
+        return [name for name, _ in model.named_parameters() if self.reads_text(name)]
+
+    def weights(self, model: nn.Module, choice: str) -> list[str]:
+        """Names of the weights that a choice changes. Raises ErasureError for a choice that the family lacks."""
+        if choice not in (KEYS_AND_VALUES, VALUES):
+            raise ErasureError(
+                f"'{choice}' is no choice of weights for {self.name} models: choose '{KEYS_AND_VALUES}'."
+            )
+        return self.text_entry(model, choice)
+
+    def blocks(self, model: nn.Module) -> Sequence[str]:
+        """The choices of ``BLOCKS`` with which an erasure prompt joins somewhere."""
+        return ()
+
+    def join(self, options: dict, patch: TextPatch) -> None:
+        """Has a patch see the context of every layer that reads text, in a run with these transformer options, whose
+        lists are the caller's own."""
+        raise NotImplementedError
+
+    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
+        """The patch by which an erasure prompt joins a run; ``is_active(options)`` says whether it acts in a call."""
+        raise NotImplementedError
+
+    def checkpoint(self, options: dict) -> None:
+        """Has the network's blocks run again in backward, in a run with these transformer options."""
+        raise NotImplementedError

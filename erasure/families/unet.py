@@ -1,0 +1,111 @@
+"""The UNet of SD 1.x, SD 2.x and SDXL: text is read by the keys and values of the cross-attention ``attn2`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..artifact import PromptTensors
+from ..parts.gate import is_open
+from ..parts.prompt import extend
+from .family import ALL_BUT_CROSS_ATTENTION, BLOCKS, CROSS_ATTENTION, KEYS_AND_VALUES, VALUES, Family, TextPatch
+
+PROJECTIONS = {
+    KEYS_AND_VALUES: ("to_k", "to_v"), VALUES: ("to_v",), CROSS_ATTENTION: ("to_q", "to_k", "to_v", "to_out"),
+}  # fmt: skip
+"""Choice of weights -> projections of ``attn2``."""
+PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+"""The host's name of a part of the UNet -> the same in ``BLOCKS``."""
+CONTEXT = "concept_erasure"
+"""Under this name, options hold a layer's text before any erasure joined it."""
+
+
+class UNet(Family):
+    """Cross-attention on text, the same encodings for every layer; small versions of SDXL have none in the middle."""
+
+    name = "SD 1.x, SD 2.x, SDXL"
+    learns = True
+
+    def fits(self, network: nn.Module) -> bool:
+        return isinstance(network, UNetModel) and any(self.reads_text(name) for name, _ in network.named_parameters())
+
+    def reads_text(self, name: str) -> bool:
+        return name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+
+    def is_own_name(self, name: str) -> bool:
+        return name.split(".")[0] in PARTS
+
+    def text_entry(self, model: nn.Module, choice: str = KEYS_AND_VALUES) -> list[str]:
+        return self.weights(model, choice)
+
+    def weights(self, model: nn.Module, choice: str) -> list[str]:
+        parameters = dict(model.named_parameters())
+        crossing = [name for name in parameters if ".attn2." in name]
+        if choice == ALL_BUT_CROSS_ATTENTION:
+            rest = set(parameters) - set(crossing)
+            return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
+        return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
+
+    def blocks(self, model: nn.Module) -> Sequence[str]:
+        parts = {PARTS[name.split(".")[1]] for name in self.text_entry(model) if name.split(".")[1] in PARTS}
+        return [choice for choice, wanted in BLOCKS.items() if not parts.isdisjoint(wanted)]
+
+    def join(self, options: dict, patch: TextPatch) -> None:
+        options["patches"] = dict(options.get("patches", {}))
+        options["patches"]["attn2_patch"] = [*options["patches"].get("attn2_patch", []), patch]
+
+    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
+        return PromptPatch(prompt, strength, is_active)
+
+    def checkpoint(self, options: dict) -> None:
+        options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}
+
+
+class PromptPatch:
+    """The ``attn2_patch`` of one prompt in one run: ``(n, context, value, options) -> (n, context, value)``.
+
+    Lives for one run only, so what it remembers (this context's open rows) is never shared.
+    """
+
+    def __init__(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]):
+        self.prompt, self.strength, self.is_active = prompt, strength, is_active
+        self.parts = BLOCKS[prompt.blocks]
+        self._context: torch.Tensor | None = None
+        self._rows: torch.Tensor | None = None
+
+    def __call__(self, n, context, value, options):
+        block = options.get("block")
+        if block is None or block[0] not in self.parts or not self.is_active(options):
+            return n, context, value
+        if context.shape[-1] != self.prompt.keys.shape[-1]:
+            return n, context, value  # a temporal block attends to something else than text
+        rows = self._open_rows(options.setdefault(CONTEXT, context))
+        if rows is None:
+            return n, context, value
+        gated = self.prompt.gate is not None
+        keys, values = self.prompt.keys, self.prompt.values
+        return n, *extend(context, value, keys, values, rows, self.prompt.chunk, gated, self.strength)
+
+    def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
+        """Open rows of this context, or None when all are closed; the same context is asked for by every block."""
+        if context is not self._context:
+            rows = is_open(context, self.prompt.gate)
+            self._context, self._rows = context, (rows if bool(rows.any()) else None)
+        return self._rows
+
+
+def _checkpoint_transformer(layer, x, emb, context, options, *rest):
+    now = dict(options)  # the host changes them as it goes, and the second run, in backward, must see these
+    return checkpoint(lambda h: layer(h, context, dict(now)), x, use_reentrant=False)
+
+
+def _checkpoint_residual(layer, x, emb, context, options, *rest):
+    return checkpoint(layer, x, emb, use_reentrant=False)
+
+
+CHECKPOINTED = [(SpatialTransformer, _checkpoint_transformer), (ResBlock, _checkpoint_residual)]

@@ -1,0 +1,68 @@
+"""A MODEL with what an erasure has to know of it: family, text entry, text width, fingerprint; each worked out once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from ..artifact import ErasureError
+from ..families import FAMILIES, family_of
+from ..families.family import Family
+from .fingerprint import Fingerprint, fingerprint_of
+from .weights import shape_of
+
+
+class Subject:
+    """``model``: the host's MODEL; ``family``: of its network."""
+
+    def __init__(self, model, family: Family):
+        self.model, self.family = model, family
+
+    @cached_property
+    def entry(self) -> list[str]:
+        """Names of the weights whose input is the text encoding."""
+        return self.family.text_entry(self.model.model)
+
+    @cached_property
+    def width(self) -> int:
+        """Of the text encodings that the network reads."""
+        name = self.entry[0]
+        return shape_of(self.model, name, self.model.model.get_parameter(name))[1]
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Which checkpoint it is; its patches (LoRA, other erasures) do not count."""
+        return fingerprint_of(self.model, self.entry)
+
+    @property
+    def kind(self) -> str:
+        """The host's class of models."""
+        return type(self.model.model.model_config).__name__
+
+    def weights(self, choice: str) -> list[str]:
+        """Names of the weights that a choice changes. Raises ErasureError for a choice that the family lacks."""
+        return self.family.weights(self.model.model, choice)
+
+    def stamp(self) -> dict[str, str]:
+        """What an erasure's metadata says of the model that it was made for."""
+        return {"family": self.kind, "context_dim": str(self.width), "fingerprint": str(self.fingerprint)}
+
+    def require_blocks(self, blocks: str) -> None:
+        """Raises ErasureError when a prompt for these blocks would join nowhere."""
+        choices = self.family.blocks(self.model.model)
+        if blocks not in choices:
+            raise ErasureError(
+                f"The erasure prompt attaches to blocks '{blocks}', and the connected model ({self.kind}) has no "
+                f"cross-attention on text there: train it with blocks set to "
+                f"{' or '.join(map(repr, choices))}, which this model has."
+            )
+
+
+def subject(model) -> Subject:
+    """Raises ErasureError, naming the MODEL, when its network is of no family that is known."""
+    family = family_of(model.model)
+    if family is None:
+        raise ErasureError(
+            f"This model ({type(model.model).__name__}) is of no kind that this pack can erase from: use a checkpoint "
+            f"of {', '.join(family.name for family in FAMILIES)}."
+        )
+    return Subject(model, family)
