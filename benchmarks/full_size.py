@@ -75,7 +75,7 @@ class RandomEncoder:
     """Stands for a text encoder of some width: random encodings, at once. Names and texts are one token a word."""
 
     def __init__(self, width: int):
-        self.rows = torch.randn(128, 77, width)
+        self.table = torch.randn(128, 77, width)
 
     def place(self, text: str, name: str) -> int:
         return 1 + text.replace(",", " ").split().index(name.split()[0])
@@ -86,7 +86,7 @@ class RandomEncoder:
     def tokens(self, text: str) -> tuple[int, ...]:
         """One a word between a start and an end, and padding up to a chunk."""
         words = tuple(2 + crc32(word.encode()) for word in text.split())
-        return (0, *words, *[1] * (self.rows.shape[1] - 1 - len(words)))
+        return (0, *words, *[1] * (self.table.shape[1] - 1 - len(words)))
 
     def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
         return list(texts)
@@ -95,10 +95,13 @@ class RandomEncoder:
         """Nothing to remember."""
 
     def chunks(self, texts: Sequence[str]) -> torch.Tensor:
-        return self.rows[[crc32(text.encode()) % len(self.rows) for text in texts]]
+        return self.table[[crc32(text.encode()) % len(self.table) for text in texts]]
 
-    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
-        return (self.chunks(part) for part in batched(texts))
+    def rows(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        return list(self.chunks(texts))
+
+    def stream(self, texts: Sequence[str]) -> Iterator[list[torch.Tensor]]:
+        return (self.rows(part) for part in batched(texts))
 
 
 def random_weights(family: str) -> dict[str, torch.Tensor]:

@@ -209,7 +209,7 @@ class Counting(RandomEncoder):
         self.texts += len(set(texts) - self.known)
         self.known |= set(texts)
 
-    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+    def stream(self, texts: Sequence[str]) -> Iterator[list[torch.Tensor]]:
         self.texts += len(texts)
         return super().stream(texts)
 

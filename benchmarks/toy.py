@@ -45,14 +45,14 @@ class Reader(Encoder):
 
     def __init__(self, clip) -> None:
         super().__init__(clip)
-        self.rows: dict[str, torch.Tensor] = {}
+        self.rows_of: dict[str, torch.Tensor] = {}
 
-    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+    def stream(self, texts: Sequence[str]) -> Iterator[list[torch.Tensor]]:
         """The first chunks of texts, in parts; each text is encoded once."""
-        new = list(dict.fromkeys(text for text in texts if text not in self.rows))
+        new = list(dict.fromkeys(text for text in texts if text not in self.rows_of))
         for part, rows in zip(batched(new), super().stream(new), strict=True):
-            self.rows |= {text: row.clone() for text, row in zip(part, rows, strict=True)}
-        yield from (torch.stack([self.rows[text] for text in part]) for part in batched(texts))
+            self.rows_of |= {text: row.clone() for text, row in zip(part, rows, strict=True)}
+        yield from ([self.rows_of[text] for text in part] for part in batched(texts))
 
 
 class Toy:

@@ -91,7 +91,7 @@ def measure(family: str, folder: str) -> list[dict]:
         began = time.perf_counter()
         [rows] = Encoder(clip).stream([f"a {i}" for i in range(BATCH)])
         a_text = (time.perf_counter() - began) / BATCH
-        counter = Counter(rows.clone())
+        counter = Counter(torch.stack(rows))
     Encoder._run = lambda encode, texts: counter(encode, texts)
     runs = [told(wait(model, clip, counter), a_text)]
     if family != "toy":

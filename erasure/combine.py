@@ -176,7 +176,7 @@ def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[floa
     """
     encode = Encoder(clip)
     with torch.inference_mode(False), torch.no_grad():
-        centre = encode.chunks([""])[0].mean(0)
+        centre = encode.rows([""])[0].mean(0)
         tokens = F.normalize(encode(prompt).context[0, 1:] - centre, dim=-1)
         near = []
         for erasure in erasures:

@@ -77,7 +77,7 @@ def _staying(encode: Encoder, text: str) -> Probe:
 def _rows(encode: Encoder, phrase: str, text: str, instead_of: str = "") -> torch.Tensor:
     """Encodings [r, d] at ``PLACES`` behind a text in a phrase; for an empty text, behind where a name would stand."""
     last = encode.place(phrase, text).stop - 1 if text else encode.place(phrase, instead_of).start - 1
-    context = encode.chunks([say(phrase, text)])[0]
+    context = encode.rows([say(phrase, text)])[0]
     return torch.stack([context[last + place] for place in PLACES if last + place < len(context)])
 
 

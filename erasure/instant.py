@@ -289,9 +289,9 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
                 for pair, s in zip(moved, strengths, strict=True)
             ]
         )
-        moments, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
-    near, empty = moments[len(plain) :], encode.chunks([""])[0]
-    return Problem(moves, len(moved), sum(moments), near, torch.cat(some), empty, lambda: gram(weights))
+        sums, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
+    near, empty = sums[len(plain) :], encode.rows([""])[0]
+    return Problem(moves, len(moved), sum(sums), near, torch.cat(some), empty, lambda: gram(weights))
 
 
 def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,14 +299,29 @@ def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.
     about ``SAMPLE`` of all ``count``.
     """
     total, some = torch.tensor(0.0), []
-    known = encode.sum_of_list("moment", texts, moment) if texts == everyday_texts() else None
+    longest = len(encode.rows([""])[0])
+    known = None
+    if texts == everyday_texts():
+        known = encode.sum_of_list("moment", texts, partial(moments, longest=longest))
     for rows in encode.stream(texts):
-        length = rows.shape[1]
-        tokens = rows.flatten(0, 1)
-        if known is None:
-            total = total + moment(tokens, 1 / (count * length))
-        some.append(tokens[:: 1 + count * length // SAMPLE])
-    return total if known is None else known / (count * length), torch.cat(some)
+        for length, tokens in by_length(rows).items():
+            if known is None:
+                total = total + moment(tokens, 1 / (count * length))
+            some.append(tokens[:: 1 + count * length // SAMPLE])
+    return total if known is None else known / (count * longest), torch.cat(some)
+
+
+def by_length(rows: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Encodings [n, d] of texts as one tensor [texts * n, d] for each n."""
+    groups: dict[int, list[torch.Tensor]] = {}
+    for row in rows:
+        groups.setdefault(len(row), []).append(row)
+    return {length: torch.cat(group) for length, group in groups.items()}
+
+
+def moments(rows: Sequence[torch.Tensor], longest: int) -> torch.Tensor:
+    """The sum of x x^T over the encodings [n, d] of texts, as if each text had ``longest`` of them: [d, d]."""
+    return sum((moment(tokens, longest / length) for length, tokens in by_length(rows).items()), torch.tensor(0.0))
 
 
 def phrases(texts: Texts) -> list[str]:
@@ -380,12 +395,12 @@ def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tupl
     Everything after the name is paired token by token, because contextual encodings spread a concept over what follows
     it, the end and the padding included. An empty ``replacement`` pairs the name's last token with the one before it.
     """
-    rows = encode.chunks([say(template, name), say(template, replacement)])
+    source, goal = encode.rows([say(template, name), say(template, replacement)])
     place = encode.place(template, name)
     last = place.stop - 1
     there = encode.place(template, replacement).stop - 1 if replacement else place.start - 1
-    count = rows.shape[1] - max(last, there)
-    return rows[0, last : last + count], rows[1, there : there + count]
+    count = min(len(source) - last, len(goal) - there)
+    return source[last : last + count], goal[there : there + count]
 
 
 def edit_for(problem: Problem, settings: Instant) -> TextMap:

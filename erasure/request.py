@@ -86,7 +86,7 @@ def read_request(
 
 def check_width(model, encode: Encoder) -> None:
     """Raises ErasureError for a CLIP whose encodings the model cannot read."""
-    width = encode.chunks([""]).shape[-1]
+    width = encode.rows([""])[0].shape[-1]
     expected = subject(model).width
     if width != expected:
         raise ErasureError(

@@ -1,4 +1,4 @@
-"""Texts -> conditioning, through the host's CLIP; where in a text a concept's name stands; the gate built from both."""
+"""Texts -> encodings, through the host's CLIP, and where in a text a concept's name stands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from typing import TypeVar
 
 import torch
@@ -16,10 +15,14 @@ from ..artifact import ErasureError
 from .names import EMBEDDING, is_said, plain
 from .phrases import say
 from .recall import Recall
+from .stream import CLIPS, Frame, alike, context_stream, reads_batches
+from .stream import WORDS as FRAMED
 
 _T = TypeVar("_T")
 ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
+MOST = 500
+"""Words of a text that is longer than what any text encoder reads in parts reads at once."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 STAND_INS = ("thing", "7")
@@ -86,40 +89,60 @@ class Encoder:
     def tokens(self, text: str) -> tuple[int, ...]:
         """The token numbers of a text, start, end and padding included; a vector of an embedding has one of its own,
         below zero."""
-        return tuple(_number(token[0]) for chunk in self._tokenized(text) for token in chunk)
+        return tuple(number for chunk in self._tokenized(text) for number in _numbers(chunk))
 
     def content(self, text: str) -> list[int]:
         """The token numbers of a text's first chunk without start, end and padding."""
         if text not in self._contents:
-            numbers = (_number(token[0]) for token in self._tokenized(text)[0][1:])
-            self._contents[text] = list(takewhile(lambda number: number != self._end, numbers))
+            self._contents[text] = self._frame.content(_numbers(self._tokenized(text)[0]))
         return self._contents[text]
 
     @cached_property
-    def _end(self) -> int:
-        """The number of the token that ends a text."""
-        return self.tokens("")[1]
+    def _streams(self) -> list[str]:
+        """The names of the CLIP's text encoders."""
+        return list(self.recall.tokens(""))
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return Frame.of([_numbers(self._tokenized(word)[0]) for word in FRAMED])
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens that the text encoder reads at once, beside those that it puts around a text."""
+        chunk = _numbers(self._tokenized(" ".join(["thing"] * MOST))[0])
+        return len(self._frame.content(chunk))
+
+    @cached_property
+    def _first_row(self) -> int:
+        """The place in an encoding of a text's first token; below zero where the encoder strips its template."""
+        if set(self._streams) <= set(CLIPS):
+            return 0
+        return len(self.rows([FRAMED[0]])[0]) - len(self._tokenized(FRAMED[0])[0])
 
     def _tokenized(self, text: str) -> list[list[tuple]]:
-        """The chunks of a text as the host's first tokenizer has them."""
-        return next(iter(self.recall.tokens(text).values()))
+        """The chunks of a text as the tokenizer has them whose encodings are the context."""
+        return self.recall.tokens(text)[context_stream(self._streams)]
 
     def fits(self, text: str) -> bool:
         """Whether the text encoder reads a text at once."""
         return len(self._tokenized(text)) == 1
 
     def read(self, texts: Sequence[str]) -> None:
-        """Encodes the texts' first chunks and remembers them, for ``chunks``."""
+        """Encodes the texts' first chunks and remembers them, for ``rows``."""
         new = [text for text in dict.fromkeys(texts) if text not in self._chunks]
         for part, rows in zip(batched(new), self.stream(new), strict=True):
             self._chunks |= dict(zip(part, rows, strict=True))
 
-    def chunks(self, texts: Sequence[str]) -> torch.Tensor:
-        """The encodings of the texts' first chunks, [texts, n, d]."""
+    def rows(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The encodings of the texts' first chunks, [n, d] each; n is the same for all where the encoder pads."""
         self.read(texts)
-        return torch.stack([self._chunks[text] for text in texts])
+        return [self._chunks[text] for text in texts]
 
-    def stream(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+    def chunks(self, texts: Sequence[str]) -> torch.Tensor:
+        """The same as one tensor [texts, n, d], of an encoder that pads."""
+        return torch.stack(self.rows(texts))
+
+    def stream(self, texts: Sequence[str]) -> Iterator[list[torch.Tensor]]:
         """The same in parts of ``BATCH`` texts; each part is one run of the text encoder, or none where all of it is
         remembered.
 
@@ -129,7 +152,7 @@ class Encoder:
             for part in batched(texts):
                 new = [text for text in dict.fromkeys(part) if text not in self._listed]
                 rows = self._listed | self.recall.rows(new, self._run)
-                yield torch.stack([rows[text] for text in part])
+                yield [rows[text] for text in part]
 
     @contextlib.contextmanager
     def telling(self, texts: Sequence[str]) -> Iterator[None]:
@@ -169,24 +192,29 @@ class Encoder:
         return self.recall.listed(kind, texts, read)
 
     def sum_of_list(
-        self, kind: str, texts: Sequence[str], take: Callable[[torch.Tensor], torch.Tensor]
+        self, kind: str, texts: Sequence[str], take: Callable[[Sequence[torch.Tensor]], torch.Tensor]
     ) -> torch.Tensor:
-        """The sum of what ``take(tokens [n, d])`` makes of the encodings of a list of texts, remembered on disk."""
+        """The sum of what ``take(encodings [n, d] of some texts)`` makes of a list of texts, remembered on disk."""
 
         def total() -> torch.Tensor:
-            return torch.stack([take(rows.flatten(0, 1)) for rows in self.stream(texts)]).sum(0)
+            return torch.stack([take(rows) for rows in self.stream(texts)]).sum(0)
 
         return self.recall.whole(kind, texts, total)
 
     def _run(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
-        """The encodings [n, d] of texts' first chunks, in one run of the text encoder."""
+        """The encodings [n, d] of texts' first chunks; in one run of the text encoder, where it takes them together."""
         tokens = [self.recall.tokens(text) for text in texts]
-        merged = {key: [of_one[key][0] for of_one in tokens] for key in tokens[0]}
-        rows = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
-        if self._count:
-            self._done = min(self._done + len(tokens), self._count)
-            self.on_read(self._done, self._count)
-        return rows.chunk(len(tokens))
+        lengths = {tuple(len(chunks[0]) for chunks in of_one.values()) for of_one in tokens}
+        together = [tokens] if len(lengths) == 1 and reads_batches(self._streams) else [[one] for one in tokens]
+        rows: list[torch.Tensor] = []
+        for some in together:
+            merged = {key: [of_one[key][0] for of_one in some] for key in some[0]}
+            encoded = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
+            rows += encoded.chunk(len(some))
+            if self._count:
+                self._done = min(self._done + len(some), self._count)
+                self.on_read(self._done, self._count)
+        return rows
 
     def with_tokens(self, rows: Sequence[Sequence[int]]) -> dict[str, list]:
         """What the host's tokenizer would give for texts of just these token numbers, one chunk each."""
@@ -234,7 +262,7 @@ class Encoder:
 
     def shortened(self, name: str, tokens: int | None = None) -> str:
         """The first words of a name that the text encoder reads at once, or that have at most so many tokens."""
-        room = len(self.tokens("")) - 2 if tokens is None else tokens
+        room = self.room if tokens is None else tokens
         parts = name.split()
         while len(parts) > 1 and not (self.fits(" ".join(parts)) and len(self.content(" ".join(parts))) <= room):
             parts = parts[:-1]
@@ -244,7 +272,7 @@ class Encoder:
         """Those of the texts that fit beside any of the names into what the text encoder reads at once, and say none
         of them themselves."""
         longest = max(min(LONG, len(self.name_tokens(name))) for name in names)
-        room = len(self.tokens("")) - ROOM - longest
+        room = self.room + 2 - ROOM - longest
         apart = [text for text in texts if not any(is_said(name, text) for name in names)]
         return [text for text in apart if self.fits(text) and len(self.content(text)) <= room]
 
@@ -257,32 +285,27 @@ class Encoder:
         return self(name).context[0, self.place("{}", name)]
 
     def place(self, template: str, name: str) -> slice:
-        """Where the tokens of a name stand in a phrase said of it, counted with the start token.
+        """Where the tokens of a name stand in a phrase said of it: their places in its encodings.
 
         They are what differs from the phrase said of another word; so signs that the encoder reads together with the
         name's end belong to them. Raises ErasureError where nothing differs.
         """
         own = self.content(say(template, name))
         said = [self.content(say(template, word)) for word in STAND_INS]
-        first = min(_alike(own, other) for other in said)
-        after = min(_alike(own[::-1], other[::-1]) for other in said)
+        first = min(alike([own, other]) for other in said)
+        after = min(alike([own[::-1], other[::-1]]) for other in said)
         if first + after >= len(own):
             self.name_tokens(name)  # refuses what is no name
             raise ErasureError(
                 f"The text encoder does not read '{plain(name)}' in '{plain(say(template, name))}': say it in other "
                 "words."
             )
-        return slice(1 + first, 1 + len(own) - after)
+        start = self._frame.start + self._first_row
+        return slice(start + first, start + len(own) - after)
 
 
-def _alike(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+def _numbers(chunk: Sequence[tuple]) -> list[int]:
+    return [_number(token[0]) for token in chunk]
 
 
 def _number(token: int | torch.Tensor) -> int:

@@ -90,9 +90,9 @@ def _tails(encode: Encoder, texts: Sequence[str], centred_on: int | None = None)
     """Directions [texts, tokens * d] of the encodings of "a TEXT" from the text's last token on, less their mean, which
     is that of the first ``centred_on`` texts."""
     last = [encode.place("a {}", text).stop - 1 for text in texts]
-    count = min(TAIL, encode.chunks([""]).shape[1] - max(last))
     phrases = [say("a {}", text) for text in texts]
     _read_tails(encode, dict(zip(phrases, last, strict=True)))
+    count = min(len(encode.tails[phrase]) for phrase in phrases)
     tails = torch.stack([encode.tails[phrase][:count].flatten() for phrase in phrases])
     return F.normalize(tails - tails[:centred_on].mean(0), dim=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 
@@ -55,8 +56,8 @@ def _far_gate(
     It starts from what tells the names' own tokens from all others: a convex problem.
     """
     behind = [behind_filler(encode, _twice(part), names) for part in texts]
-    speaking, silent = (torch.cat(list(encode.stream(part))) for part in behind)
-    silent = torch.cat([silent, near, *encode.stream(nothing_but_filler(encode, names))])
+    speaking, silent = (torch.stack([*chain(*encode.stream(part))]) for part in behind)
+    silent = torch.cat([silent, near, *map(torch.stack, encode.stream(nothing_but_filler(encode, names)))])
     own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
     for text, row in zip(behind[0], speaking, strict=True):
         place = _last_place(encode, text, names)
@@ -80,12 +81,12 @@ def _twice(texts: Sequence[str]) -> list[str]:
 
 def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:
     """Texts that fill all that the encoder reads at once and speak of nothing: the first chunks of a long prompt."""
-    return fillers.alone(ALONE, _sizes(encode, names), len(encode.tokens("")) - 2)
+    return fillers.alone(ALONE, _sizes(encode, names), encode.room)
 
 
 def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
-    return fillers.behind(texts, _sizes(encode, names), len(encode.tokens("")) - 2 - ROOM)
+    return fillers.behind(texts, _sizes(encode, names), encode.room - ROOM)
 
 
 def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
@@ -96,7 +97,7 @@ def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
 def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
     """The encodings of the texts' first chunks as they are and with a prompt weight, [texts, 2, n, d]."""
     weighted = [f"({text}:{WEIGHT})" if text else text for text in texts]
-    return torch.stack([encode.chunks(texts), torch.cat(list(encode.stream(weighted)))], dim=1)
+    return torch.stack([encode.chunks(texts), torch.stack([*chain(*encode.stream(weighted))])], dim=1)
 
 
 def concept_directions(
