@@ -1,7 +1,7 @@
 """Which of a CLIP's tokenizers a network's text comes from, and how it frames what is written.
 
-A CLIP of the host may hold several text encoders. Some frame a text in a template, and may strip a part of it again; some
-pad it. So it is seen from the tokens of a few texts what is frame and what is written.
+A CLIP of the host may hold several text encoders. Some frame a text in a template, and may strip a part of it again;
+some pad it. So it is seen from the tokens of a few texts what is frame and what is written.
 """
 
 from __future__ import annotations
