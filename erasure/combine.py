@@ -143,10 +143,10 @@ def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
         )
     if model is None or clip is None:
         raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")
-    subject(model)
+    here = subject(model)
     given = loads(erasures[0].metadata.settings)
     settings = Instant(**{**given, "scales": Scales(**given["scales"])})
-    encode = Encoder(clip)
+    encode = Encoder(clip, entry=here)
     with torch.inference_mode(False), torch.no_grad():
         request = _joint_request(erasures)
         check_width(model, encode)

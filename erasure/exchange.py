@@ -51,15 +51,8 @@ EXACT = 1e-6
 
 
 def lora_keys(model) -> dict[str, str]:
-    """Host weight name -> the key under which LoRA files keep it, for every weight of a MODEL's UNet.
-
-    The names are those of kohya's trainer after diffusers' blocks, which trainers and loaders share.
-    """
-    known = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    return {
-        f"diffusion_model.{ours}": "lora_unet_" + theirs.removesuffix(".weight").removesuffix(".bias").replace(".", "_")
-        for theirs, ours in known.items()
-    }
+    """Host weight name -> the key under which LoRA files keep it, for every weight of a MODEL's network."""
+    return dict(subject(model).family.lora_names(model.model))
 
 
 def lora_tensors(model, erasure: Erasure, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:

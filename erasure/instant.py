@@ -106,8 +106,7 @@ def erase_instantly(
     ``steps`` is told how far it is; ``open_file``: see ``texts.names.read_field``. What was asked for before is not
     solved again.
     """
-    subject(model)
-    encode = Encoder(clip, steps)
+    encode = Encoder(clip, steps, subject(model))
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
 

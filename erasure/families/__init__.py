@@ -4,10 +4,44 @@ from __future__ import annotations
 
 from torch import nn
 
+from .aura import Aura
+from .chroma import Chroma
+from .cosmos import Cosmos
+from .ernie import Ernie
 from .family import Family
+from .flux import Flux
+from .hunyuan import Hunyuan
+from .kandinsky import Kandinsky
+from .krea import Krea
+from .ltxv import LTXV
+from .lumina import Lumina
+from .minimax import MiniMax
+from .omnigen import OmniGen
+from .pixart import PixArt
+from .qwen import Qwen
+from .sd3 import SD3
 from .unet import UNet
+from .wan import Wan
 
-FAMILIES: tuple[Family, ...] = (UNet(),)
+FAMILIES: tuple[Family, ...] = (
+    UNet(),
+    Cosmos(),
+    Lumina(),
+    Flux(),
+    Qwen(),
+    Krea(),
+    Chroma(),
+    SD3(),
+    Wan(),
+    LTXV(),
+    Hunyuan(),
+    Ernie(),
+    MiniMax(),
+    PixArt(),
+    Aura(),
+    OmniGen(),
+    Kandinsky(),
+)
 
 
 def family_of(model: nn.Module) -> Family | None:

@@ -6,8 +6,10 @@ holds the network under ``diffusion_model``; names of weights are those of that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..artifact import ErasureError, PromptTensors
@@ -19,6 +21,8 @@ KEYS_AND_VALUES, VALUES, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION = WEIGHTS = (
 third xattn, and the last noxattn."""
 BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
 """Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
+HostModel = Any
+"""The host's model: ``MODEL.model``, of which each family's network has parts of its own."""
 TextPatch = Callable[..., tuple]
 """``(queries, context, value, options) -> (queries, context, value)``, for the context of one layer that reads text."""
 
@@ -44,11 +48,24 @@ class Family:
         """Whether a name of the text entry in a file, without its prefix, is the host's, and not another program's."""
         return True
 
-    def text_entry(self, model: nn.Module, choice: str = KEYS_AND_VALUES) -> list[str]:
+    def text_entry(self, model: HostModel, choice: str = KEYS_AND_VALUES) -> list[str]:
         """Names of the weights whose input is the text encoding, of those that a choice allows."""
         return [name for name, _ in model.named_parameters() if self.reads_text(name)]
 
-    def weights(self, model: nn.Module, choice: str) -> list[str]:
+    def in_front(self, model: HostModel) -> Sequence[str]:
+        """Names of weights that the text passes before the entry: norms and adapters."""
+        return []
+
+    def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
+        """What the text entry is given for a text whose encoder gives ``rows`` [n, d]; ``tokens``: its tokens, by the
+        names of the CLIP's text encoders, as the host's tokenizers have them."""
+        return rows
+
+    def lora_names(self, model: HostModel) -> Mapping[str, str]:
+        """The names of weights -> those that LoRA files have for them, without their endings."""
+        return {name: name.removesuffix(".weight").removesuffix(".bias") for name, _ in model.named_parameters()}
+
+    def weights(self, model: HostModel, choice: str) -> list[str]:
         """Names of the weights that a choice changes. Raises ErasureError for a choice that the family lacks."""
         if choice not in (KEYS_AND_VALUES, VALUES):
             raise ErasureError(
@@ -56,7 +73,7 @@ class Family:
             )
         return self.text_entry(model, choice)
 
-    def blocks(self, model: nn.Module) -> Sequence[str]:
+    def blocks(self, model: HostModel) -> Sequence[str]:
         """The choices of ``BLOCKS`` with which an erasure prompt joins somewhere."""
         return ()
 

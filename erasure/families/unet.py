@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import comfy.utils
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
@@ -13,7 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from ..artifact import PromptTensors
 from ..parts.gate import is_open
 from ..parts.prompt import extend
-from .family import ALL_BUT_CROSS_ATTENTION, BLOCKS, CROSS_ATTENTION, KEYS_AND_VALUES, VALUES, Family, TextPatch
+from .family import (
+    ALL_BUT_CROSS_ATTENTION,
+    BLOCKS,
+    CROSS_ATTENTION,
+    KEYS_AND_VALUES,
+    VALUES,
+    Family,
+    HostModel,
+    TextPatch,
+)
 
 PROJECTIONS = {
     KEYS_AND_VALUES: ("to_k", "to_v"), VALUES: ("to_v",), CROSS_ATTENTION: ("to_q", "to_k", "to_v", "to_out"),
@@ -40,10 +50,10 @@ class UNet(Family):
     def is_own_name(self, name: str) -> bool:
         return name.split(".")[0] in PARTS
 
-    def text_entry(self, model: nn.Module, choice: str = KEYS_AND_VALUES) -> list[str]:
+    def text_entry(self, model: HostModel, choice: str = KEYS_AND_VALUES) -> list[str]:
         return self.weights(model, choice)
 
-    def weights(self, model: nn.Module, choice: str) -> list[str]:
+    def weights(self, model: HostModel, choice: str) -> list[str]:
         parameters = dict(model.named_parameters())
         crossing = [name for name in parameters if ".attn2." in name]
         if choice == ALL_BUT_CROSS_ATTENTION:
@@ -51,9 +61,18 @@ class UNet(Family):
             return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
         return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
 
-    def blocks(self, model: nn.Module) -> Sequence[str]:
+    def blocks(self, model: HostModel) -> Sequence[str]:
         parts = {PARTS[name.split(".")[1]] for name in self.text_entry(model) if name.split(".")[1] in PARTS}
         return [choice for choice, wanted in BLOCKS.items() if not parts.isdisjoint(wanted)]
+
+    def lora_names(self, model: HostModel) -> Mapping[str, str]:
+        # those of kohya's trainer after diffusers' blocks, which trainers and loaders share
+        known = comfy.utils.unet_to_diffusers(model.model_config.unet_config)
+        return {
+            f"diffusion_model.{ours}": "lora_unet_"
+            + theirs.removesuffix(".weight").removesuffix(".bias").replace(".", "_")
+            for theirs, ours in known.items()
+        }
 
     def join(self, options: dict, patch: TextPatch) -> None:
         options["patches"] = dict(options.get("patches", {}))

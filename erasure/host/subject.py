@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+
+import torch
 
 from ..artifact import ErasureError
 from ..families import FAMILIES, family_of
 from ..families.family import Family
 from .fingerprint import Fingerprint, fingerprint_of
-from .weights import shape_of
+from .weights import Weights, shape_of
 
 
 class Subject:
@@ -32,6 +36,20 @@ class Subject:
     def fingerprint(self) -> Fingerprint:
         """Which checkpoint it is; its patches (LoRA, other erasures) do not count."""
         return fingerprint_of(self.model, self.entry)
+
+    @cached_property
+    def front(self) -> str:
+        """What the weights that text passes before the entry are like; empty where there are none."""
+        weights, names = Weights(self.model), self.family.in_front(self.model.model)
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16] if names else ""
+
+    def encodings(self, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
+        """What the text entry is given for a text whose encoder gives ``rows`` [n, d]; see ``Family``."""
+        with torch.no_grad():
+            return self.family.encodings(self.model.model, rows, tokens)
 
     @property
     def kind(self) -> str:

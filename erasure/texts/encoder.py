@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -51,14 +51,27 @@ class Text:
 
 
 
+class Entry(Protocol):
+    """Where a network takes text in: ``front`` says what the text passes before, empty for nothing, and ``encodings``
+    what comes of that, [n, d], from a text encoder's rows."""
+
+    @property
+    def front(self) -> str: ...
+
+    def encodings(self, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor: ...
+
+
 class Encoder:
     """Encodes texts with a CLIP of the host, each text once; what was read before is remembered, where that is safe.
 
     Encodings are on the CPU, wherever the host keeps its own (``--gpu-only``): what is worked out from them is small.
-    ``on_read(done, total)`` is told while many texts are read, and may raise, to stop.
+    With an ``entry`` they are what the network's text entry is given. ``on_read(done, total)`` is told while many texts
+    are read, and may raise, to stop.
     """
 
-    def __init__(self, clip, on_read: Callable[[int, int], None] = lambda done, total: None):
+    def __init__(
+        self, clip, on_read: Callable[[int, int], None] = lambda done, total: None, entry: Entry | None = None
+    ):
         if clip is None:
             raise ErasureError(
                 "No CLIP is connected: connect the checkpoint loader's CLIP output (checkpoints without a text encoder "
@@ -66,6 +79,7 @@ class Encoder:
             )
         self.clip, self.on_read = clip, on_read
         self.recall = Recall(clip)
+        self.entry = entry if entry is not None and entry.front else None
         self.known: dict[str, Text] = {}
         self._chunks: dict[str, torch.Tensor] = {}
         self._contents: dict[str, list[int]] = {}
@@ -151,8 +165,17 @@ class Encoder:
         with self.telling(texts):
             for part in batched(texts):
                 new = [text for text in dict.fromkeys(part) if text not in self._listed]
-                rows = self._listed | self.recall.rows(new, self._run)
+                rows = self._listed | self._at_the_entry(self.recall.rows(new, self._run))
                 yield [rows[text] for text in part]
+
+    def _at_the_entry(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.entry is None:
+            return rows
+        return {text: self.entry.encodings(row, self.recall.tokens(text)) for text, row in rows.items()}
+
+    def _kind(self, kind: str) -> str:
+        """What is remembered of lists, with what the encodings have passed."""
+        return kind if self.entry is None else f"{kind} {self.entry.front}"
 
     @contextlib.contextmanager
     def telling(self, texts: Sequence[str]) -> Iterator[None]:
@@ -187,9 +210,10 @@ class Encoder:
         def read() -> Iterator[torch.Tensor]:
             with self._telling(len(texts)):
                 for some in batched(texts):
-                    yield from map(part, some, self._run(some))
+                    rows = self._at_the_entry(dict(zip(some, self._run(some), strict=True)))
+                    yield from map(part, some, rows.values())
 
-        return self.recall.listed(kind, texts, read)
+        return self.recall.listed(self._kind(kind), texts, read)
 
     def sum_of_list(
         self, kind: str, texts: Sequence[str], take: Callable[[Sequence[torch.Tensor]], torch.Tensor]
@@ -199,7 +223,7 @@ class Encoder:
         def total() -> torch.Tensor:
             return torch.stack([take(rows) for rows in self.stream(texts)]).sum(0)
 
-        return self.recall.whole(kind, texts, total)
+        return self.recall.whole(self._kind(kind), texts, total)
 
     def _run(self, texts: Sequence[str]) -> Sequence[torch.Tensor]:
         """The encodings [n, d] of texts' first chunks; in one run of the text encoder, where it takes them together."""

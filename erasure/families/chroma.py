@@ -1,0 +1,11 @@
+"""Chroma: all text passes ``txt_in``."""
+
+from __future__ import annotations
+
+from .entry import LinearEntry
+
+
+class Chroma(LinearEntry):
+    name = "Chroma"
+    networks = ("chroma.model.Chroma",)
+    entries = ("txt_in",)

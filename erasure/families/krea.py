@@ -1,0 +1,29 @@
+"""Krea 2: twelve layers of a language model are fused, pass a norm, and then ``txtmlp.1``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .entry import LinearEntry
+from .family import HostModel
+
+FUSION, NORM = "txtfusion", "txtmlp.0"
+
+
+class Krea(LinearEntry):
+    name = "Krea 2"
+    networks = ("krea2.model.SingleStreamDiT",)
+    entries = ("txtmlp.1",)
+
+    def in_front(self, model: HostModel) -> Sequence[str]:
+        fronts = (f"diffusion_model.{FUSION}.", f"diffusion_model.{NORM}.")
+        return [name for name, _ in model.named_parameters() if name.startswith(fronts)]
+
+    def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
+        network = model.diffusion_model
+        like = next(network.txtfusion.parameters())
+        context = network._unpack_context(rows[None].to(like.device, model.get_dtype_inference()))
+        fused = network.txtfusion(context, mask=None, transformer_options={})
+        return network.txtmlp[0](fused)[0].float().cpu()
