@@ -140,7 +140,8 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
         findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
     before = erased_from(model)
     findings += [Finding("⚠", sentence) for sentence in aimed_at_erased(request, before)]
-    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *in_front(request, erasure, before)])
+    how = ['To erase a name less or more, type "circle : 0.8".'] if request.weights else []
+    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *how, *in_front(request, erasure, before)])
     metadata = replace(
         erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
     )

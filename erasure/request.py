@@ -32,7 +32,8 @@ class Request:
 
     ``names``: the concepts, with what their lines say of target and strength. ``preserve``: texts to keep, none to
     have them found. ``contexts``: texts beside which alone a name is erased; none for everywhere. ``notes``: sentences
-    on what was read in another way than typed. ``warnings``: on what will hardly do what is meant.
+    on what was read in another way than typed. ``warnings``: on what will hardly do what is meant. ``weights``: prompt
+    weights of the names, which nothing uses.
     """
 
     names: Sequence[Name]
@@ -40,6 +41,7 @@ class Request:
     contexts: Sequence[str] = ()
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    weights: Sequence[str] = ()
 
     @property
     def texts(self) -> list[str]:
@@ -81,7 +83,7 @@ def read_request(
         warnings.append(
             f"{listing(long, 'preserved text', 'preserved texts')} cannot be read at once: only the beginning is held."
         )
-    return Request(entries, preserved.texts, contexts.texts, notes, warnings)
+    return Request(entries, preserved.texts, contexts.texts, notes, warnings, names.weights)
 
 
 def check_width(model, encode: Encoder) -> None:

@@ -94,11 +94,13 @@ class Names:
     """The names of a field, in order and each once, and sentences on what was read in another way than typed.
 
     ``off``: names that stand there and are not read, for their line is switched off or their strength is 0.
+    ``weights``: prompt weights other than 1, as in "(circle:1.4)", which nothing uses.
     """
 
     entries: tuple[Name, ...] = ()
     notes: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
     @property
     def are_off(self) -> bool:
@@ -120,7 +122,9 @@ def read_field(text: str, open_file: Callable[[str], str] | None = None) -> Name
     reader = _Reader(open_file)
     for line in visible(text).splitlines():
         reader.line(line)
-    return Names(tuple(reader.entries.values()), tuple(dict.fromkeys(reader.notes)), tuple(reader.off))
+    weights = tuple(dict.fromkeys(weight for weight in reader.weights if float(weight) != 1))
+    notes = [*reader.notes, *([f"Prompt weights are not used here: {listed(weights)}."] if weights else [])]
+    return Names(tuple(reader.entries.values()), tuple(dict.fromkeys(notes)), tuple(reader.off), weights)
 
 
 class _Reader:
@@ -131,6 +135,7 @@ class _Reader:
         self.entries: dict[str, Name] = {}
         self.notes: list[str] = []
         self.off: list[str] = []
+        self.weights: list[str] = []
 
     def line(self, line: str) -> None:
         line = re.sub(" {2,}", " ", line.strip())
@@ -177,7 +182,7 @@ class _Reader:
             line = re.sub(r"\{([^{}]*)\}", lambda match: match[1].replace("|", ","), line)
         if wildcards := re.findall(r"__[\w\-/]+__", line):
             self.notes.append(f"{quoted(wildcards)} is no wildcard here, but a name.")
-        return without_weights(line)
+        return without_weights(line, self.weights.append)
 
     def name(self, part: str) -> None:
         if len(part) > LONGEST_NAME:
@@ -287,8 +292,11 @@ def _balanced(text: str, left: str, right: str) -> bool:
     return depth == 0
 
 
-def without_weights(line: str) -> str:
-    """The line without the round brackets of prompt weights, and without the weights; escaped brackets stay."""
+def without_weights(line: str, on_weight: Callable[[str], None] = lambda weight: None) -> str:
+    """The line without the round brackets of prompt weights, and without the weights; escaped brackets stay.
+
+    ``on_weight`` is called with each weight.
+    """
     open_parts: list[list[str]] = []
     parts: list[str] = []
     for piece in re.findall(r"\\.|[()]|[^()\\]+|\\", line, re.DOTALL):
@@ -296,7 +304,10 @@ def without_weights(line: str) -> str:
             open_parts.append(parts)
             parts = []
         elif piece == ")" and open_parts:
-            inner = re.sub(r"\s*:\s*[-+]?\d*\.?\d+\s*$", "", "".join(parts))
+            inner = "".join(parts)
+            if match := re.search(r"\s*:\s*([-+]?\d*\.?\d+)\s*$", inner):
+                on_weight(match[1])
+                inner = inner[: match.start()]
             parts = [*open_parts.pop(), " ", inner, " "]
         else:
             parts.append(" " if piece == ")" else piece)
@@ -384,6 +395,11 @@ def others(candidates: Iterable[str], names: Iterable[str]) -> list[str]:
 def quoted(names: Sequence[str]) -> str:
     """Names in quotation marks with commas, as people write them; long ones are cut."""
     return ", ".join(f'"{short(plain(name))}"' for name in names)
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts with commas; of many, the first ones."""
+    return ", ".join(texts[:MOST_QUOTED]) + (", …" if len(texts) > MOST_QUOTED else "")
 
 
 def short(text: str) -> str:

@@ -119,6 +119,13 @@ def test_what_was_read_in_another_way_than_typed_is_said():
         assert part in notes
 
 
+def test_prompt_weights_that_are_not_used_are_said():
+    field = read_field("(circle:1.4), ((star, moon:0.8):1.4)\n(heart:1), (saber \\(fate\\):1.10)")
+    assert field.weights == ("1.4", "0.8", "1.10") and field.texts[-2:] == ["heart", "saber \\(fate\\)"]
+    assert "Prompt weights are not used here: 1.4, 0.8, 1.10." in field.notes
+    assert not read_field("(circle), (heart:1)").notes
+
+
 def test_a_file_of_names_is_read_in_the_place_of_its_line():
     field = read_field("red\nfile: shapes.txt\nblue", {"shapes.txt": "circle, star\n# moon"}.__getitem__)
     assert field.texts == ["red", "circle", "star", "blue"]
