@@ -25,6 +25,7 @@ from .verdict import (
     Finding,
     Verdict,
     added,
+    bounded,
     judge,
     movement,
     percent,
@@ -171,8 +172,12 @@ def beyond(encode: Encoder, weights, erasure: Erasure, strange: Sequence[str]) -
     if not (staying := [name for name, share in shares.items() if share < ARRIVED]):
         return []
     least = percent(min(shares.values()))
-    moved = f"only {least} of the way" if len(staying) == 1 else f"only {least} of the way or a little more"
-    return [Finding("⚠", f"{listing(staying)} moved {moved}, and may still be drawn: erase fewer at once.")]
+    return [
+        Finding(
+            "⚠",
+            f"{listing(staying)} moved as little as {least} of the way, and may still be drawn: erase fewer at once.",
+        )
+    ]
 
 
 def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
@@ -185,7 +190,7 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
             findings.append(
                 Finding("⚠", f"Only {quoted([name])} as a whole is erased: {words}, and may still be drawn.")
             )
-    return findings
+    return bounded(findings)
 
 
 # ---------------------------------------------------------------- on a MODEL

@@ -11,7 +11,7 @@ from json import dumps, loads
 import torch
 
 from . import inspection, only_in
-from .artifact import NOTHING, Erasure, Metadata
+from .artifact import NOTHING, Erasure, ErasureError, Metadata
 from .closed_form import CLOSED_FORM
 from .closed_form.balance import balance
 from .closed_form.problem import Problem, Scales, together
@@ -191,7 +191,7 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     near = nearness(encode, names, own or common).apart(names).rows()
     aimed = _aimed(encode, near)
     # what is nearest to a name of which the encoder knows a part are words it does not know, which hold nothing
-    near = [row if row[0] == known[0] else known for row, known in zip(near, aimed, strict=True)]
+    near = [row if row[:1] == known[:1] else known for row, known in zip(near, aimed, strict=True)]
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
@@ -226,7 +226,13 @@ def _targets(
     if settings.target == "anchor":
         targets = anchors_for(settings.anchor, request.texts)
     else:
-        targets = [row[0] if settings.target == TARGETS[0] else "" for row in near[: len(request.names)]]
+        targets = [row[0] if settings.target == TARGETS[0] and row else "" for row in near[: len(request.names)]]
+        pairs = zip(request.names, targets, strict=True)
+        if settings.target == TARGETS[0] and (lost := [n.text for n, t in pairs if n.target is None and not t]):
+            raise ErasureError(
+                f"No common word is left to take the place of {listing(lost, 'concept', 'concepts')}: erase fewer at "
+                "once, or say in each line what takes its place, 'name -> target'."
+            )
     targets = [t if name.target is None else name.target for name, t in zip(request.names, targets, strict=True)]
     for name, target in zip(request.names, targets, strict=True):
         if name.target:
@@ -329,7 +335,7 @@ def phrases(texts: Texts) -> list[str]:
     beside = [p.format(concept="{}", kept=text) for text, p in product(texts.kept, IN_CONTEXT)]
     if not texts.given:
         everyday = [text for text in texts.kept if text in EVERYDAY] or texts.kept
-        some = [everyday[i * len(everyday) // BESIDE] for i in range(BESIDE)]
+        some = [everyday[i * len(everyday) // BESIDE] for i in range(BESIDE if everyday else 0)]
         beside = [p.format(concept="{}", kept=text) for text, p in zip(some, cycle(IN_CONTEXT), strict=False)]
     return [*PHRASINGS, *spread(beside, 64)][: max(1, MOVED // len(texts.names))]
 

@@ -37,6 +37,8 @@ LEARNED_DISTURBED = 0.4
 """Share of that way beyond which preserved pictures are said to have changed."""
 BEYOND = 1.25
 """Share of the way beyond which a concept is past its target, and something else may be drawn."""
+MARKS = "✗⚠✓"
+"""What a finding can have, the worst first."""
 LAYERS = 16
 """Layers that are looked at; more tell the same."""
 
@@ -65,13 +67,12 @@ class Verdict:
     def mark(self) -> str:
         """The worst of the marks; empty when nothing was found out."""
         marks = {finding.mark for finding in self.findings}
-        return next((mark for mark in "✗⚠✓" if mark in marks), "")
+        return next((mark for mark in MARKS if mark in marks), "")
 
     def plus(self, *findings: Finding) -> Verdict:
         """With more findings; those that are not ✓ stand in front."""
-        order = {"✗": 0, "⚠": 1, "✓": 2}
         together = dict.fromkeys((*self.findings, *findings))
-        return Verdict(tuple(sorted(together, key=lambda finding: order[finding.mark])))
+        return Verdict(tuple(sorted(together, key=lambda finding: MARKS.index(finding.mark))))
 
     def as_json(self) -> str:
         return json.dumps([[finding.mark, finding.text] for finding in self.findings], ensure_ascii=False)
@@ -224,18 +225,23 @@ def _summary(
     """The findings, or one for all that are well, when there are too many to read."""
     good = [name for name, finding in zip(shares, findings, strict=True) if finding.mark == "✓"]
     if len(good) <= MOST_QUOTED:
-        return _bounded(findings)
+        return bounded(findings)
     least = min(shares[name] for name in good)
     some = ", ".join(f"{plain(name)} → {plain(targets.get(name, '')) or 'nothing'}" for name in good[:3])
     rest = [finding for finding in findings if finding.mark != "✓"]
     all_of_them = f"{len(good)} concepts moved at least {percent(least)} of the way{at}: {some}, …"
-    return [*_bounded(rest), Finding("✓", all_of_them)]
+    return [*bounded(rest), Finding("✓", all_of_them)]
 
 
-def _bounded(findings: Sequence[Finding]) -> list[Finding]:
-    more = len(findings) - MOST_QUOTED
-    shown = list(findings[:MOST_QUOTED])
-    return shown if more <= 0 else [*shown, Finding(shown[-1].mark, f"… and {more} more like these.")]
+def bounded(findings: Sequence[Finding]) -> list[Finding]:
+    """The first findings of each mark, and how many more there are of it."""
+    out = []
+    for mark in MARKS:
+        alike = [finding for finding in findings if finding.mark == mark]
+        more = len(alike) - MOST_QUOTED
+        out += alike[:MOST_QUOTED]
+        out += [Finding(mark, f"… and {more} more like these.")] if more > 0 else []
+    return out
 
 
 def percent(share: float) -> str:

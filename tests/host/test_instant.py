@@ -130,6 +130,14 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
     assert not {"circle", "red"} & {*kept, *found.target.splitlines()}
     assert all(target in kept for target in found.target.splitlines())
 
+def test_when_all_common_words_are_concepts_a_target_is_asked_for(model, clip, monkeypatch):
+    monkeypatch.setattr(instant, "WORDS", ("circle", "cat"))
+    monkeypatch.setattr(instant, "EVERYDAY", ("cat",))
+    with pytest.raises(ErasureError, match='left to take the place of 2 concepts: "circle", "cat": erase fewer'):
+        erase_instantly(model, clip, "circle, cat", "", Instant())
+    for lines, settings in (("circle -> dog, cat ->", Instant()), ("circle, cat", Instant(target="empty prompt"))):
+        assert erase_instantly(model, clip, lines, "", settings).names == ["circle", "cat"]
+
 
 @pytest.mark.parametrize("spelling", ["Circle", "a circle", "CIRCLE.", '"circle"'])
 def test_a_concept_in_another_spelling_is_no_neighbour_of_its_own(model, clip, spelling):

@@ -18,3 +18,10 @@ from concept_erasure.erasure.verdict import Movement, judge
 def test_only_a_concept_that_arrived_and_went_no_further_gets_a_check_mark(share, total, mark, words):
     verdict = judge(Movement({"circle": share}, {}, {"circle": total}), {"circle": "heart"})
     assert verdict.mark == mark and words in verdict.text()
+
+
+def test_of_many_concepts_the_worst_come_first_and_each_mark_has_its_own_count():
+    concepts = {f"doubtful {i}": 0.5 for i in range(10)} | {f"drawn {i}": 0.0 for i in range(9)} | {"gone": 1.0}
+    text = judge(Movement(concepts, {}), {}).text().splitlines()
+    assert [line[0] for line in text] == ["✗"] * 9 + ["⚠"] * 9 + ["✓"]
+    assert text[8] == "✗ … and 1 more like these." and text[17] == "⚠ … and 2 more like these."
