@@ -286,16 +286,17 @@ def describe(erasure: Erasure) -> str:
     m = erasure.metadata
     holds = ["a change of the weights"] * bool(erasure.delta) + ["an eraser prompt"] * bool(erasure.erasers)
     holds += ["a key"] * bool(erasure.key)
-    becomes = f", which becomes {bounded(dict.fromkeys(m.target.splitlines()))}" if m.target else ""
-    where = f", only beside {bounded(m.only_in.splitlines())}" if m.only_in else ""
-    steps = f", {m.steps} steps" if m.steps else ""
+    becomes = bounded(dict.fromkeys(m.target.splitlines()))
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
     coverage = Coverage.of(m)
     return "\n".join(
         [
-            f"Erases: {names(erasure)}{becomes}{where}",
+            f"Erases: {names(erasure)}",
+            *([f"Becomes: {becomes}"] if m.target else []),
+            *([f"Only beside: {bounded(m.only_in.splitlines())}"] if m.only_in else []),
             f"Made for: {m.family}, text width {m.context_dim}",
-            f"Method: {m.method}{steps}",
+            f"Method: {m.method}",
+            *([f"Steps: {m.steps}"] if m.steps else []),
             *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
             *([coverage.text()] if coverage else []),

@@ -32,8 +32,7 @@ PIECES = (
     "{0d} of {1d} attack", "{0d} of {1d} attacks", "text layers", "all {0d}", "rank {0d}", "full matrices",
     "clean latents", "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
     "{0} → {1}: the model's predictions moved {2} of the way.",
-    "{0} of one concept", "{0} Budget: {1}", "steps: {0d}", "tokens: {0d}, steps: {1d}", "{0}, {1d} steps",
-    "{0}, which becomes {1}", "{0}, only beside {1}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
+    "steps: {0d}", "tokens: {0d}, steps: {1d}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
     "{0d} [{1}] of {2d}",
 )  # fmt: skip
 """What is put together of shorter pieces than a translation can be made of; a place with a d takes numbers alone."""
@@ -42,7 +41,8 @@ NAMES = {
     "in the same file", "in a file of its own", "not at all", "no erasures yet: make one with Save Erasure",
     "list[dict[str, nn.Parameter]]", "modified by an inplace operation", "Inference tensors cannot be saved",
     "a photo of a shape", "depth of field", "Stable Diffusion XL", "Stable Diffusion XL Refiner",
-    "SD 1.x, SD 2.x, SDXL", "ESR-{0} {1}", "PSR-{0} {1}", "CLIP-I, kept {0}", "CLIP score, {0} {1}",
+    "SD 1.x, SD 2.x, SDXL", "Erases {0}{1}", "ESR-{0} {1}", "PSR-{0} {1}", "CLIP-I, kept {0}",
+    "CLIP score, {0} {1}",
 }  # fmt: skip
 """Choices of inputs, which have one name in every language, and texts that are for programs and text encoders."""
 FEWEST = 3

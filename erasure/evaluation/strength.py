@@ -172,9 +172,10 @@ class StrengthReport:
         gone = f"gone in {point.gone.hits} of {point.gone.count}"
         if point.kept is None:
             return gone
-        base = self.points[0].kept
-        unedited = f" (unedited {base.hits})" if base is not None and base.hits != point.kept.hits else ""
-        return f"{gone}, everything else kept in {point.kept.hits} of {point.kept.count}{unedited}"
+        base, hits, count = self.points[0].kept, point.kept.hits, point.kept.count
+        if base is not None and base.hits != hits:
+            return f"{gone}, everything else kept in {hits} of {count} (unedited {base.hits})"
+        return f"{gone}, everything else kept in {hits} of {count}"
 
     def doubts(self) -> list[str]:
         """What speaks against relying on the strength."""

@@ -92,8 +92,9 @@ class Trial:
 
     def figures(self) -> str:
         """What it did, with what budget, and the shares with their intervals."""
-        spent = f" Budget: {self.budget}." if self.budget else ""
-        return f"{self.about.title}. {self.about.deed}{spent} Back in {self.after}; unedited {self.before}."
+        spent = [f"Budget: {self.budget}."] if self.budget else []
+        deed, back = f"{self.about.title}: {self.about.deed}", f"Back in {self.after}; unedited {self.before}."
+        return " ".join([deed, *spent, back])
 
     def as_json(self) -> dict:
         """Everything but the pictures."""

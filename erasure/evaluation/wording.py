@@ -80,14 +80,19 @@ def likeness(row: Row) -> str:
         return ""
     if row.identical.hits == row.identical.count:
         return "Kept pictures are the same to the bit."
-    measure, same = decibels(row.psnr), f"; {of(row.identical)} are the same to the bit" if row.identical.hits else ""
-    if row.psnr >= INVISIBLE:
-        return f"Kept pictures changed by less than you can see ({measure}{same})."
-    if row.psnr >= SLIGHT:
-        return f"Kept pictures changed a little: it shows side by side ({measure}{same})."
-    if row.psnr >= VISIBLE:
-        return f"Kept pictures changed visibly ({measure}{same})."
-    return f"Kept pictures are other pictures than before ({measure}{same})."
+    hits, count = row.identical.hits, row.identical.count
+    same = [f"{hits} of {count} are the same to the bit."] if hits else []
+    return " ".join([_changed(row.psnr, decibels(row.psnr)), *same])
+
+
+def _changed(psnr: float, measure: str) -> str:
+    if psnr >= INVISIBLE:
+        return f"Kept pictures changed by less than you can see ({measure})."
+    if psnr >= SLIGHT:
+        return f"Kept pictures changed a little: it shows side by side ({measure})."
+    if psnr >= VISIBLE:
+        return f"Kept pictures changed visibly ({measure})."
+    return f"Kept pictures are other pictures than before ({measure})."
 
 
 def decibels(psnr: float) -> str:

@@ -74,9 +74,8 @@ class Learning:
 
     def notes(self) -> list[str]:
         """How the names were read."""
-        names = self.names
-        of_one = f"Read {listing(names)}{' of one concept' if len(names) > 1 else ''}."
-        return [of_one, *self.request.notes]
+        names = listing(self.names)
+        return [f"Read {names} of one concept." if len(self.names) > 1 else f"Read {names}.", *self.request.notes]
 
     def judged(self) -> Erasure:
         """What has been learned so far, with a verdict: how far the model's predictions for the concept have moved."""

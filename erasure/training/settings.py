@@ -86,15 +86,21 @@ class Settings:
         """The values that a training uses, in words; ``preset``: to say where its number of steps is another."""
         whole = f" (the preset has {preset.steps})" if preset is not None and preset.steps != self.steps else ""
         rank = f"rank {self.rank}" if self.rank else "full matrices"
-        wide = f", less in layers wider than {self.width}" if self.width else ""
+        weights = f"Weights: {self.weights}, {rank}, rate {self.weight_lr:g}, start: {self.weights_start}."
+        if self.width:
+            weights = (
+                f"Weights: {self.weights}, {rank}, rate {self.weight_lr:g}, less in layers wider than {self.width}, "
+                f"start: {self.weights_start}."
+            )
         target = f"'{self.anchor}'" if self.target == "anchor" else self.target
-        target += f", pushed away by {self.eta:g}" if self.target == "empty prompt" else ""
+        away = [f"Pushed away by {self.eta:g}."] if self.target == "empty prompt" else []
+        losses = f"Losses compare {'clean latents' if self.space == 'x0' else 'noise'}."
         gate = "acts on prompts for the concept only" if self.gate else "acts on every prompt"
         how, (_, height, width) = self.sampling, self.sampling.shape
         return [
             f"Method {self.method}: {self.steps} steps{whole} of {self.batch} latents, seed {self.seed}.",
-            f"Target: {target}. Losses compare {'clean latents' if self.space == 'x0' else 'noise'}.",
-            f"Weights: {self.weights}, {rank}, rate {self.weight_lr:g}{wide}, start: {self.weights_start}.",
+            " ".join([f"Target: {target}.", *away, losses]),
+            weights,
             f"Prompt, where the method has one: {self.tokens} tokens, blocks {self.blocks}, rate {self.prompt_lr:g}, "
             f"start: {self.start}; it {gate}.",
             f"Preserving: weight {self.preserve_weight:g}, {self.preserve_by}.",

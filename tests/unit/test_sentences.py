@@ -49,6 +49,11 @@ def test_a_text_is_translated_sentence_by_sentence(text, translation):
     assert GERMAN.translate(f"{text}\n{text}") == f"{translation}\n{translation}"
 
 
+def test_no_two_places_stand_side_by_side():
+    """What fills the first could not be told from what fills the second."""
+    assert not [text for text in sentences.sentences() if re.search(r"\}\{", text)]
+
+
 def test_sentences_are_read_from_the_source():
     said = sentences.sentences()
     assert "There is one erasure to combine, and it takes two: connect another one." in said
