@@ -81,7 +81,7 @@ PEOPLE = World(
         "erase_with_saved_file": VAN_GOGH,
         "train_erase_recover": VAN_GOGH,
         "measure_an_erasure": Words(
-            "dog", "a photo of a dog on a beach",
+            "dog", "a photo of a dog on a beach", file="dog",
             more={
                 "keep": "a photo of a cat on a sofa | cat\na photo of a horse in a field | horse\n"
                 "a photo of a red car | car",
@@ -117,7 +117,7 @@ TOY_WORLD = World(
         "erase_with_saved_file": CIRCLE,
         "train_erase_recover": CIRCLE,
         "measure_an_erasure": Words(
-            "circle", CIRCLE.prompt, TOY,
+            "circle", CIRCLE.prompt, TOY, "circle",
             more={
                 "keep": "\n".join(_KEPT), "other_names": f"a red {SHAPES['circle']}", "among": "\n".join(SHAPES),
             },

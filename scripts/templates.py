@@ -163,9 +163,13 @@ def instant_erasure(page: Page) -> int:
     return number
 
 
-def save_erasure(page: Page, erasure: int, y: int = 650) -> None:
+SAVED_AT = (MIDDLE, 650, WIDE, 110)
+"""Where and how large Save Erasure is, below the node that makes the erasure."""
+
+
+def save_erasure(page: Page, erasure: int, place: tuple[int, int, int, int] = SAVED_AT) -> None:
     prefix = f"erasures/{page.words.file}"
-    page.graph.node("ErasureSave", (MIDDLE, y, WIDE, 110), sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
+    page.graph.node("ErasureSave", place, sockets={"erasure": (erasure, 0)}, filename_prefix=prefix)
 
 
 def applied(page: Page, column: int, erasure: Socket, model: Socket | None = None, kind: str = "ErasureApply") -> int:
@@ -206,7 +210,7 @@ def train_erase_recover(object_info: dict[str, Any], world: World, slug: str) ->
     sockets = {**page.both, "vae": page.vae}
     train = page.graph.node("ErasureLearn", (MIDDLE, 0, WIDE, 630), sockets=sockets, concept=page.words.concept)
     page.graph.group("2. Learn to erase", (MIDDLE - 20, -74, WIDE + 40, 924))
-    save_erasure(page, train, 680)
+    save_erasure(page, train, (MIDDLE, 680, WIDE, 110))
     page.seed(PICTURES, 0)
     erased = applied(page, 1, (train, 0))
     recovered = applied(page, 2, (train, 0), (erased, 0), "ErasureRecover")
@@ -244,35 +248,39 @@ def export_as_lora(object_info: dict[str, Any], world: World, slug: str) -> dict
 
 
 def measure_an_erasure(object_info: dict[str, Any], world: World, slug: str) -> dict[str, Any]:
-    """Erasure Report, a card of it, and Stress Test on an erased model."""
+    """An erasure, its file, Erasure Report with a card of it, and Stress Test on the erased model."""
     page = Page(object_info, world, slug, [
         "**Choose your checkpoint**, and its picture size in Erasure Report.",
-        "**Type the concept** into Erase Concept, and prompts into Erasure Report. Any other erasure can take the "
-        "place of Erase Concept.",
-        "**Run.** The same prompts and noise, before and after; and a card to send, as a picture and a web page.",
+        "**Type the concept** into Instant Erasure, and prompts into Erasure Report.",
+        "**Run.** Pictures with the same prompts and noise, before and after; the erasure as a file in "
+        "`output/erasures`; and a card to send, as a picture and a web page.",
         "Does it come back? Select Stress Test, unfold it, press **Ctrl+M** and run: this takes longer.",
     ])  # fmt: skip
-    graph, words = page.graph, page.words
+    graph, words, narrow = page.graph, page.words, 250
     graph.group("1. Model", (LEFT - 20, 210, 360, 198))
-    erase = graph.node("ErasureText", (MIDDLE, 0, WIDE, 420), sockets=page.both, concept=words.concept)
-    graph.group("2. Erase", (MIDDLE - 20, -74, WIDE + 40, 514))
+    instant = graph.node("ErasureInstant", (MIDDLE, 0, WIDE, 860), sockets=page.both, concepts=words.concept)
+    using = {"model": page.model, "erasure": (instant, 0)}
+    erase = graph.node("ErasureApply", (PICTURES - 20, 0, narrow, 230), sockets=using)
+    save_erasure(page, instant, (PICTURES - 20, 290, narrow, 150))
+    graph.group("2. Make an erasure", (MIDDLE - 20, -74, WIDE + narrow + 60, 954))
+    measured_at = PICTURES + narrow + 20
     size = words.checkpoint.size
     judge = {"judge": (graph.node(world.judge, (LEFT, 450, 320, 46)), 0)} if world.judge else {}
     sockets = {"model_before": page.model, "model_after": (erase, 0), "clip": page.clip, "vae": page.vae, **judge}
     drawing: dict[str, Any] = {"seed": SEED, "steps": STEPS, "cfg": words.checkpoint.cfg, "width": size, "height": size}
     report = graph.node(
-        "ErasureReport", (PICTURES, 0, 440, 860), sockets=sockets, **drawing, pictures=4,
+        "ErasureReport", (measured_at, 0, 370, 860), sockets=sockets, **drawing, pictures=4,
         erase=f"{words.prompt} | {words.concept}", keep=words.more["keep"],
     )  # fmt: skip
     measured = object_info["ErasureReport"]["output_name"].index("measured")
-    graph.node("ErasureCard", (MIDDLE, 540, WIDE, 340), sockets={"measured": (report, measured)})
+    graph.node("ErasureCard", (measured_at + 390, 0, narrow, 560), sockets={"measured": (report, measured)})
     stress = graph.node(
-        "ErasureStressTest", (PICTURES + 480, 0, 440, 1100), sockets=sockets, **drawing, pictures=4,
+        "ErasureStressTest", (measured_at + 390, 640, 440, 1100), sockets=sockets, **drawing, pictures=4,
         concept=words.concept, other_names=words.more["other_names"], among=words.more["among"],
     )  # fmt: skip
     graph.nodes[-1]["flags"]["collapsed"] = True
     page.switch_off(MUTED, stress)
-    graph.group("3. Measure", (PICTURES - 20, -74, 720, 954))
+    graph.group("3. Measure", (measured_at - 20, -74, narrow + 430, 954))
     return graph.saved()
 
 
@@ -297,6 +305,6 @@ TEMPLATES = (
     Template("erase_three_concepts", "5 Three things at once", erase_three_concepts),
     Template("erase_with_saved_file", "6 A saved file", erase_with_saved_file),
     Template("train_erase_recover", "7 Train with a key", train_erase_recover),
-    Template("measure_an_erasure", "8 Measure an erasure", measure_an_erasure),
+    Template("measure_an_erasure", "8 Measure and make a card", measure_an_erasure),
     Template("export_as_lora", "9 Export as a LoRA", export_as_lora),
 )
