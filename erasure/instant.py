@@ -9,9 +9,10 @@ from itertools import cycle, product
 from json import dumps, loads
 
 import torch
+import torch.nn.functional as F
 
 from . import inspection, only_in
-from .artifact import NOTHING, Erasure, ErasureError, Metadata
+from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Metadata
 from .closed_form import CLOSED_FORM
 from .closed_form.balance import balance
 from .closed_form.problem import Problem, Scales, together
@@ -27,6 +28,7 @@ from .texts.encoder import Encoder
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
 from .texts.neighbours import nearness, unknown
 from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
+from .texts.pooled import Pooled
 from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
@@ -61,7 +63,7 @@ class Instant:
     ``target``: what takes a concept's place: its nearest neighbour in the preserve set, nothing (what the phrase says
     without it), or the text ``anchor``. ``tokens``: which encodings are moved, those of phrases from the name's last
     token on, or the last one of the bare name, as the papers have it. ``rank``: of the change, for each concept; 0 for
-    the exact one.
+    the exact one. ``pooled``: whether what reads the pooled text changes, too, in families that have it.
     """
 
     method: str = "uce"
@@ -71,6 +73,7 @@ class Instant:
     weights: str = "keys+values"
     rank: int = 8
     scales: Scales = field(default_factory=Scales)
+    pooled: bool = True
 
 
 @dataclass(frozen=True)
@@ -256,8 +259,9 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
     weights = effective_weights(model, here.weights(settings.weights))
     steps.begin("Reading texts", 0.8)
     problem = pose(encode, texts, weights, settings)
+    pooled = pooled_delta(model, encode, texts, settings) if settings.pooled else {}
     steps.begin("Solving", 0.9)
-    delta = edit_for(problem, settings).delta(weights.items())
+    delta = edit_for(problem, settings).delta(weights.items()) | pooled
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
@@ -274,7 +278,21 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
     return Erasure(metadata, (), delta, probes, tuple(map(tuple, texts.choices)))
 
 
-def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
+def pooled_delta(model, encode: Encoder, texts: Texts, settings: Instant) -> dict[str, Change]:
+    """The same for the pooled text, where the network reads one: a change of the columns that read it."""
+    name = subject(model).family.pooled_entry(model.model)
+    if name is None or not encode.has_pooled:
+        return {}
+    weight = effective_weights(model, [name])[name]
+    width = encode.pooled([""])[0].shape[1]
+    columns = {name: weight[:, :width]}
+    change = edit_for(pose(Pooled(encode), texts, columns, settings), settings).delta(columns.items())[name]
+    rest = weight.shape[1] - width
+    return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
+            else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
+
+
+def pose(encode: Encoder | Pooled, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
     """The encodings that are to move, with where they go, and those that are to stay."""
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
@@ -285,6 +303,7 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
         parts += only_in.staying(texts.names, texts.contexts, short.kept)
+    parts = [encode.some(part) for part in parts]
     count = sum(map(len, parts))
     strengths = texts.strengths or [1.0] * len(moved)
     with encode.telling([*moving, *(text for part in parts for text in part)]):
@@ -300,7 +319,7 @@ def pose(encode: Encoder, texts: Texts, weights: Mapping[str, torch.Tensor], set
     return Problem(moves, len(moved), sum(sums), near, torch.cat(some), empty, lambda: gram(weights))
 
 
-def preserved(encode: Encoder, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def preserved(encode: Encoder | Pooled, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What texts add to the mean of p p^T over the encodings of ``count`` texts, [d, d], and some of their encodings:
     about ``SAMPLE`` of all ``count``.
     """
@@ -382,7 +401,7 @@ def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:
 
 
 def _pairs(
-    encode: Encoder, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0,
+    encode: Encoder | Pooled, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0,
     contexts: Sequence[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodings of one concept, or of it beside ``contexts``, and where they go, [n, d] each: so much of the way."""
@@ -395,7 +414,7 @@ def _pairs(
     return source, goal if strength == 1 else torch.lerp(source, goal, strength)
 
 
-def aligned(encode: Encoder, template: str, name: str, replacement: str) -> tuple[torch.Tensor, torch.Tensor]:
+def aligned(encode: Encoder | Pooled, template: str, name: str, replacement: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodings of a phrase from the name's last token on, beside those of the same phrase with the name replaced.
 
     Everything after the name is paired token by token, because contextual encodings spread a concept over what follows

@@ -14,6 +14,7 @@ import torch
 from .artifact import ErasureError
 from .texts.encoder import Encoder
 from .texts.phrases import IN_CONTEXT, PHRASINGS, GateTexts, say, spread
+from .texts.pooled import Pooled
 
 TOGETHER = (*IN_CONTEXT, "a photo of a {kept} {concept}", "a {kept} with a {concept}", "a {concept} on a {kept}")
 """How a concept is said beside the text that it is erased with."""
@@ -29,8 +30,9 @@ def patterns(others: Sequence[str]) -> list[str]:
 
 
 def pairs(
-    encode: Encoder, aligned: Aligned, name: str, target: str, contexts: Sequence[str], others: Sequence[str] = ()
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    encode: Encoder | Pooled, aligned: Aligned, name: str, target: str, contexts: Sequence[str],
+    others: Sequence[str] = (),
+) -> list[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
     """Encodings of phrases that say a concept and a context, from where both are said, and where they go, [n, d] each.
 
     ``aligned(template, name, target)`` gives them from the name on.

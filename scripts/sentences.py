@@ -41,7 +41,8 @@ NAMES = {
     "in the same file", "in a file of its own", "not at all", "no erasures yet: make one with Save Erasure",
     "list[dict[str, nn.Parameter]]", "modified by an inplace operation", "Inference tensors cannot be saved",
     "a photo of a shape", "depth of field", "Stable Diffusion XL", "Stable Diffusion XL Refiner",
-    "SD 1.x, SD 2.x, SDXL", "Erases {0}{1}", "ESR-{0} {1}", "PSR-{0} {1}", "CLIP-I, kept {0}",
+    "SD 1.x, SD 2.x, SDXL", "HunyuanVideo and HunyuanImage", "Z-Image and Lumina 2",
+    "Flux.1 and Flux.2", "Erases {0}{1}", "ESR-{0} {1}", "PSR-{0} {1}", "CLIP-I, kept {0}",
     "CLIP score, {0} {1}",
 }  # fmt: skip
 """Choices of inputs, which have one name in every language, and texts that are for programs and text encoders."""

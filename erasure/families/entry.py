@@ -12,13 +12,16 @@ from .family import KEYS_AND_VALUES, Family, HostModel
 
 
 class LinearEntry(Family):
-    """``networks``: the host's classes, by their names within ``comfy.ldm``, for older hosts lack some. ``entries``: names
-    of the layers that read text, or how these end. ``norm``: the name of an RMS norm that the text passes before.
+    """``networks``: the host's classes, by their names within ``comfy.ldm``, for older hosts lack some.
+
+    ``entries``: names of the layers that read text, or how these end. ``norm``: the name of an RMS norm that the text
+    passes before. ``pooled``: the name of the layer that reads the pooled text, in networks that have it.
     """
 
     networks: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
     norm = ""
+    pooled = ""
 
     def fits(self, network: nn.Module) -> bool:
         return is_one_of(network, self.networks) and any(map(self.reads_text, dict(network.named_parameters())))
@@ -29,6 +32,10 @@ class LinearEntry(Family):
 
     def text_entry(self, model: HostModel, choice: str = KEYS_AND_VALUES) -> list[str]:
         return [name for name, _ in model.named_parameters() if self.reads_text(name)]
+
+    def pooled_entry(self, model: HostModel) -> str | None:
+        name = f"diffusion_model.{self.pooled}.weight"
+        return name if self.pooled and name in dict(model.named_parameters()) else None
 
     def in_front(self, model: HostModel) -> Sequence[str]:
         return [f"diffusion_model.{self.norm}.weight"] if self.norm else []

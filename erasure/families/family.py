@@ -56,6 +56,10 @@ class Family:
         """Names of weights that the text passes before the entry: norms and adapters."""
         return []
 
+    def pooled_entry(self, model: HostModel) -> str | None:
+        """The name of the weight whose first columns read the pooled text; None where none does."""
+        return None
+
     def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
         """What the text entry is given for a text whose encoder gives ``rows`` [n, d]; ``tokens``: its tokens, by the
         names of the CLIP's text encoders, as the host's tokenizers have them."""

@@ -11,6 +11,7 @@ class Flux(LinearEntry):
     name = "Flux.1 and Flux.2"
     networks = ("flux.model.Flux",)
     entries = ("txt_in",)
+    pooled = "vector_in.in_layer"
 
     def fits(self, network: nn.Module) -> bool:
         return super().fits(network) and network.txt_norm is None

@@ -9,3 +9,4 @@ class Hunyuan(LinearEntry):
     name = "HunyuanVideo and HunyuanImage"
     networks = ("hunyuan_video.model.HunyuanVideo",)
     entries = ("txt_in.input_embedder", "txt_in.c_embedder.in_layer")
+    pooled = "vector_in.in_layer"

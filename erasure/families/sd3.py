@@ -9,3 +9,4 @@ class SD3(LinearEntry):
     name = "SD 3.5"
     networks = ("modules.diffusionmodules.mmdit.MMDiT",)
     entries = ("context_embedder",)
+    pooled = "y_embedder.mlp.0"

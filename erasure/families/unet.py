@@ -61,6 +61,10 @@ class UNet(Family):
             return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
         return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
 
+    def pooled_entry(self, model: HostModel) -> str | None:
+        kinds = {kind.__name__ for kind in type(model).__mro__}  # of other UNets it reads pictures
+        return "diffusion_model.label_emb.0.0.weight" if kinds & {"SDXL", "SDXLRefiner"} else None
+
     def blocks(self, model: HostModel) -> Sequence[str]:
         parts = {PARTS[name.split(".")[1]] for name in self.text_entry(model) if name.split(".")[1] in PARTS}
         return [choice for choice, wanted in BLOCKS.items() if not parts.isdisjoint(wanted)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..artifact import ErasureError
 from . import attach
+from .subject import subject
 from .weights import require_unpacked
 
 
@@ -15,6 +16,12 @@ def plain_patcher(model):
 
 def require_trainable(model) -> None:
     """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
+    here = subject(model)
+    if not here.family.learns:
+        raise ErasureError(
+            f"Learning on {here.family.name} models is not supported: use Erase Concept or Instant Erasure, which "
+            "erase there in closed form."
+        )
     if attach.is_windowed(model):
         raise ErasureError(
             "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -235,10 +235,39 @@ class Encoder:
             merged = {key: [of_one[key][0] for of_one in some] for key in some[0]}
             encoded = _plain(as_the_host_runs(self.clip.encode_from_tokens, merged))[0].float().cpu()
             rows += encoded.chunk(len(some))
-            if self._count:
-                self._done = min(self._done + len(some), self._count)
-                self.on_read(self._done, self._count)
+            self._tell(len(some))
         return rows
+
+    def _tell(self, count: int) -> None:
+        """So many more texts have been read."""
+        if self._count:
+            self._done = min(self._done + count, self._count)
+            self.on_read(self._done, self._count)
+
+    def some(self, texts: Sequence[str]) -> list[str]:
+        """All of the texts: many are read in one run."""
+        return list(texts)
+
+    @property
+    def has_pooled(self) -> bool:
+        """Whether the text encoder gives a pooled vector of a text."""
+        return bool(self.pooled([""])[0].numel())
+
+    def pooled(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The pooled vectors of texts' first chunks, [1, d] each; empty where the text encoder gives none."""
+        rows = self.recall.rows(list(dict.fromkeys(texts)), self._run_pooled, "pooled")
+        return [rows[text] for text in texts]
+
+    def telling_pooled(self, texts: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+        """The same as ``telling``, of pooled vectors."""
+        return self._telling(self.recall.unread(list(dict.fromkeys(texts)), "pooled"))
+
+    def _run_pooled(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        for text in texts:
+            first = {key: chunks[:1] for key, chunks in self.recall.tokens(text).items()}
+            vector = _plain(as_the_host_runs(partial(self.clip.encode_from_tokens, return_pooled=True), first)[1])
+            self._tell(1)
+            yield torch.zeros(1, 0) if vector is None else vector.float().cpu().reshape(1, -1)
 
     def with_tokens(self, rows: Sequence[Sequence[int]]) -> dict[str, list]:
         """What the host's tokenizer would give for texts of just these token numbers, one chunk each."""

@@ -168,6 +168,12 @@ def weights_sum(patcher) -> str:
     return known[1]
 
 
+def pooling(clip) -> str:
+    """What pooled vectors depend on beside what encodings do."""
+    stored = stored_weights(clip.patcher)
+    return repr([checksum(weight) for name, weight in stored.items() if name.endswith(POOLED)])
+
+
 def _plain_parts(weight: torch.Tensor) -> list[torch.Tensor]:
     """The tensors that a weight is kept in. Raises Untold for a kind that the host does not have."""
     if isinstance(weight, QuantizedTensor):

@@ -13,6 +13,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from uuid import uuid4
@@ -22,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .identity import checksum, identity
+from .identity import checksum, identity, pooling
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +156,13 @@ class Recall:
             self._tokens[text] = self.clip.tokenize(text)
         return self._tokens[text]
 
-    def rows(self, texts: Sequence[str], run: Callable[[Sequence[str]], Iterable[torch.Tensor]]) -> Rows:
-        """The encodings of texts' first chunks; ``run(texts)`` computes them."""
+    def rows(
+        self, texts: Sequence[str], run: Callable[[Sequence[str]], Iterable[torch.Tensor]], kind: str = "row"
+    ) -> Rows:
+        """The encodings of texts' first chunks; ``run(texts)`` computes them. ``kind``: or their pooled vectors."""
         if self.identity is None:
             return dict(zip(texts, run(texts), strict=True)) if texts else {}
-        keys = self._keys("row", texts)
+        keys = self._keys(kind if kind == "row" else f"{kind} {self._pooling}", texts)
         rows = _remembered(keys)
         new = [text for text in texts if text not in rows]
         if new:
@@ -191,11 +194,17 @@ class Recall:
                 SHELF.save(name, {keys[text]: row for text, row in rows.items()})
         return rows
 
-    def unread(self, texts: Sequence[str]) -> int:
+    def unread(self, texts: Sequence[str], kind: str = "row") -> int:
         """How many of some texts' first chunks have yet to be read."""
         if not self.apart:
             return len(texts)
-        return sum(ROWS.get(key) is None for key in self._keys("row", texts).values())
+        kind = kind if kind == "row" else f"{kind} {self._pooling}"
+        return sum(ROWS.get(key) is None for key in self._keys(kind, texts).values())
+
+    @cached_property
+    def _pooling(self) -> str:
+        """What pooled vectors depend on beside encodings."""
+        return pooling(self.clip)
 
     def named(self, texts: Iterable[str]) -> str:
         """What the encodings of texts follow from."""
