@@ -6,7 +6,7 @@ import pytest
 
 from scripts.graph import Graph
 from scripts.make_workflows import CHECKPOINT, CONCEPT, TOY_SIZE
-from tests.browser.editor import READY, SAID
+from tests.browser.editor import READY, RUN, SAID
 from tests.browser.graphs import erasing
 
 NODES_2 = "Comfy.VueNodes.Enabled"
@@ -20,6 +20,12 @@ INSIDE = """() => app.canvas.graph.nodes.find(node => node.type == 'ErasureText'
 SHEETS = "id => app.graph.getNodeById(id).imgs?.length == 3"
 SHEETS_2 = "id => document.querySelectorAll(`[data-node-id='${id}'] img[src*='/view?']`).length == 3"
 AT_BEGIN = f"""id => app.api.addEventListener("execution_cached", () => {{ window.atBegin = ({SAID})(id); }})"""
+TEXTS_HERE = f"""id => {{
+    window.textsHere = [];
+    app.api.addEventListener("executed", () => window.textsHere.push(...[({SAID})(id)].filter(Boolean)));
+    setInterval(() => window.textsHere.push(...[({SAID})(id)].filter(Boolean)), 20);
+}}"""
+OUTPUT = "id => app.nodeOutputs[id]?.text"
 TAB = "() => app.extensionManager.workflow.activeWorkflow.filename"
 COLLAPSED = "id => Boolean(app.graph.getNodeById(id)?.flags.collapsed)"
 ON_SCREEN = "text => document.body.innerText.includes(text)"
@@ -89,6 +95,20 @@ def test_a_node_in_a_subgraph_says_what_it_said_when_the_subgraph_is_opened(edit
         again(editor, workflow)
 
 
+def test_a_run_of_another_tab_says_nothing_here(editor, info):
+    """Its nodes have the same ids as those of the workflow that was opened while it runs."""
+    editor.load({**erasing(info), "id": str(uuid.uuid4())}, "first")
+    editor.fill_in({"ErasureText": {"concept": "moon"}})
+    wait = editor.press_run()
+    editor.said("ErasureText", "^Reading", RUN)
+    editor.load({**erasing(info), "id": str(uuid.uuid4())}, "second")
+    editor.ask(TEXTS_HERE, editor.number("ErasureText"))
+    assert wait()["kind"] == "execution_success"
+    assert editor.ask("() => window.textsHere") == [] and editor.ask(OUTPUT, editor.number("ErasureText")) is None
+    editor.page.locator(".workflow-tab").get_by_text("first", exact=True).click()
+    assert "moon" in editor.said("ErasureText")
+
+
 def test_what_a_node_said_is_gone_as_soon_as_a_run_begins_that_runs_it_again(editor, info):
     editor.load(erasing(info))
     number = editor.number("ErasureText")
@@ -111,3 +131,19 @@ def test_all_sheets_of_a_large_report_are_shown(editor, info, nodes_2):
     editor.look_at("ErasureReport")
     editor.until(SHEETS_2 if nodes_2 else SHEETS, editor.number("ErasureReport"))
     editor.shot(f"sheets_{'nodes_2' if nodes_2 else 'classic'}")
+
+
+def test_after_a_reload_during_a_run_an_old_text_is_not_there(editor, info):
+    editor.load(erasing(info))
+    editor.run()
+    text = editor.said("ErasureText")
+    editor.fill_in({"ErasureText": {"concept": "moon"}, "KSampler": {"steps": 4000}})
+    editor.press_run()
+    editor.said("ErasureText", "moon", RUN)
+    editor.page.reload()
+    editor.until(READY)
+    editor.until("async () => (await (await app.api.fetchApi('/queue')).json()).queue_running.length")
+    editor.until("() => new Promise(done => setTimeout(() => done(true), 1500))")
+    assert editor.ask(SAID, editor.number("ErasureText")) != text
+    assert editor.ask("async () => (await (await app.api.fetchApi('/queue')).json()).queue_running.length")
+    editor.ask("() => app.api.interrupt()")

@@ -17,13 +17,19 @@ export function allNodes(graph = rootGraph()) {
     return (graph?.nodes ?? []).flatMap((node) => [node, ...allNodes(node.subgraph ?? {})]);
 }
 
-/** Our node with an execution id: "5", or "3:5" for node 5 in the subgraph that is node 3. */
-export function nodeOf(id) {
+/** The node with an execution id: "5", or "3:5" for node 5 in the subgraph that is node 3. */
+export function anyNodeOf(id) {
     let graph = rootGraph(), node;
     for (const part of String(id).split(":")) {
         node = graph?.getNodeById(part);
         graph = node?.subgraph;
     }
+    return node;
+}
+
+/** Our node with an execution id. */
+export function nodeOf(id) {
+    const node = anyNodeOf(id);
     return isOurs(node) ? node : undefined;
 }
 

@@ -7,11 +7,12 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { allNodes, isInView, isOurs, locator, nodeOf, safely } from "./graph.js";
-import { forgetTexts, outputOf, recalled, textOf } from "./runs.js";
+import { allNodes, anyNodeOf, isInView, isOurs, locator, nodeOf, safely } from "./graph.js";
+import { followRuns, forgetTexts, isElsewhere, isOursElsewhere, outputOf, recalled, textOf } from "./runs.js";
 
 const WIDGET = "$$node-text-preview"; // the editor's name for the text under a node
 const said = new WeakMap(); // node -> what it says
+const outputs = new WeakMap(); // node -> what it gave out when it last ran
 
 /** Has the editor show what a node says as if the host had just sent it. */
 function show(node) {
@@ -20,14 +21,39 @@ function show(node) {
     api.dispatchEvent(new CustomEvent("progress_text", { detail }));
 }
 
+// The editor gives what a running node says, and gives out, to the node with its id in the tab that is open. The run may
+// be one of another tab, to which the editor brings the outputs as well: then it is taken back from the node here.
+
+/** Once the editor was told of a text: it goes, if it is of a node elsewhere. */
+function takeBackText(id) {
+    const node = isOursElsewhere(id) && anyNodeOf(id), widget = node && node.widgets?.find(({ name }) => name === WIDGET);
+    if (!widget) return;
+    if (said.has(node)) widget.value = said.get(node);
+    else if (isOurs(node)) widget.value = "";
+    else node.removeWidget?.(widget);
+}
+
+/** Once the editor was told of an output: it is kept as the node's own, or goes, if it is of a node elsewhere. */
+function sortOutput(id, prompt) {
+    const node = anyNodeOf(id), key = node && locator(node);
+    if (!node || !app.nodeOutputs) return;
+    if (!isElsewhere(prompt)) outputs.set(node, app.nodeOutputs[key]);
+    else if (!isOurs(node) && !isOursElsewhere(id, prompt)) return;
+    else if (outputs.get(node)) app.nodeOutputs[key] = outputs.get(node);
+    else delete app.nodeOutputs[key];
+}
+
 function onText({ detail }) {
-    const node = detail.again ? undefined : nodeOf(detail.nodeId);
-    if (node) said.set(node, detail.text);
+    if (detail.again) return;
+    const node = nodeOf(detail.nodeId);
+    if (isElsewhere()) queueMicrotask(safely(() => takeBackText(detail.nodeId)));
+    else if (node) said.set(node, detail.text);
 }
 
 function onExecuted({ detail }) {
-    const node = nodeOf(detail.display_node ?? detail.node), text = textOf(detail.output);
-    if (!node || !text) return;
+    const id = detail.display_node ?? detail.node, node = nodeOf(id), text = textOf(detail.output);
+    queueMicrotask(safely(() => sortOutput(id, detail.prompt_id)));
+    if (isElsewhere(detail.prompt_id) || !node || !text) return;
     said.set(node, text);
     // the last preview would stay in front of the result's own pictures, of which it is the first
     if (detail.output.images) delete app.nodePreviewImages?.[locator(node)];
@@ -36,6 +62,7 @@ function onExecuted({ detail }) {
 
 /** A run begins: what nodes said that will run again no longer holds. */
 function onCached({ detail }) {
+    if (isElsewhere(detail.prompt_id)) return;
     const cached = new Set(detail.nodes.map(nodeOf));
     const again = allNodes().filter((node) => isOurs(node) && !cached.has(node));
     forgetTexts(again);
@@ -48,6 +75,7 @@ function onCached({ detail }) {
 
 /** Nodes that were made anew, by undo or another tab, say what the outputs of their last run hold. */
 function remind() {
+    for (const node of allNodes()) outputs.set(node, app.nodeOutputs?.[locator(node)]);
     for (const node of allNodes().filter(isOurs)) {
         const text = textOf(outputOf(node));
         if (!said.has(node) && text) said.set(node, text);
@@ -58,6 +86,7 @@ function remind() {
 app.registerExtension({
     name: "ConceptErasure.Said",
     setup: safely(() => {
+        followRuns();
         api.addEventListener("progress_text", safely(onText));
         api.addEventListener("executed", safely(onExecuted));
         api.addEventListener("execution_cached", safely(onCached));
