@@ -11,6 +11,8 @@ from .ernie import Ernie
 from .family import Family
 from .flux import Flux
 from .hunyuan import Hunyuan
+from .ideogram import Ideogram
+from .joyimage import JoyImage
 from .kandinsky import Kandinsky
 from .krea import Krea
 from .ltxv import LTXV
@@ -41,13 +43,17 @@ FAMILIES: tuple[Family, ...] = (
     Aura(),
     OmniGen(),
     Kandinsky(),
+    JoyImage(),
+    Ideogram(),
 )
 
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of a host's model (``MODEL.model``); None for one that is not known."""
     network = getattr(model, "diffusion_model", None)
-    return None if network is None else next((family for family in FAMILIES if family.fits(network)), None)
+    if network is None:
+        return None
+    return next((family for family in FAMILIES if family.fits(network) and family.suits(model)), None)
 
 
 def reads_text(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .entry import LinearEntry
+from .entry import LinearEntry, as_given
 from .family import KEYS_AND_VALUES, VALUES, HostModel
 
 ADAPTER = "llm_adapter"
@@ -33,8 +33,7 @@ class Cosmos(LinearEntry):
         network = model.diffusion_model
         if not hasattr(network, ADAPTER):
             return rows
-        like = next(network.llm_adapter.parameters())
         ids, weights = zip(*((int(token[0]), float(token[1])) for token in tokens["t5xxl"][0]), strict=True)
-        numbers = torch.tensor([ids], device=like.device)
-        out = network.llm_adapter(rows[None].to(like.device, model.get_dtype_inference()), numbers)[0]
+        source = as_given(model, network.llm_adapter, rows)
+        out = network.llm_adapter(source, torch.tensor([ids], device=source.device))[0]
         return out.float().cpu() * torch.tensor(weights)[:, None]

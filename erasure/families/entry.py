@@ -15,7 +15,7 @@ class LinearEntry(Family):
     """``networks``: the host's classes, by their names within ``comfy.ldm``, for older hosts lack some.
 
     ``entries``: names of the layers that read text, or how these end. ``norm``: the name of an RMS norm that the text
-    passes before. ``pooled``: the name of the layer that reads the pooled text, in networks that have it.
+    passes before, ``pooled``: of the layer that reads the pooled text; each in networks that have it.
     """
 
     networks: tuple[str, ...] = ()
@@ -34,20 +34,33 @@ class LinearEntry(Family):
         return [name for name, _ in model.named_parameters() if self.reads_text(name)]
 
     def pooled_entry(self, model: HostModel) -> str | None:
-        name = f"diffusion_model.{self.pooled}.weight"
-        return name if self.pooled and name in dict(model.named_parameters()) else None
+        return weight_of(model, self.pooled)
 
     def in_front(self, model: HostModel) -> Sequence[str]:
-        return [f"diffusion_model.{self.norm}.weight"] if self.norm else []
+        name = weight_of(model, self.norm)
+        return [] if name is None else [name]
 
     def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
-        return rms_norm(model.get_submodule(f"diffusion_model.{self.norm}"), rows) if self.norm else rows
+        name = weight_of(model, self.norm)
+        return rows if name is None else rms_norm(model.get_submodule(name.removesuffix(".weight")), rows)
 
 
 def is_one_of(module: nn.Module, classes: Sequence[str]) -> bool:
     """Whether a module is of one of the host's classes, given by their names within ``comfy.ldm``."""
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
     return not names.isdisjoint(f"comfy.ldm.{name}" for name in classes)
+
+
+def weight_of(model: HostModel, layer: str) -> str | None:
+    """The name of the weight of a network's layer; None in networks that do not have it."""
+    name = f"diffusion_model.{layer}.weight"
+    return name if layer and name in dict(model.named_parameters()) else None
+
+
+def as_given(model: HostModel, layers: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """Encodings [n, d] as a network gives them to some of its layers, [1, n, d]; a copy, for some write into it."""
+    like = next(layers.parameters())
+    return rows[None].to(like.device, model.get_dtype_inference(), copy=True)
 
 
 def rms_norm(norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,10 @@ class Family:
         """Whether a network (``diffusion_model``) is of this family, and reads text."""
         raise NotImplementedError
 
+    def suits(self, model: HostModel) -> bool:
+        """Whether a model gives a network that fits texts to read, and not pictures."""
+        return True
+
     def reads_text(self, name: str) -> bool:
         """Whether a weight of this name is of the text entry: its input is the text encoding."""
         raise NotImplementedError

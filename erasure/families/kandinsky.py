@@ -1,4 +1,4 @@
-"""Kandinsky 5: all text passes ``text_embeddings.in_layer``."""
+"""Kandinsky 5: all text passes ``text_embeddings.in_layer``, and a pooled text beside it."""
 
 from __future__ import annotations
 
@@ -9,3 +9,4 @@ class Kandinsky(LinearEntry):
     name = "Kandinsky 5"
     networks = ("kandinsky5.model.Kandinsky5",)
     entries = ("text_embeddings.in_layer",)
+    pooled = "pooled_text_embeddings.in_layer"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .entry import LinearEntry
+from .entry import LinearEntry, as_given
 from .family import HostModel
 
 FUSION, NORM = "txtfusion", "txtmlp.0"
@@ -23,7 +23,6 @@ class Krea(LinearEntry):
 
     def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
         network = model.diffusion_model
-        like = next(network.txtfusion.parameters())
-        context = network._unpack_context(rows[None].to(like.device, model.get_dtype_inference()))
+        context = network._unpack_context(as_given(model, network.txtfusion, rows))
         fused = network.txtfusion(context, mask=None, transformer_options={})
         return network.txtmlp[0](fused)[0].float().cpu()

@@ -31,6 +31,8 @@ PROJECTIONS = {
 """Choice of weights -> projections of ``attn2``."""
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 """The host's name of a part of the UNet -> the same in ``BLOCKS``."""
+READ_PICTURES = {"SVD_img2vid", "Stable_Zero123"}
+"""The host's classes of models that give the UNet a picture where others give it a text."""
 CONTEXT = "concept_erasure"
 """Under this name, options hold a layer's text before any erasure joined it."""
 
@@ -43,6 +45,9 @@ class UNet(Family):
 
     def fits(self, network: nn.Module) -> bool:
         return isinstance(network, UNetModel) and any(self.reads_text(name) for name, _ in network.named_parameters())
+
+    def suits(self, model: HostModel) -> bool:
+        return READ_PICTURES.isdisjoint(kinds_of(model))
 
     def reads_text(self, name: str) -> bool:
         return name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
@@ -62,8 +67,8 @@ class UNet(Family):
         return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
 
     def pooled_entry(self, model: HostModel) -> str | None:
-        kinds = {kind.__name__ for kind in type(model).__mro__}  # of other UNets it reads pictures
-        return "diffusion_model.label_emb.0.0.weight" if kinds & {"SDXL", "SDXLRefiner"} else None
+        # of other UNets it reads pictures
+        return "diffusion_model.label_emb.0.0.weight" if kinds_of(model) & {"SDXL", "SDXLRefiner"} else None
 
     def blocks(self, model: HostModel) -> Sequence[str]:
         parts = {PARTS[name.split(".")[1]] for name in self.text_entry(model) if name.split(".")[1] in PARTS}
@@ -87,6 +92,11 @@ class UNet(Family):
 
     def checkpoint(self, options: dict) -> None:
         options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}
+
+
+def kinds_of(model: HostModel) -> set[str]:
+    """The names of a model's class and of those that it is made from."""
+    return {kind.__name__ for kind in type(model).__mro__}
 
 
 class PromptPatch:
