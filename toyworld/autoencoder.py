@@ -52,6 +52,14 @@ def widen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: _pad(tensor) for name, tensor in state.items()}
 
 
+def narrow(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What ``widen`` was given."""
+    return {
+        name: tensor[tuple(slice(WIDTH if i < 2 and n == HOST_WIDTH else n) for i, n in enumerate(tensor.shape))]
+        for name, tensor in state.items()
+    }
+
+
 def _pad(tensor: torch.Tensor) -> torch.Tensor:
     shape = [HOST_WIDTH if i < 2 and n == WIDTH else n for i, n in enumerate(tensor.shape)]
     out = tensor.new_zeros(shape)

@@ -2,6 +2,7 @@
 
     python3 scripts/run.py toyworld.train            everything, about an hour and a half on two CPU cores
     python3 scripts/run.py toyworld.train --stage unet --steps 200      one stage, shortened
+    python3 scripts/run.py toyworld.train --world flux      another architecture, see ``toyworld/worlds``
 
 Seeded; uses a GPU if there is one. Each stage leaves its result in ``output/toyworld`` and is skipped when that
 file exists, so that an interrupted run goes on. ``toyworld/training.json`` records seeds, times and losses.
@@ -391,10 +392,17 @@ def assemble() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=["vae", "judge", "unet", "assemble"], help="only this one, made anew")
+    parser.add_argument("--world", help="trains this architecture instead, on the same pictures and with the same VAE")
     parser.add_argument("--steps", type=int, help="fewer or more steps than the stage's own number")
     chosen = parser.parse_args()
     torch.set_flush_denormal(True)  # tiny half-precision gradients otherwise slow a CPU several times over
     WORK.mkdir(parents=True, exist_ok=True)
+    if chosen.world not in (None, "unet"):
+        from .worlds import WORLDS
+        from .worlds.training import train_world
+
+        train_world(WORLDS[chosen.world], chosen.steps)
+        return
     done = {"vae": WORK / "vae.safetensors", "judge": JUDGE_FILE, "unet": WORK / "unet.safetensors"}
     work = {"vae": train_vae, "judge": train_judge, "unet": train_unet}
     for stage, function in work.items():

@@ -1,0 +1,124 @@
+"""The toy world in other architectures: the stock loader reads it, and it draws what it is told."""
+
+import random
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+
+from tests import worlds as loading
+from tests.host.test_toyworld import accuracy
+from toyworld.world import COLOURS, SHAPES, STYLES, Scene, caption
+from toyworld.worlds import WORLDS
+from toyworld.worlds.gradients import OPTIONS, differentiable
+from toyworld.worlds.training import base_model, initialise, text_encoder
+from toyworld.worlds.words import WORDS
+
+MEGABYTES, ALL = 24, 100
+TRAINED = [name for name, world in WORLDS.items() if world.checkpoint.exists() and name != "unet"]
+TEXTS = ["a red circle on a plain background", "dog, checked azure donut", "a picture", "circle"]
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request):
+    """(world, MODEL, CLIP, VAE) of each architecture."""
+    world = WORLDS[request.param]
+    return world, *loading.load(world.checkpoint)
+
+
+def encoded(clip, text: str) -> list:
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0]
+
+
+def test_the_checkpoints_are_small():
+    sizes = [world.checkpoint.stat().st_size for world in WORLDS.values() if world.checkpoint.exists()]
+    assert max(sizes) <= MEGABYTES * 1e6 and sum(sizes) <= ALL * 1e6
+
+
+def test_the_stock_loader_knows_the_family(trained):
+    world, model, clip, vae = trained
+    assert type(model.model.model_config).__name__ == world.family.__name__
+    assert clip is not None and vae is not None
+    found = model.model.model_config.unet_config
+    assert {key: found[key] for key in world.network} == dict(world.network)
+
+
+def test_it_draws_what_it_is_told(trained):
+    """A picture of each shape, in other colours and styles, from the host's sampler and an empty latent."""
+    world, model, clip, vae = trained
+    rng = random.Random(5)
+    scenes = [Scene(shape, rng.choice(list(COLOURS)), rng.choice(list(STYLES))) for shape in SHAPES]
+    negative, pictures = encoded(clip, ""), []
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, 8, 8))
+    for seed, scene in enumerate(scenes):
+        positive = encoded(clip, caption(scene, "a {colour} {shape} on a {style} background"))
+        noise = comfy.sample.prepare_noise(empty, seed)
+        with torch.inference_mode():
+            latent = comfy.sample.sample(
+                model, noise, 12, world.cfg, "euler", world.scheduler, [positive], [negative], empty, seed=seed
+            )
+            pictures.append(vae.decode(latent).permute(0, 3, 1, 2).clone())
+    scores = accuracy(torch.cat(pictures), torch.tensor([scene.labels for scene in scenes]))
+    assert all(score >= 0.75 for score in scores.values()), scores
+
+
+def test_training_reads_texts_as_the_host_does(trained):
+    """Training encodes many texts at once; each must be encoded as the host does it alone."""
+    world, model, clip, _ = trained
+    base = base_model(world)
+    base.diffusion_model.load_state_dict(model.model.diffusion_model.state_dict())
+    texts = text_encoder(world, base.diffusion_model)
+    texts.dropping = False
+    texts.model.load_state_dict(clip.cond_stage_model.state_dict())
+    with torch.no_grad(), differentiable():
+        rows = texts.read([texts.tokens(text) for text in TEXTS])
+    for i, text in enumerate(TEXTS):
+        context, beside = encoded(clip, text)
+        with torch.inference_mode():
+            given = model.model.extra_conds(
+                cross_attn=context, device="cpu", noise=torch.zeros(1, *world.latent), **beside
+            )["c_crossattn"].cond
+        count = min(given.shape[1], context.shape[1] if "t5xxl_ids" not in beside else len(beside["t5xxl_ids"]))
+        assert torch.allclose(rows.conds["c_crossattn"][i, :count], given[0, :count], atol=2e-5), text
+        if "y" in rows.conds:
+            pooled = beside["pooled_output"][0]
+            assert torch.allclose(rows.conds["y"][i, : len(pooled)], pooled, atol=2e-5), text
+
+
+def test_common_words_are_told_apart(trained):
+    """No two of them leave the same behind in a text; a few may be close."""
+    _, _, clip, _ = trained
+    rows = torch.cat([encoded(clip, f"a {word}")[0].mean(1) for word in WORDS])
+    directions = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    nearest = (directions @ directions.T - 2 * torch.eye(len(WORDS))).amax(1)
+    assert float((nearest < 0.95).float().mean()) >= 0.95 and float(nearest.max()) < 0.999
+
+
+def test_gradients_are_right(trained):
+    """Along a random direction, against finite differences: blocks that write in place would spoil them in silence."""
+    world, *_ = trained
+    torch.manual_seed(1)
+    base = base_model(world)
+    initialise(base.diffusion_model)
+    texts = text_encoder(world, base.diffusion_model)
+    texts.dropping = False
+    x, sigma = torch.randn(2, *world.latent), base.model_sampling.sigmas[[400, 700]]
+
+    def output() -> torch.Tensor:
+        torch.manual_seed(2)
+        with differentiable():
+            conds = texts.read([texts.tokens(text) for text in TEXTS[:2]]).conds
+            return base.apply_model(x, sigma, transformer_options=dict(OPTIONS), **conds).sum()
+
+    table = next(iter(texts.tables.values())).rows.weight
+    output().backward()
+    direction = torch.randn_like(table)
+    step = 1e-3
+    with torch.no_grad():
+        table += step * direction
+        above = output()
+        table -= 2 * step * direction
+        below = output()
+    assert torch.isclose((above - below) / (2 * step), (table.grad * direction).sum(), rtol=0.05)

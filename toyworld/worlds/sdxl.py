@@ -1,0 +1,80 @@
+"""SDXL's shape. Its network starts from the first world's, whose convolutions know the pictures already."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import comfy.model_base
+import comfy.ops
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..node.families import sdxl
+from ..train import CHECKPOINT
+from . import clip
+from .world import Reading, Texts, World, under
+
+WITHOUT_TOKENS, WITHOUT_POOLED = 0.1, 0.25
+SIDES = (64, 128, 256, 512, 768, 1024)
+"""Sizes that the network may be told; they change nothing."""
+
+
+class SDXLTexts(Texts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = sdxl.ToySDXLTokenizer()
+        self.model = sdxl.ToySDXLClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
+        self.tables = {
+            "l": self.model.clip_l.transformer.get_input_embeddings(),
+            "g": self.model.clip_g.transformer.get_input_embeddings(),
+        }
+
+    def read(self, tokens: Sequence[Mapping[str, list[int]]]) -> Reading:
+        tokens = [*tokens, self.tokens("")]
+        parts = [
+            clip.encode(model, [text[stream] for text in tokens], whole=True)
+            for stream, model in (("l", self.model.clip_l), ("g", self.model.clip_g))
+        ]
+        context = torch.cat([hidden for _, hidden, *_ in parts], dim=-1)
+        pooled = parts[1][2]
+        given = torch.cat([self.given(pooled, WITHOUT_POOLED), self.sizes().expand(len(tokens) - 1, -1)], dim=1)
+        conds = {"c_crossattn": self.given(context, WITHOUT_TOKENS), "y": given}
+        return Reading(conds, [parts[0][3][:-1], pooled[:-1]])
+
+    def sizes(self) -> torch.Tensor:
+        """The host's reading of a picture's size, [1, 1536]."""
+        draw = random.Random(int(torch.randint(2**31, ())))
+        adm = comfy.model_base.SDXL.encode_adm
+        side = draw.choice(SIDES)
+        holder = nn.Module()
+        holder.embedder, holder.noise_augmentor = comfy.model_base.Timestep(256), None
+        return adm(holder, pooled_output=torch.zeros(1, 0), width=side, height=side)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        parts = {"clip_l": self.model.clip_l.transformer, "clip_g": self.model.clip_g.transformer}
+        return under(self.prefix, parts)
+
+
+def from_first_world(network: nn.Module) -> None:
+    """Takes over every weight of the first world's UNet that has its place here; what reads text starts anew."""
+    prefix, own = "model.diffusion_model.", network.state_dict()
+    for name, weight in load_file(CHECKPOINT).items():
+        name = name.removeprefix(prefix)
+        if name in own and own[name].numel() == weight.numel():
+            own[name].copy_(weight.reshape(own[name].shape))
+
+
+WORLD = World(
+    name="sdxl",
+    family=sdxl.ToySDXL,
+    network=sdxl.NETWORK,
+    texts=SDXLTexts,
+    steps=900,
+    batch=32,
+    silent=("label_emb.0.2.weight", "label_emb.0.2.bias"),
+    start=from_first_world,
+    scheduler="normal",
+    vae_prefix="first_stage_model.",
+)
