@@ -59,6 +59,7 @@ METHODS: dict[str, tuple[Instant, bool]] = {
     "uce, preserve set of its own": (Instant(), False),
     "rece": (Instant(method="rece"), True),
     "speed": (Instant(method="speed"), True),
+    "dp": (Instant(method="dp"), True),
     "uce, published form": (PUBLISHED, True),
     "speed, published form": (
         replace(PUBLISHED, method="speed", weights="values", scales=replace(UNBALANCED, threshold=0.1)),

@@ -78,7 +78,8 @@ class ErasureInstant(io.ComfyNode):
                 io.Combo.Input(
                     "method", options=list(CLOSED_FORM), default="uce",
                     tooltip="uce: best measured. rece: also erases what would revive the concept, at some cost to its "
-                    "neighbours. speed: changes only what the preserved texts hardly use; erases a little less.",
+                    "neighbours. speed: changes only what the preserved texts hardly use; erases a little less. "
+                    "dp: changes nothing at all of what the preserved texts use.",
                 ),
                 io.Combo.Input(
                     "tokens", options=list(TOKENS), default=TOKENS[0], advanced=True,

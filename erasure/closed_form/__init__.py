@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from . import rece, speed, uce
+from . import dp, rece, speed, uce
 from .problem import Problem, Scales
 from .textmap import TextMap
 
@@ -10,4 +10,5 @@ CLOSED_FORM: dict[str, Callable[[Problem, Scales], TextMap]] = {
     "uce": uce.edit,
     "rece": rece.edit,
     "speed": speed.edit,
+    "dp": dp.edit,
 }

@@ -1,11 +1,11 @@
-"""UCE, RECE and SPEED on numbers: each does what its paper promises."""
+"""Closed-form methods on numbers: each does what its paper promises."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from concept_erasure.erasure.closed_form import rece, speed, uce
+from concept_erasure.erasure.closed_form import dp, rece, speed, uce
 from concept_erasure.erasure.closed_form.balance import balance
 from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
 from concept_erasure.erasure.closed_form.textmap import moment
@@ -48,7 +48,7 @@ def disturbance(edit, kept) -> float:
     return float((edit(kept.double()) - kept).norm() / kept.norm())
 
 
-@pytest.mark.parametrize("method", [uce, rece, speed])
+@pytest.mark.parametrize("method", [uce, rece, speed, dp])
 def test_the_concept_goes_and_the_rest_stays(method):
     p = problem()
     edit = method.edit(p, SMALL)
@@ -100,6 +100,17 @@ def test_speed_moves_only_where_the_preserved_have_nothing():
     assert disturbance(edit, used) < 0.02
     fixed = speed.anchors(p.empty).T
     assert torch.allclose(edit(fixed), fixed, atol=1e-3), "what must stay exactly does"
+
+
+def test_dp_moves_nothing_that_the_preserved_use():
+    p = problem()
+    values, vectors = torch.linalg.eigh(p.kept)
+    safe = vectors[:, values >= dp.SAFE * p.unit].T
+    edit = dp.edit(p, SMALL)
+    assert 0 < len(safe) < D and disturbance(edit, safe) < 1e-9
+    source, target = pair(p)
+    aim = target.double() @ safe.T @ safe  # what takes the concept's place is in the safe subspace, too
+    assert way_made(edit, source, aim) > 0.95
 
 
 def test_several_concepts_go_to_their_own_targets():
