@@ -256,7 +256,7 @@ def siblings_for(names: Sequence[str]) -> int:
 def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     here = subject(model)
-    weights = effective_weights(model, here.weights(settings.weights))
+    weights = effective_weights(model, here.family.text_entry(model.model, settings.weights))
     steps.begin("Reading texts", 0.8)
     problem = pose(encode, texts, weights, settings)
     pooled = pooled_delta(model, encode, texts, settings) if settings.pooled else {}

@@ -7,5 +7,6 @@ from .entry import LinearEntry
 
 class Chroma(LinearEntry):
     name = "Chroma"
+    learns = True
     networks = ("chroma.model.Chroma",)
     entries = ("txt_in",)

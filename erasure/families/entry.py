@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from .family import KEYS_AND_VALUES, Family, HostModel
+from ..artifact import PromptTensors
+from .family import BLOCKS, KEYS_AND_VALUES, Family, HostModel, TextPatch
+from .gradients import OutOfPlace
+from .joint import JointPrompt
+
+PROMPTS = "concept_erasure_prompts"
+"""The key of the wrappers by which erasure prompts join a run."""
 
 
 class LinearEntry(Family):
@@ -43,6 +51,20 @@ class LinearEntry(Family):
     def encodings(self, model: HostModel, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
         name = weight_of(model, self.norm)
         return rows if name is None else rms_norm(model.get_submodule(name.removesuffix(".weight")), rows)
+
+    def blocks(self, model: HostModel) -> Sequence[str]:
+        return tuple(BLOCKS) if self.learns else ()  # a prompt joins the text, which all blocks read
+
+    def join(self, options: dict, patch: TextPatch) -> None:
+        kind, wrappers = WrappersMP.APPLY_MODEL, options.get("wrappers", {})
+        others = wrappers.get(kind, {})
+        options["wrappers"] = {**wrappers, kind: {**others, PROMPTS: [*others.get(PROMPTS, []), patch]}}
+
+    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
+        return JointPrompt(prompt, strength, is_active)
+
+    def differentiable(self) -> AbstractContextManager:
+        return OutOfPlace() if torch.is_grad_enabled() else nullcontext()
 
 
 def is_one_of(module: nn.Module, classes: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ holds the network under ``diffusion_model``; names of weights are those of that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,18 +24,20 @@ BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": (
 """Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
 HostModel = Any
 """The host's model: ``MODEL.model``, of which each family's network has parts of its own."""
-TextPatch = Callable[..., tuple]
-"""``(queries, context, value, options) -> (queries, context, value)``, for the context of one layer that reads text."""
+TextPatch = Callable
+"""What takes part in a network's reading of text; each family says how it is called."""
 
 
 class Family:
     """Networks that read text in the same way.
 
-    ``name``: for people. ``learns``: whether an erasure can be learned on it.
+    ``name``: for people. ``learns``: whether an erasure can be learned on it. ``repeats``: whether a text that is said
+    over again reads the same, so that texts of different lengths can be brought to one.
     """
 
     name = ""
     learns = False
+    repeats = False
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network (``diffusion_model``) is of this family, and reads text."""
@@ -79,15 +82,16 @@ class Family:
             raise ErasureError(
                 f"'{choice}' is no choice of weights for {self.name} models: choose '{KEYS_AND_VALUES}'."
             )
-        return self.text_entry(model, choice)
+        pooled = self.pooled_entry(model)
+        return [*self.text_entry(model, choice), *([pooled] if pooled else [])]
 
     def blocks(self, model: HostModel) -> Sequence[str]:
         """The choices of ``BLOCKS`` with which an erasure prompt joins somewhere."""
         return ()
 
     def join(self, options: dict, patch: TextPatch) -> None:
-        """Has a patch see the context of every layer that reads text, in a run with these transformer options, whose
-        lists are the caller's own."""
+        """Has a patch take part in the reading of text, in a run with these transformer options, which are the
+        caller's own but for what they hold."""
         raise NotImplementedError
 
     def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
@@ -96,4 +100,7 @@ class Family:
 
     def checkpoint(self, options: dict) -> None:
         """Has the network's blocks run again in backward, in a run with these transformer options."""
-        raise NotImplementedError
+
+    def differentiable(self) -> AbstractContextManager:
+        """In it, gradients pass through the network."""
+        return nullcontext()

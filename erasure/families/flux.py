@@ -8,6 +8,7 @@ from .entry import LinearEntry
 
 class Flux(LinearEntry):
     name = "Flux.1 and Flux.2"
+    learns = True
     networks = ("flux.model.Flux",)
     entries = ("txt_in",)
     norm = "txt_norm"

@@ -7,6 +7,7 @@ from .entry import LinearEntry
 
 class Lumina(LinearEntry):
     name = "Z-Image and Lumina 2"
+    learns = True
     networks = ("lumina.model.NextDiT",)
     entries = ("cap_embedder.1",)
     norm = "cap_embedder.0"

@@ -7,6 +7,7 @@ from .entry import LinearEntry
 
 class Qwen(LinearEntry):
     name = "Qwen-Image"
+    learns = True
     networks = ("qwen_image.model.QwenImageTransformer2DModel", "mage_flow.model.MageFlowTransformer2DModel")
     entries = ("txt_in",)
     norm = "txt_norm"

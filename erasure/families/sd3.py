@@ -16,6 +16,7 @@ class SD3(LinearEntry):
     """Some tunes have layers of attention that the text passes before."""
 
     name = "SD 3.5"
+    learns = True
     networks = ("modules.diffusionmodules.mmdit.MMDiT",)
     entries = ("context_embedder",)
     pooled = "y_embedder.mlp.0"

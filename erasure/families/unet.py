@@ -15,7 +15,6 @@ from ..artifact import PromptTensors
 from ..parts.gate import is_open
 from ..parts.prompt import extend
 from .family import (
-    ALL_BUT_CROSS_ATTENTION,
     BLOCKS,
     CROSS_ATTENTION,
     KEYS_AND_VALUES,
@@ -42,6 +41,7 @@ class UNet(Family):
 
     name = "SD 1.x, SD 2.x, SDXL"
     learns = True
+    repeats = True
 
     def fits(self, network: nn.Module) -> bool:
         return isinstance(network, UNetModel) and any(self.reads_text(name) for name, _ in network.named_parameters())
@@ -56,15 +56,16 @@ class UNet(Family):
         return name.split(".")[0] in PARTS
 
     def text_entry(self, model: HostModel, choice: str = KEYS_AND_VALUES) -> list[str]:
-        return self.weights(model, choice)
+        crossing = [name for name, _ in model.named_parameters() if ".attn2." in name]
+        return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
 
     def weights(self, model: HostModel, choice: str) -> list[str]:
-        parameters = dict(model.named_parameters())
-        crossing = [name for name in parameters if ".attn2." in name]
-        if choice == ALL_BUT_CROSS_ATTENTION:
-            rest = set(parameters) - set(crossing)
-            return [n for n, p in parameters.items() if n in rest and n.startswith("diffusion_model.") and p.ndim > 1]
-        return [name for name in crossing if name.split(".attn2.")[1].split(".")[0] in PROJECTIONS[choice]]
+        if choice in (KEYS_AND_VALUES, VALUES):
+            return super().weights(model, choice)
+        if choice == CROSS_ATTENTION:
+            return self.text_entry(model, choice)
+        parameters = {name: p for name, p in model.named_parameters() if ".attn2." not in name}
+        return [name for name, p in parameters.items() if name.startswith("diffusion_model.") and p.ndim > 1]
 
     def pooled_entry(self, model: HostModel) -> str | None:
         # of other UNets it reads pictures

@@ -7,7 +7,7 @@ answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import comfy.ldm.modules.attention as host_attention
@@ -44,7 +44,7 @@ class Network:
         with mode_of(inner):
             comfy.model_management.load_models_gpu([model], force_full_load=True)
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
-        self._conds: dict[str, dict[str, torch.Tensor]] = {}
+        self._conds: dict[str, dict[str, Any]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,12 +73,30 @@ class Network:
         self, z: torch.Tensor, sigma: torch.Tensor, texts: Sequence[Text | Mixture | Soft],
         prompt: PromptTensors | None = None, maps: AttentionMaps | None = None, checkpointed: bool = True,
     ) -> torch.Tensor:  # fmt: skip
-        """The noise in z [b, c, h, w] at sigma [b], for one text a row.
+        """The noise in z [b, c, ...] at sigma [b], for one text a row; in flow models the velocity.
 
         ``prompt`` joins the texts, and gradients flow into its keys and values; ``maps`` gets what layers attend to.
+        Where a network reads no text that is said over again as that text, rows are computed with those of one length.
         """
         conds = [self.conditioning(text) for text in texts]
-        joined = {name: torch.cat(as_long([c[name] for c in conds])) for name in conds[0]}
+        groups = self.together(texts)
+        parts = [self._predict(z[g], sigma[g], [conds[i] for i in g], prompt, maps, checkpointed) for g in groups]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([i for group in groups for i in group], device=z.device).argsort()
+        return torch.cat(parts)[order]
+
+    def together(self, texts: Sequence[Text | Mixture | Soft]) -> list[list[int]]:
+        """The places of texts that the network can be given in one batch: all of them, or those of one length."""
+        if self.family.repeats:
+            return [list(range(len(texts)))]
+        return _alike([self.conditioning(text) for text in texts])
+
+    def _predict(
+        self, z: torch.Tensor, sigma: torch.Tensor, conds: Sequence[Mapping[str, Any]], prompt: PromptTensors | None,
+        maps: AttentionMaps | None, checkpointed: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        joined = {name: _together([cond[name] for cond in conds]) for name in conds[0]}
         options = self._options(sigma, checkpointed and self.checkpointing)
         if maps is not None:
             self.family.join(options, maps.patch)
@@ -87,8 +105,9 @@ class Network:
             )
         if prompt is not None:
             self.family.join(options, self.family.prompt_patch(prompt, 1.0, attach.Active(None)))
-        denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
-        return (z - denoised) / sigma.view(-1, 1, 1, 1)
+        with self.family.differentiable():
+            denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
+        return (z - denoised) / sigma.view(-1, *[1] * (z.ndim - 1))
 
     def _options(self, sigma: torch.Tensor, checkpointed: bool) -> dict:
         """Transformer options as the host would build them, with the MODEL's own patches in front of ours."""
@@ -101,7 +120,7 @@ class Network:
             self.family.checkpoint(options)
         return options
 
-    def conditioning(self, text: Text | Mixture | Soft) -> dict[str, torch.Tensor]:
+    def conditioning(self, text: Text | Mixture | Soft) -> dict[str, Any]:
         """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
         if isinstance(text, Mixture):
             parts = [self.conditioning(part) for part in text.texts]
@@ -119,8 +138,24 @@ class Network:
             )
             entries = conds[0]["model_conds"].items()
             rows = {name: entry.process_cond(batch_size=1, area=None).cond for name, entry in entries}
-            self._conds[text.text] = {n: r.to(self.device) for n, r in rows.items() if isinstance(r, torch.Tensor)}
+            tensors = {n: row.to(self.device) for n, row in rows.items() if isinstance(row, torch.Tensor)}
+            numbers = {n: row for n, row in rows.items() if isinstance(row, (int, float))}
+            self._conds[text.text] = tensors | numbers
         return self._conds[text.text]
+
+
+def _alike(conds: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Places of the texts whose conditioning has the same shapes, and the same numbers beside them, together."""
+    groups: dict[tuple, list[int]] = {}
+    for i, cond in enumerate(conds):
+        key = tuple((name, tuple(getattr(part, "shape", (part,)))) for name, part in cond.items())
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """The conditioning of several texts as one; a number is the same for all of them."""
+    return torch.cat(as_long(parts)) if isinstance(parts[0], torch.Tensor) else parts[0]
 
 
 class _Scope(nn.Module):

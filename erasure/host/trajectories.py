@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import comfy.model_patcher
@@ -31,6 +31,15 @@ class Trajectory:
 
     latents: torch.Tensor
     sigmas: torch.Tensor
+
+
+def joined(parts: Sequence[Trajectory], groups: Sequence[Sequence[int]]) -> Trajectory:
+    """One trajectory of several with the same noise levels, whose rows stand at the places that ``groups`` say."""
+    if len(parts) == 1:
+        return parts[0]
+    latents = torch.cat([part.latents for part in parts], 1)
+    order = torch.tensor([i for group in groups for i in group], device=latents.device).argsort()
+    return Trajectory(latents[:, order], parts[0].sigmas)
 
 
 @contextlib.contextmanager

@@ -153,8 +153,9 @@ class Encoder:
         return [self._chunks[text] for text in texts]
 
     def chunks(self, texts: Sequence[str]) -> torch.Tensor:
-        """The same as one tensor [texts, n, d], of an encoder that pads."""
-        return torch.stack(self.rows(texts))
+        """The same as one tensor [texts, n, d]; a shorter one goes on with its last row."""
+        [rows] = alike_long(self.rows(texts))
+        return rows
 
     def stream(self, texts: Sequence[str]) -> Iterator[list[torch.Tensor]]:
         """The same in parts of ``BATCH`` texts; each part is one run of the text encoder, or none where all of it is
@@ -247,6 +248,12 @@ class Encoder:
     def some(self, texts: Sequence[str]) -> list[str]:
         """All of the texts: many are read in one run."""
         return list(texts)
+
+    @cached_property
+    def weighs(self) -> bool:
+        """Whether weights in a text reach the text encoder; else it reads the brackets."""
+        chunk = self._tokenized(f"({FRAMED[0]}:1.5)")[0]
+        return any(float(token[1]) != 1 for token in chunk)
 
     @property
     def has_pooled(self) -> bool:
@@ -355,6 +362,12 @@ class Encoder:
             )
         start = self._frame.start + self._first_row
         return slice(start + first, start + len(own) - after)
+
+
+def alike_long(*parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Encodings [n, d] as tensors [texts, longest n, d], one for each part; a shorter one goes on with its last row."""
+    longest = max(len(row) for part in parts for row in part)
+    return [torch.stack([torch.cat([r, r[-1:].expand(longest - len(r), -1)]) for r in part]) for part in parts]
 
 
 def _numbers(chunk: Sequence[tuple]) -> list[int]:

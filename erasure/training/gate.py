@@ -10,12 +10,14 @@ import torch
 
 from ..parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score
 from ..texts import fillers
-from ..texts.encoder import ROOM, Encoder
+from ..texts.encoder import ROOM, Encoder, alike_long
 from ..texts.names import others
 from ..texts.phrases import GateTexts, gate_texts
 
 ALONE = 150
 """Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
+LONGEST = 75
+"""Tokens of a gate's texts at most: what CLIP reads at once."""
 WEIGHT = 1.5
 """Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
 
@@ -33,7 +35,7 @@ def build_gate(
     """
     with torch.inference_mode(False), torch.no_grad():
         texts = texts or gate_texts(names, preserve)
-        rows = [_plain_and_weighted(encode, part) for part in texts]
+        rows = _plain_and_weighted(encode, texts)
         speaking, silent = (part.flatten(0, 1) for part in rows)
         gate, near = fit_gate(speaking, silent), silent
         thresholds, gaps = [], []
@@ -56,8 +58,8 @@ def _far_gate(
     It starts from what tells the names' own tokens from all others: a convex problem.
     """
     behind = [behind_filler(encode, _twice(part), names) for part in texts]
-    speaking, silent = (torch.stack([*chain(*encode.stream(part))]) for part in behind)
-    silent = torch.cat([silent, near, *map(torch.stack, encode.stream(nothing_but_filler(encode, names)))])
+    told, other, filler = (list(chain(*encode.stream(p))) for p in (*behind, nothing_but_filler(encode, names)))
+    speaking, silent = alike_long(told, [*other, *near, *filler])
     own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
     for text, row in zip(behind[0], speaking, strict=True):
         place = _last_place(encode, text, names)
@@ -81,12 +83,12 @@ def _twice(texts: Sequence[str]) -> list[str]:
 
 def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:
     """Texts that fill all that the encoder reads at once and speak of nothing: the first chunks of a long prompt."""
-    return fillers.alone(ALONE, _sizes(encode, names), encode.room)
+    return fillers.alone(ALONE, _sizes(encode, names), min(LONGEST, encode.room))
 
 
 def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """Texts or templates, each behind another filler that leaves ``ROOM`` for it and says none of the names."""
-    return fillers.behind(texts, _sizes(encode, names), encode.room - ROOM)
+    return fillers.behind(texts, _sizes(encode, names), min(LONGEST, encode.room) - ROOM)
 
 
 def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
@@ -94,10 +96,14 @@ def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
     return {word: len(encode.content(word)) for word in others(fillers.FILLER, names)}
 
 
-def _plain_and_weighted(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
-    """The encodings of the texts' first chunks as they are and with a prompt weight, [texts, 2, n, d]."""
-    weighted = [f"({text}:{WEIGHT})" if text else text for text in texts]
-    return torch.stack([encode.chunks(texts), torch.stack([*chain(*encode.stream(weighted))])], dim=1)
+def _plain_and_weighted(encode: Encoder, parts: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+    """The encodings of texts' first chunks as they are and with a prompt weight, where the encoder knows that: for each
+    part [texts, 1 or 2, n, d]."""
+    plain = [encode.rows(part) for part in parts]
+    weighted = [[f"({text}:{WEIGHT})" if text else text for text in part] for part in parts if encode.weighs]
+    rows = alike_long(*plain, *(list(chain(*encode.stream(part))) for part in weighted))
+    kinds = len(rows) // len(plain)
+    return [torch.stack([rows[k * len(plain) + i] for k in range(kinds)], dim=1) for i in range(len(plain))]
 
 
 def concept_directions(

@@ -1,4 +1,4 @@
-"""Targets and loss terms as small pure functions of noise predictions [b, c, h, w]. torch only."""
+"""Targets and loss terms as small pure functions of noise predictions [b, c, ...]. torch only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 
 SPACES = ("noise", "x0")
+
+
+def append_dims(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Numbers [b] with as many axes as latents ``like`` [b, ...], to be multiplied with them."""
+    return sigma.view(-1, *[1] * (like.ndim - 1))
 
 
 def negative_guidance(neutral: torch.Tensor, concept: torch.Tensor, eta: float) -> torch.Tensor:
@@ -23,6 +28,6 @@ def distance(prediction: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor
     authors' later code does: the same difference weighted by ``sigma^2``, so that noisy samples count most.
     """
     if space == "x0":
-        scale = sigma.view(-1, 1, 1, 1)
+        scale = append_dims(sigma, prediction)
         prediction, target = prediction * scale, target * scale
     return F.mse_loss(prediction, target)

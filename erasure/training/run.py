@@ -18,13 +18,13 @@ from ..artifact import PromptTensors
 from ..host import attach
 from ..host.attention import AttentionMaps
 from ..host.network import Network, rows_as_conditioning
-from ..host.trajectories import Trajectory, sample_trajectory
+from ..host.trajectories import Trajectory, joined, sample_trajectory
 from ..parts.delta import Delta, Mask
 from ..parts.prompt import ErasurePrompt
 from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
 from .memory import Memory
-from .objectives import distance, negative_guidance
+from .objectives import append_dims, distance, negative_guidance
 from .settings import Settings
 
 TRAJECTORIES = 4
@@ -160,7 +160,7 @@ class Run:
 
         No gradients, but with ``learning`` those of mixtures.
         """
-        z, sigma = batch.z.repeat(len(texts), 1, 1, 1), batch.sigma.repeat(len(texts))
+        z, sigma = batch.z.repeat(len(texts), *[1] * (batch.z.ndim - 1)), batch.sigma.repeat(len(texts))
         rows = [text for some in texts for text in some]
 
         def predict() -> torch.Tensor:
@@ -192,13 +192,13 @@ class Run:
             batch, other = self.concept_batch(), self._draw(lambda row: True)
             original, target = self.original_and_target(batch)
             edited = self.network.computing_with(weights, partial(self.edited, batch, prompt))
-            scale = batch.sigma.view(-1, 1, 1, 1)
+            scale = append_dims(batch.sigma, batch.z)
             wanted, change = (target - original) * scale, (edited - original) * scale
             done, whole = done + float((wanted * change).sum()), whole + float(wanted.square().sum())
             texts = [self._pick(self.kept) for _ in other.phrases]
             [before] = self.original_under(other, texts)
             after = self.network.computing_with(weights, partial(self.edited_under, other, texts))
-            moved += float(((after - before) * other.sigma.view(-1, 1, 1, 1)).square().sum())
+            moved += float(((after - before) * append_dims(other.sigma, other.z)).square().sum())
         beyond = 1 + self.settings.eta if self.settings.target == "empty prompt" else 1.0
         return (beyond * done / whole, beyond * (moved / whole) ** 0.5) if whole else (0.0, 0.0)
 
@@ -238,14 +238,20 @@ class Run:
     def _draw_for(self, texts: Sequence[Text], preview: Callable | None) -> Trajectory:
         """A trajectory for each of the texts, drawn by the model that the settings ask for."""
         drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
-        positive, negative = rows_as_conditioning(texts), self.encode("").cond
+        groups = self.network.together(texts)
+
+        def draw() -> list[Trajectory]:
+            return [
+                sample_trajectory(
+                    self.model, rows_as_conditioning([texts[i] for i in group]), self.encode("").cond,
+                    self.settings.sampling, len(group), self.generator, preview,
+                )
+                for group in groups
+            ]  # fmt: skip
+
         with torch.no_grad():
-            return self.network.computing_with(
-                self.network.changed(drawn_by[self.settings.drawn_by]),
-                lambda: sample_trajectory(
-                    self.model, positive, negative, self.settings.sampling, len(texts), self.generator, preview
-                ),
-            )
+            weights = self.network.changed(drawn_by[self.settings.drawn_by])
+            return joined(self.network.computing_with(weights, draw), groups)
 
     def _drawn_with_state(self, texts: Sequence[Text], preview: Callable | None) -> tuple[torch.Tensor, ...]:
         """Latents and sigmas of a trajectory, on the CPU, and the state that the random numbers are left in."""

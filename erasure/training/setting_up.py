@@ -184,7 +184,8 @@ def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.
     what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
     """
     normal = cross = torch.tensor(0.0)
-    for name, weight in effective_weights(model, delta).items():
+    reading = [name for name in subject(model).entry if name in delta]
+    for name, weight in effective_weights(model, reading).items():
         weight = weight.double().cpu()
         changed = weight + delta[name].dense().double().cpu()
         normal, cross = normal + changed.T @ changed, cross + changed.T @ weight

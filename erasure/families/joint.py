@@ -1,0 +1,94 @@
+"""An erasure prompt in networks that read text jointly with the picture: its tokens join the text of open rows.
+
+There, neither a copy of the text nor a repetition of it is neutral: every token takes part in one softmax with the
+picture. So rows whose gate is closed are computed in the call as it came, to the bit as without the prompt, and open
+rows in a second call, with the longer text. Where all rows are open or all are closed, there is one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from ..artifact import PromptTensors
+from ..parts.gate import is_open
+
+OWN = "concept_erasure_tokens"
+"""Under this name, options say how many tokens of the context were there before any erasure joined it."""
+
+
+class JointPrompt:
+    """The ``APPLY_MODEL`` wrapper of one prompt in one run. Its keys are the tokens; it has no values apart."""
+
+    def __init__(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]):
+        self.prompt, self.strength, self.is_active = prompt, strength, is_active
+
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
+    ):
+        options = transformer_options or {}
+        rows = self._open_rows(c_crossattn, options)
+        if rows is None:
+            return executor(x, t, c_concat, c_crossattn, control, options, **conds)
+        base = x
+        if not bool(rows.all()) or self.strength != 1:
+            base = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+        own = options.get(OWN, c_crossattn.shape[1])
+        tokens = self.prompt.keys.to(c_crossattn.device, c_crossattn.dtype).expand(int(rows.sum()), -1, -1)
+        some = {name: rows_of(cond, rows) for name, cond in conds.items()}
+        some |= longer_mask(conds, rows, c_crossattn, tokens)
+        context = torch.cat([c_crossattn[rows], tokens], 1)
+        prompted = executor(
+            x[rows], t[rows], rows_of(c_concat, rows), context, rows_of(control, rows),
+            {**options_of(options, rows), OWN: own}, **some,
+        )  # fmt: skip
+        if base is x:
+            return prompted
+        out = base.clone()
+        out[rows] = torch.lerp(base[rows], prompted, self.strength)
+        return out
+
+    def _open_rows(self, context: torch.Tensor | None, options: dict) -> torch.Tensor | None:
+        """Open rows of a context, None where the prompt has nothing to do."""
+        if context is None or context.shape[-1] != self.prompt.keys.shape[-1] or not self.is_active(options):
+            return None
+        rows = is_open(context[:, : options.get(OWN, context.shape[1])], self.prompt.gate)
+        return rows if bool(rows.any()) else None
+
+
+def rows_of(cond, rows: torch.Tensor):
+    """Some rows of what a batch is computed with: of every tensor that has as many, in lists and mappings, too."""
+    if isinstance(cond, torch.Tensor):
+        return cond[rows.to(cond.device)] if cond.ndim and cond.shape[0] == len(rows) else cond
+    if isinstance(cond, Mapping):
+        return {name: rows_of(one, rows) for name, one in cond.items()}
+    if isinstance(cond, (list, tuple)):
+        return [rows_of(one, rows) for one in cond]
+    return cond
+
+
+def longer_mask(
+    conds: Mapping[str, object], rows: torch.Tensor, context: torch.Tensor, tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The mask of open rows' texts with places for the prompt's tokens, which are seen; none where texts have none."""
+    mask = conds.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.shape[-1] != context.shape[1]:
+        return {}
+    some = rows_of(mask, rows)
+    seen = torch.ones_like(some[..., :1]).expand(*some.shape[:-1], tokens.shape[1])
+    return {"attention_mask": torch.cat([some, seen], -1)}
+
+
+def options_of(options: Mapping, rows: torch.Tensor) -> dict:
+    """Transformer options for some rows: what they say of each text of the batch is cut to the texts that are left."""
+    kinds: Sequence[int] = options.get("cond_or_uncond", ())
+    out = dict(options)
+    if len(kinds) and len(rows) % len(kinds) == 0:
+        left = [bool(part.any()) for part in rows.chunk(len(kinds))]
+        for name in ("cond_or_uncond", "uuids"):
+            if len(options.get(name, ())) == len(kinds):
+                out[name] = [one for one, kept in zip(options[name], left, strict=True) if kept]
+    if isinstance(options.get("sigmas"), torch.Tensor):
+        out["sigmas"] = rows_of(options["sigmas"], rows)
+    return out
