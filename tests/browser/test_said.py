@@ -147,3 +147,18 @@ def test_after_a_reload_during_a_run_an_old_text_is_not_there(editor, info):
     assert editor.ask(SAID, editor.number("ErasureText")) != text
     assert editor.ask("async () => (await (await app.api.fetchApi('/queue')).json()).queue_running.length")
     editor.ask("() => app.api.interrupt()")
+
+
+SCROLLED = """text => [...document.querySelectorAll(".dom-widget div")].filter(part => part.innerText.startsWith(text))
+    .map(({scrollHeight, clientHeight}) => scrollHeight - clientHeight)"""
+
+
+def test_in_the_classic_editor_a_text_has_the_room_that_it_needs(editor, info):
+    editor.load(erasing(info))
+    number = editor.number("ErasureText")
+    editor.ask("id => app.graph.getNodeById(id).setSize([400, 300])", number)
+    editor.fill_in({"ErasureText": {"concept": "circle, cirkle"}})
+    editor.run()
+    start = editor.said("ErasureText").splitlines()[0]
+    editor.until(f"text => {{ const cut = ({SCROLLED})(text); return cut.length && cut.every(cut => cut <= 0); }}", start)
+    editor.shot("room")
