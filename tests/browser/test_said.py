@@ -160,5 +160,5 @@ def test_in_the_classic_editor_a_text_has_the_room_that_it_needs(editor, info):
     editor.fill_in({"ErasureText": {"concept": "circle, cirkle"}})
     editor.run()
     start = editor.said("ErasureText").splitlines()[0]
-    editor.until(f"text => {{ const cut = ({SCROLLED})(text); return cut.length && cut.every(cut => cut <= 0); }}", start)
+    editor.until(f"text => (cut => cut.length && cut.every(cut => cut <= 0))(({SCROLLED})(text))", start)
     editor.shot("room")
