@@ -13,7 +13,7 @@ from .history import erases, moves
 from .host import attach
 from .host.weights import Weights, effective_weights
 from .parts.gate import gate_score
-from .texts.encoder import Encoder
+from .texts.encoder import Encoder, paired
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
 from .texts.names import words as words_of
 from .texts.neighbours import KIN, kinship, suggestion, unknown
@@ -63,7 +63,10 @@ def probes_for(
 
 def _moving(encode: Encoder, phrases: Sequence[str], name: str, target: str) -> Probe:
     fitting = encode.fitting(phrases, name, target) or ["{}"]
-    rows = [(_rows(encode, phrase, name), _rows(encode, phrase, target, name)) for phrase in fitting]
+    rows = []
+    for phrase in fitting:
+        last, there = paired(encode, phrase, name, target)
+        rows.append((_rows(encode, say(phrase, name), last), _rows(encode, say(phrase, target), there)))
     least = [min(len(source), len(goal)) for source, goal in rows]
     source = torch.cat([pair[0][:n] for pair, n in zip(rows, least, strict=True)])
     goal = torch.cat([pair[1][:n] for pair, n in zip(rows, least, strict=True)])
@@ -72,14 +75,13 @@ def _moving(encode: Encoder, phrases: Sequence[str], name: str, target: str) -> 
 
 def _staying(encode: Encoder, text: str) -> Probe:
     fitting = encode.fitting(PHRASES[1:2], text) or ["{}"]
-    return thin(Probe(text, _rows(encode, fitting[0], text)))
+    return thin(Probe(text, _rows(encode, say(fitting[0], text), encode.place(fitting[0], text).stop - 1)))
 
 
-def _rows(encode: Encoder, phrase: str, text: str, instead_of: str = "") -> torch.Tensor:
-    """Encodings [r, d] at ``PLACES`` behind a text in a phrase; for an empty text, behind where a name would stand."""
-    last = encode.place(phrase, text).stop - 1 if text else encode.place(phrase, instead_of).start - 1
-    context = encode.rows([say(phrase, text)])[0]
-    return torch.stack([context[last + place] for place in PLACES if last + place < len(context)])
+def _rows(encode: Encoder, text: str, last: int) -> torch.Tensor:
+    """Encodings [r, d] of a text at ``PLACES`` from one on."""
+    context = encode.rows([text])[0]
+    return context[[last + place for place in PLACES if last + place < len(context)]]
 
 
 def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> tuple[list[Finding], list[str]]:

@@ -24,7 +24,7 @@ from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
 from .targets import anchors_for, check_target
-from .texts.encoder import Encoder
+from .texts.encoder import Encoder, paired
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
 from .texts.neighbours import nearness, unknown
 from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
@@ -405,9 +405,12 @@ def _pairs(
     contexts: Sequence[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodings of one concept, or of it beside ``contexts``, and where they go, [n, d] each: so much of the way."""
-    found = [aligned(encode, template, name, target) for template in encode.fitting(templates, name, target)]
-    if contexts:
-        found = only_in.pairs(encode, partial(aligned, encode), name, target, contexts, EVERYDAY)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for part in encode.parts:
+        if contexts:
+            found += only_in.pairs(part, partial(aligned, part), name, target, contexts, EVERYDAY)
+        else:
+            found += [aligned(part, template, name, target) for template in part.fitting(templates, name, target)]
     if tokens == TOKENS[1]:
         found = [(source[:1], goal[:1]) for source, goal in found]
     source, goal = (torch.cat([pair[side] for pair in found]) for side in (0, 1))
@@ -418,12 +421,10 @@ def aligned(encode: Encoder | Pooled, template: str, name: str, replacement: str
     """Encodings of a phrase from the name's last token on, beside those of the same phrase with the name replaced.
 
     Everything after the name is paired token by token, because contextual encodings spread a concept over what follows
-    it, the end and the padding included. An empty ``replacement`` pairs the name's last token with the one before it.
+    it, the end and the padding included.
     """
     source, goal = encode.rows([say(template, name), say(template, replacement)])
-    place = encode.place(template, name)
-    last = place.stop - 1
-    there = encode.place(template, replacement).stop - 1 if replacement else place.start - 1
+    last, there = paired(encode, template, name, replacement)
     count = min(len(source) - last, len(goal) - there)
     return source[last : last + count], goal[there : there + count]
 

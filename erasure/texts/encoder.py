@@ -15,7 +15,7 @@ from ..artifact import ErasureError
 from .names import EMBEDDING, is_said, plain
 from .phrases import say
 from .recall import Recall
-from .stream import CLIPS, Frame, alike, context_stream, reads_batches
+from .stream import CLIPS, Frame, alike, context_stream, present, reads_batches
 from .stream import WORDS as FRAMED
 
 _T = TypeVar("_T")
@@ -25,8 +25,9 @@ MOST = 500
 """Words of a text that is longer than what any text encoder reads in parts reads at once."""
 BATCH = 64
 """Texts in one run of the text encoder."""
-STAND_INS = ("thing", "7")
-"""Words that take a name's place in a phrase to find out where the name stands; two, for a name can be like one."""
+STAND_INS = ("thing", "green")
+"""Words that take a name's place in a phrase to find out where the name stands; two, for a name can be like one. No
+tokenizer reads them as one with a sign behind, as T5's does a figure and a comma."""
 LONG = 24
 """Tokens beyond which a name is so long that texts beside it are not given less room for it."""
 
@@ -113,8 +114,9 @@ class Encoder:
 
     @cached_property
     def _streams(self) -> list[str]:
-        """The names of the CLIP's text encoders."""
-        return list(self.recall.tokens(""))
+        """The names of the CLIP's text encoders; with an entry, those of tokenizers, too, that it alone reads."""
+        names = list(self.recall.tokens(""))
+        return names if self.entry is not None else present(names, self.clip.cond_stage_model)
 
     @cached_property
     def _frame(self) -> Frame:
@@ -131,7 +133,13 @@ class Encoder:
         """The place in an encoding of a text's first token; below zero where the encoder strips its template."""
         if set(self._streams) <= set(CLIPS):
             return 0
-        return len(self.rows([FRAMED[0]])[0]) - len(self._tokenized(FRAMED[0])[0])
+        more = len(self.rows([FRAMED[0]])[0]) - len(self._tokenized(FRAMED[0])[0])
+        return max(more, -self._frame.start)  # what more is stripped stands behind the text
+
+    @property
+    def parts(self) -> list[Encoder]:
+        """Encoders of the parts of a context that text encoders of several kinds give one behind the other."""
+        return [self, Ahead(self)] if self._first_row > 0 else [self]
 
     def _tokenized(self, text: str) -> list[list[tuple]]:
         """The chunks of a text as the tokenizer has them whose encodings are the context."""
@@ -368,6 +376,39 @@ def alike_long(*parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Encodings [n, d] as tensors [texts, longest n, d], one for each part; a shorter one goes on with its last row."""
     longest = max(len(row) for part in parts for row in part)
     return [torch.stack([torch.cat([r, r[-1:].expand(longest - len(r), -1)]) for r in part]) for part in parts]
+
+
+class Ahead(Encoder):
+    """Of a CLIP whose context begins with what OpenAI's text encoders give, and goes on with what T5 does: the former.
+    """
+
+    def __init__(self, whole: Encoder):
+        super().__init__(whole.clip)
+        self.whole = whole
+
+    @cached_property
+    def _streams(self) -> list[str]:
+        return [name for name in self.whole._streams if name in CLIPS]
+
+    def rows(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        return [row[: self.whole._first_row] for row in self.whole.rows(texts)]
+
+
+class Places(Protocol):
+    def place(self, template: str, name: str) -> slice: ...
+
+
+def paired(encode: Places, template: str, name: str, replacement: str) -> tuple[int, int]:
+    """Where the encodings of a phrase begin that a name has a part in, and those that take their places in the phrase
+    with the name replaced: at the last token of each.
+
+    An empty ``replacement`` pairs the name's last token with what stands in front of it; where nothing does, the next
+    token with the phrase's first one.
+    """
+    place = encode.place(template, name)
+    if replacement:
+        return place.stop - 1, encode.place(template, replacement).stop - 1
+    return (place.stop - 1, place.start - 1) if place.start else (place.stop, 0)
 
 
 def _numbers(chunk: Sequence[tuple]) -> list[int]:

@@ -18,6 +18,7 @@ class Pooled:
 
     def __init__(self, encode: Encoder):
         self.encode = encode
+        self.parts = [self]
 
     def rows(self, texts: Sequence[str]) -> list[torch.Tensor]:
         return self.encode.pooled(texts)

@@ -20,6 +20,12 @@ WORDS = ("thing", "7", "red")
 """Texts that have nothing in common but the frame."""
 
 
+def present(names: Sequence[str], encoder: object) -> list[str]:
+    """Of the names of a CLIP's tokenizers, those for which it holds a text encoder; all, where none can be told."""
+    parts = [getattr(encoder, name, getattr(encoder, f"clip_{name}", None)) for name in names]
+    return [name for name, part in zip(names, parts, strict=True) if part is not None] or list(names)
+
+
 def context_stream(names: Sequence[str]) -> str:
     """Of the names of a CLIP's text encoders, that of the one whose rows are the context."""
     return next((name for name in FIRST if name in names), names[0])

@@ -163,8 +163,8 @@ def read_once(toys, toy_reader, monkeypatch):
     """Closed-form erasures of the toy checkpoint read each text once in all tests: they need the same few thousand."""
     from concept_erasure.erasure import combine, instant
 
-    def reader(clip, *more):
-        return toy_reader if clip is toys.clip else encoder.Encoder(clip, *more)
+    def reader(clip, *more, **by_name):
+        return toy_reader if clip is toys.clip else encoder.Encoder(clip, *more, **by_name)
 
     for module in (instant, combine):
         monkeypatch.setattr(module, "Encoder", reader)
