@@ -12,10 +12,11 @@ import torch
 from concept_erasure.erasure.texts.encoder import Encoder, batched
 from toyworld import node  # noqa: F401  registers the family
 from toyworld.judge import load_judge
-from toyworld.report import CFG, STEPS
+from toyworld.report import STEPS
 from toyworld.scoring import plan, scores
-from toyworld.train import CHECKPOINT
 from toyworld.world import KINDS, kind_of
+from toyworld.worlds import WORLDS
+from toyworld.worlds.world import World
 
 ROWS = 48
 """Pictures sampled at once; more only cost memory."""
@@ -56,11 +57,12 @@ class Reader(Encoder):
 
 
 class Toy:
-    """The toy checkpoint, loaded once, and the judge."""
+    """A toy checkpoint, loaded once, and the judge: that of a UNet, or of another architecture."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = WORLDS["unet"]) -> None:  # noqa: B008
+        self.world = world
         with torch.inference_mode():
-            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))[:3]
+            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(world.checkpoint))[:3]
         self.judge = load_judge()
         self.encodings: dict[str, list] = {}
 
@@ -70,19 +72,34 @@ class Toy:
         return self.encodings[text]
 
     @torch.inference_mode()
-    def draw(self, model, wanted: Sequence[Shot], steps: int = STEPS, cfg: float = CFG) -> torch.Tensor:
+    def draw(self, model, wanted: Sequence[Shot], steps: int = STEPS, cfg: float | None = None) -> torch.Tensor:
         """Pictures [n, 3, 64, 64] in [0, 1]."""
-        out = []
-        for start in range(0, len(wanted), ROWS):
-            part = wanted[start : start + ROWS]
-            positive = [[torch.cat([self.encode(shot.text)[0][0] for shot in part]), {}]]
-            noise = torch.stack([shot.noise for shot in part])
+        out, order = [], []
+        for places in self.batches(wanted):
+            part, order = [wanted[i] for i in places], [*order, *places]
+            noise = torch.stack([shot.noise for shot in part]).reshape(len(part), *self.world.latent)
             latents = comfy.sample.sample(
-                model, noise, steps, cfg, "euler", "normal", positive, self.encode(""), torch.zeros_like(noise),
-                seed=0, disable_pbar=True,
+                model, noise, steps, self.world.cfg if cfg is None else cfg, "euler", self.world.scheduler,
+                self.conditioning([shot.text for shot in part]), self.encode(""), torch.zeros_like(noise), seed=0,
+                disable_pbar=True,
             )  # fmt: skip
-            out.append(self.vae.decode(latents).permute(0, 3, 1, 2).clone())
-        return torch.cat(out)
+            pictures = self.vae.decode(latents)
+            out.append(pictures.reshape(-1, *pictures.shape[-3:]).permute(0, 3, 1, 2).clone())
+        return torch.cat(out)[torch.tensor(order).argsort()]
+
+    def batches(self, wanted: Sequence[Shot]) -> Iterator[Sequence[int]]:
+        """Places of pictures that are drawn at once: any of them on a UNet, elsewhere those of one text."""
+        groups: dict[str, list[int]] = {}
+        for i, shot in enumerate(wanted):
+            groups.setdefault("" if self.world.file else shot.text, []).append(i)
+        for places in groups.values():
+            yield from (places[start : start + ROWS] for start in range(0, len(places), ROWS))
+
+    def conditioning(self, texts: Sequence[str]) -> list:
+        """The host's conditioning of texts, one a row; beside the UNet they are all the same."""
+        if self.world.file:
+            return [[torch.cat([self.encode(text)[0][0] for text in texts]), {}]]
+        return self.encode(texts[0])
 
     def score(self, pictures: torch.Tensor, wanted: Sequence[Shot], concept: str) -> dict[str, float]:
         """ESR-k, PSR-k, and ``kept_attributes``: how often the erased concept's pictures show what else was asked."""
