@@ -33,6 +33,7 @@ def test_a_node_is_found_and_labelled_in_the_users_language(editor, info, langua
 
 NOTES = "kind => app.graph.nodes.filter(node => node.type == kind).map(node => [node.title, node.widgets[0].value])"
 GROUPS = "() => app.graph.groups.map(group => group.title)"
+EMPTY_BOX = "text => [...document.querySelectorAll('textarea')].some(box => box.placeholder == text)"
 IS_MODIFIED = "() => app.extensionManager.workflow.activeWorkflow.isModified"
 
 
@@ -50,6 +51,9 @@ def test_a_template_is_read_in_the_users_language_and_a_note_of_ones_own_stays(e
     editor.load(workflow, "template")
     assert editor.ask(NOTES, NOTE) == [[in_language(note["title"]), in_language(text)]]
     assert editor.ask(GROUPS) == [in_language(title) for title in groups]
+    titles = {node["title"] for node in workflow["nodes"] if node.get("title")}
+    assert set(map(in_language, titles)) <= set(editor.ask("() => app.graph.nodes.map(node => node.title)"))
+    editor.until(EMPTY_BOX, told["what must stay (empty: found for you)"])
     assert not editor.ask(IS_MODIFIED)
     editor.shot(f"note_{language}")
 
