@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import comfy.ldm.anima.model
@@ -103,6 +103,11 @@ MMDIT = {
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": TEXT, "out_features": 128}},
 }  # fmt: skip
 TINY = {
+    "SD 1.x": Tiny(
+        "SD15", "modules.diffusionmodules.openaimodel.UNetModel",
+        {**UNET, "use_linear_in_transformer": False, "num_classes": None},
+        {"model_channels": 32, "context_dim": TEXT, "adm_in_channels": None}, (4, 8, 8),
+    ),
     "SDXL": Tiny(
         "SDXL", "modules.diffusionmodules.openaimodel.UNetModel",
         {**UNET, "adm_in_channels": 2816},
@@ -290,12 +295,25 @@ REFUSED = {
 """Networks without one linear layer that all text passes, or that read no text."""
 
 
-def load(tiny: Tiny, seed: int = 0):
-    """A MODEL as the stock diffusion-model loader gives it, in float32."""
+def load(tiny: Tiny, seed: int = 0, quantised: Sequence[str] = ()):
+    """A MODEL as the stock diffusion-model loader gives it, in float32; some weights as scaled fp8."""
     facts = {"config": json.dumps({"transformer": dict(tiny.metadata)})} if tiny.metadata else None
     state = random_state(tiny, seed)
+    for name in quantised:
+        state |= in_eight_bits(name, state[name])
     with registered(tiny), torch.inference_mode():
         return comfy.sd.load_diffusion_model_state_dict(state, {"dtype": torch.float32}, metadata=facts)
+
+
+def in_eight_bits(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A weight as files in scaled fp8 have it."""
+    scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+    about = json.dumps({"format": "float8_e4m3fn"}).encode()
+    return {
+        name: (weight / scale).to(torch.float8_e4m3fn),
+        f"{name}_scale": scale,
+        f"{name.removesuffix('weight')}comfy_quant": torch.tensor(list(about), dtype=torch.uint8),
+    }
 
 
 def random_state(tiny: Tiny, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -360,13 +378,28 @@ def conditioning(tiny: Tiny, rows: torch.Tensor, pooled: torch.Tensor | None = N
 
 
 @torch.inference_mode()
-def draw(model, tiny: Tiny, cond: list) -> torch.Tensor:
-    """What one step of the host's sampler makes of a conditioning, flat."""
+def draw(model, tiny: Tiny, cond: list, other: list | None = None) -> torch.Tensor:
+    """What one step of the host's sampler makes of a conditioning, flat; with another beside it as the negative."""
     noise = latent(tiny)
-    none = (
-        comfy.nested_tensor.NestedTensor([torch.zeros_like(x) for x in noise.unbind()])
-        if noise.is_nested
-        else torch.zeros_like(noise)
-    )
-    out = comfy.sample.sample(model, noise, 1, 1.0, "euler", "simple", cond, cond, none, seed=0, disable_pbar=True)
-    return torch.cat([x.flatten() for x in (out.unbind() if out.is_nested else [out])]).clone()
+    parts = noise.unbind() if noise.is_nested else [noise]
+    empty = [torch.zeros_like(part) for part in parts]
+    start = comfy.nested_tensor.NestedTensor(empty) if noise.is_nested else empty[0]
+    out = comfy.sample.sample(
+        model, noise, 1, 1.0 if other is None else 3.0, "euler", "simple", cond, other or cond, start,
+        seed=0, disable_pbar=True,
+    )  # fmt: skip
+    return torch.cat([part.flatten() for part in (out.unbind() if out.is_nested else [out])]).clone()
+
+
+def predictions(model, tiny: Tiny, cond: list, other: list) -> list[torch.Tensor]:
+    """What the network makes of each of two conditionings in a run with both."""
+    seen: list[torch.Tensor] = []
+
+    def guide(args):
+        seen.extend([args["cond_denoised"].clone(), args["uncond_denoised"].clone()])
+        return args["cond"]
+
+    model = model.clone()
+    model.set_model_sampler_cfg_function(guide)
+    draw(model, tiny, cond, other)
+    return seen

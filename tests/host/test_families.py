@@ -12,22 +12,31 @@ import comfy.utils
 import pytest
 import torch
 
-from concept_erasure.erasure.artifact import Erasure, ErasureError, LowRank, Metadata
+from concept_erasure.erasure.artifact import (
+    Erasure,
+    ErasureError,
+    GateTensors,
+    LowRank,
+    Metadata,
+    PromptTensors,
+)
 from concept_erasure.erasure.exchange import export_lora
 from concept_erasure.erasure.families import FAMILIES, family_of
 from concept_erasure.erasure.host import attach, trainable
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.weights import is_ordinary, plain_numbers
 from tests import families
 from tests.families import REFUSED, ROWS, TINY
 
 CROSSING = tuple(f"blocks.{i}.cross_attn.{part}_proj" for i in range(2) for part in "kv")
+UNET = tuple(
+    f"{block}.1.transformer_blocks.0.attn2.to_{part}"
+    for block in ("input_blocks.3", "middle_block", "output_blocks.0", "output_blocks.1")
+    for part in "kv"
+)
 EXPECTED = {
-    "SDXL": (
-        "SD 1.x, SD 2.x, SDXL",
-        tuple(f"{block}.1.transformer_blocks.0.attn2.to_{part}"
-              for block in ("input_blocks.3", "middle_block", "output_blocks.0", "output_blocks.1") for part in "kv"),
-        "label_emb.0.0",
-    ),
+    "SD 1.x": ("SD 1.x, SD 2.x, SDXL", UNET, ""),
+    "SDXL": ("SD 1.x, SD 2.x, SDXL", UNET, "label_emb.0.0"),
     "Cosmos-Predict2": ("Anima", CROSSING, ""),
     "Anima": ("Anima", CROSSING, ""),
     "Lumina 2": ("Z-Image and Lumina 2", ("cap_embedder.1",), ""),
@@ -65,6 +74,7 @@ EXPECTED = {
 
 
 HERE = [name for name, tiny in TINY.items() if families.is_known(tiny)]
+LEARNING = [name for name in HERE if EXPECTED[name][0] in {family.name for family in FAMILIES if family.learns}]
 
 
 class Case:
@@ -219,6 +229,22 @@ def test_the_exported_lora_draws_the_same(case, tmp_path, caplog):
     assert relative(case.draw(model), case.erased) < 1e-5
 
 
+def test_an_entry_in_eight_bits_takes_the_change(case):
+    """The host requantises it with the change in it; what is left of the change is what was said."""
+    model = families.load(case.tiny, quantised=[name.removeprefix("diffusion_model.") for name in case.changes])
+    weights = {name: model.model.get_parameter(name) for name in case.changes}
+    assert not any(map(is_ordinary, weights.values()))
+    before = {name: plain_numbers(weight).clone() for name, weight in weights.items()}
+    erasure = replace(case.erasure, metadata=Metadata(method="uce", concept="thing", **subject(model).stamp()))
+    erased = attach.erase(model, erasure)
+    case.draw(erased)
+    for name, change in case.changes.items():
+        effect = plain_numbers(model.model.get_parameter(name)) - before[name]
+        assert float((effect * change.dense()).sum() / change.dense().square().sum()) > 0.9, name
+    arrival = attach.arrival_on(erased)
+    assert arrival.form == "fp8" and arrival.left > 0.9 and arrival.changed == arrival.total == len(case.changes)
+
+
 def test_the_base_model_is_not_touched(case):
     assert attach.erase(case.model, case.erasure, 0.0) is case.model
     before = case.draw()
@@ -226,6 +252,28 @@ def test_the_base_model_is_not_touched(case):
     assert torch.equal(case.draw(), before)  # beside
     case.draw(erased)
     assert torch.equal(case.draw(), before)  # and after
+
+
+@pytest.mark.parametrize("case", LEARNING, indirect=True)
+@pytest.mark.parametrize("length", [ROWS, ROWS - 2])
+def test_a_prompt_leaves_closed_texts_as_they_are_to_the_bit(case, length):
+    """In one call with an open text, and where the other is of another length. The UNet has them say themselves over
+    again beside an open one, which rounds."""
+    generator = torch.Generator().manual_seed(3)
+    other = torch.randn(length, case.tiny.text, generator=generator)
+    keys, values = (torch.randn(3, case.tiny.text, generator=generator) for _ in range(2))
+    nothing, direction = torch.zeros(case.tiny.text), torch.randn(case.tiny.text, generator=generator)
+    scores = [float((rows @ direction).max()) for rows in (case.rows, other)]
+    gate = GateTensors(direction, nothing, sum(scores) / 2)
+    conds = [families.conditioning(case.tiny, rows, case.pooled) for rows in (case.rows, other)]
+    base = families.predictions(case.model, case.tiny, *conds)
+    prompt = PromptTensors(keys, values, "all", "eraser", 77, gate)
+    prompted = families.predictions(attach.with_prompt(case.model, prompt), case.tiny, *conds)
+    is_open = [score > gate.threshold for score in scores]
+    least = 1e-5 if case.here.family.repeats else 0.0
+    assert [relative(b, a) > least for a, b in zip(base, prompted, strict=True)] == is_open
+    again = families.predictions(case.model, case.tiny, *conds)
+    assert all(map(torch.equal, base, again))
 
 
 def test_learning_is_refused_by_name(case):
