@@ -4,6 +4,7 @@ A file holds tensors under these names::
 
     prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
     prompt.<i>.gate.direction, .centre       its text gate: [context_dim, directions] or [context_dim]
+    prompt.<i>.pooled                        [width], what it adds to the pooled text
     delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
     probe.<i>.source, probe.<i>.goal         [r, context_dim], encodings that what it does is checked by
 
@@ -79,7 +80,8 @@ class PromptTensors:
 
     ``keys``, ``values``: [k, d]. ``blocks``: ``middle``, ``middle+output`` or ``all``. ``role``: ``eraser`` or
     ``key``. ``chunk``: tokens of one text chunk (77 for CLIP), the unit in which the prompt repeats when the host
-    pads a conditioning by repetition. ``gate``: None lets the prompt act on every text.
+    pads a conditioning by repetition. ``gate``: None lets the prompt act on every text. ``pooled`` [d']: what is added
+    to the pooled text, where a network reads one.
     """
 
     keys: torch.Tensor
@@ -88,6 +90,7 @@ class PromptTensors:
     role: str
     chunk: int
     gate: GateTensors | None = None
+    pooled: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,8 @@ def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
         if prompt.gate is not None:
             out[f"prompt.{i}.gate.direction"] = prompt.gate.direction
             out[f"prompt.{i}.gate.centre"] = prompt.gate.centre
+        if prompt.pooled is not None:
+            out[f"prompt.{i}.pooled"] = prompt.pooled
     for name, change in erasure.delta.items():
         out |= {f"delta.{name}.{part}": tensor for part, tensor in change.tensors().items()}
     for i, probe in enumerate(erasure.probes):

@@ -29,8 +29,9 @@ from .artifact import (
     to_tensors,
 )
 
-SEVERAL_DIRECTIONS = "2"
-"""Version of a file with a text gate that reads several directions, which earlier versions of this pack cannot."""
+SEVERAL_DIRECTIONS, POOLED = "2", "3"
+"""Versions of a file with a text gate that reads several directions, and with a prompt that adds to the pooled text;
+earlier versions of this pack cannot read it."""
 ROLES = ("eraser", "key")
 PLACES = ("middle", "middle+output", "all")
 THUMBNAIL = "modelspec.thumbnail"
@@ -51,6 +52,8 @@ def save_erasure(erasure: Erasure, path: str | Path, more: Mapping[str, str] | N
         strings[THUMBNAIL] = picture
     if any(p.gate is not None and p.gate.direction.ndim > 1 for p in erasure.prompts):
         strings["format_version"] = SEVERAL_DIRECTIONS
+    if any(p.pooled is not None for p in erasure.prompts):
+        strings["format_version"] = POOLED
     strings["prompts"] = json.dumps(
         [
             {
@@ -142,7 +145,7 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
             f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
             "loader, and bring in what other erasers wrote with Import Erasure."
         )
-    if strings["format_version"] not in (FORMAT_VERSION, SEVERAL_DIRECTIONS):
+    if strings["format_version"] not in (FORMAT_VERSION, SEVERAL_DIRECTIONS, POOLED):
         raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")
@@ -168,9 +171,10 @@ def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTens
     if facts["threshold"] is not None:
         direction, centre = (tensors[f"prompt.{i}.gate.{part}"] for part in ("direction", "centre"))
         gate = GateTensors(direction, centre, float(facts["threshold"]))
-    return PromptTensors(
-        tensors[f"prompt.{i}.keys"], tensors[f"prompt.{i}.values"], facts["blocks"], facts["role"], facts["chunk"], gate
-    )
+    keys, values, pooled = (tensors.get(f"prompt.{i}.{part}") for part in ("keys", "values", "pooled"))
+    if keys is None or values is None:
+        raise KeyError(i)
+    return PromptTensors(keys, values, facts["blocks"], facts["role"], facts["chunk"], gate, pooled)
 
 
 def _delta(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:

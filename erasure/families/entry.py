@@ -7,16 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ..artifact import PromptTensors
-from .family import BLOCKS, KEYS_AND_VALUES, Family, HostModel, TextPatch
+from .calls import join_calls
+from .family import BLOCKS, KEYS_AND_VALUES, Family, HostModel
 from .gradients import OutOfPlace
 from .joint import JointPrompt
-
-PROMPTS = "concept_erasure_prompts"
-"""The key of the wrappers by which erasure prompts join a run."""
 
 
 class LinearEntry(Family):
@@ -55,13 +52,10 @@ class LinearEntry(Family):
     def blocks(self, model: HostModel) -> Sequence[str]:
         return tuple(BLOCKS) if self.learns else ()  # a prompt joins the text, which all blocks read
 
-    def join(self, options: dict, patch: TextPatch) -> None:
-        kind, wrappers = WrappersMP.APPLY_MODEL, options.get("wrappers", {})
-        others = wrappers.get(kind, {})
-        options["wrappers"] = {**wrappers, kind: {**others, PROMPTS: [*others.get(PROMPTS, []), patch]}}
-
-    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
-        return JointPrompt(prompt, strength, is_active)
+    def join_prompt(
+        self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
+    ) -> None:
+        join_calls(options, JointPrompt(prompt, strength, is_active))
 
     def differentiable(self) -> AbstractContextManager:
         return OutOfPlace() if torch.is_grad_enabled() else nullcontext()

@@ -94,8 +94,10 @@ class Family:
         caller's own but for what they hold."""
         raise NotImplementedError
 
-    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
-        """The patch by which an erasure prompt joins a run; ``is_active(options)`` says whether it acts in a call."""
+    def join_prompt(
+        self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
+    ) -> None:
+        """The same for an erasure prompt; ``is_active(options)`` says whether it acts in a call."""
         raise NotImplementedError
 
     def checkpoint(self, options: dict) -> None:

@@ -7,15 +7,13 @@ rows in a second call, with the longer text. Where all rows are open or all are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 
 from ..artifact import PromptTensors
 from ..parts.gate import is_open
-
-OWN = "concept_erasure_tokens"
-"""Under this name, options say how many tokens of the context were there before any erasure joined it."""
+from .calls import OWN, options_of, rows_of, shifted, spoken
 
 
 class JointPrompt:
@@ -38,6 +36,7 @@ class JointPrompt:
         tokens = self.prompt.keys.to(c_crossattn.device, c_crossattn.dtype).expand(int(rows.sum()), -1, -1)
         some = {name: rows_of(cond, rows) for name, cond in conds.items()}
         some |= longer_mask(conds, rows, c_crossattn, tokens)
+        some |= shifted(some, self.prompt.pooled)
         context = torch.cat([c_crossattn[rows], tokens], 1)
         prompted = executor(
             x[rows], t[rows], rows_of(c_concat, rows), context, rows_of(control, rows),
@@ -53,19 +52,8 @@ class JointPrompt:
         """Open rows of a context, None where the prompt has nothing to do."""
         if context is None or context.shape[-1] != self.prompt.keys.shape[-1] or not self.is_active(options):
             return None
-        rows = is_open(context[:, : options.get(OWN, context.shape[1])], self.prompt.gate)
+        rows = is_open(spoken(context[:, : options.get(OWN, context.shape[1])]), self.prompt.gate)
         return rows if bool(rows.any()) else None
-
-
-def rows_of(cond, rows: torch.Tensor):
-    """Some rows of what a batch is computed with: of every tensor that has as many, in lists and mappings, too."""
-    if isinstance(cond, torch.Tensor):
-        return cond[rows.to(cond.device)] if cond.ndim and cond.shape[0] == len(rows) else cond
-    if isinstance(cond, Mapping):
-        return {name: rows_of(one, rows) for name, one in cond.items()}
-    if isinstance(cond, (list, tuple)):
-        return [rows_of(one, rows) for one in cond]
-    return cond
 
 
 def longer_mask(
@@ -78,17 +66,3 @@ def longer_mask(
     some = rows_of(mask, rows)
     seen = torch.ones_like(some[..., :1]).expand(*some.shape[:-1], tokens.shape[1])
     return {"attention_mask": torch.cat([some, seen], -1)}
-
-
-def options_of(options: Mapping, rows: torch.Tensor) -> dict:
-    """Transformer options for some rows: what they say of each text of the batch is cut to the texts that are left."""
-    kinds: Sequence[int] = options.get("cond_or_uncond", ())
-    out = dict(options)
-    if len(kinds) and len(rows) % len(kinds) == 0:
-        left = [bool(part.any()) for part in rows.chunk(len(kinds))]
-        for name in ("cond_or_uncond", "uuids"):
-            if len(options.get(name, ())) == len(kinds):
-                out[name] = [one for one, kept in zip(options[name], left, strict=True) if kept]
-    if isinstance(options.get("sigmas"), torch.Tensor):
-        out["sigmas"] = rows_of(options["sigmas"], rows)
-    return out

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..artifact import PromptTensors
 from ..parts.gate import is_open
 from ..parts.prompt import extend
+from .calls import PooledPrompt, join_calls
 from .family import (
     BLOCKS,
     CROSS_ATTENTION,
@@ -88,8 +89,12 @@ class UNet(Family):
         options["patches"] = dict(options.get("patches", {}))
         options["patches"]["attn2_patch"] = [*options["patches"].get("attn2_patch", []), patch]
 
-    def prompt_patch(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]) -> TextPatch:
-        return PromptPatch(prompt, strength, is_active)
+    def join_prompt(
+        self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
+    ) -> None:
+        self.join(options, PromptPatch(prompt, strength, is_active))
+        if prompt.pooled is not None:
+            join_calls(options, PooledPrompt(prompt, strength, is_active))
 
     def checkpoint(self, options: dict) -> None:
         options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}

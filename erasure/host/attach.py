@@ -82,7 +82,7 @@ class Attachment:
     def join(self, options: dict, family: Family, sampling) -> None:
         """Has the prompt join a run with these transformer options, on a network of a family."""
         levels = None if self.window is None else self.window.levels(sampling)
-        family.join(options, family.prompt_patch(self.prompt, self.strength, Active(levels)))
+        family.join_prompt(options, self.prompt, self.strength, Active(levels))
 
     def __call__(self, executor, *args, **kwargs):
         guider = executor.class_obj

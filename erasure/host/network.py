@@ -104,7 +104,7 @@ class Network:
                 host_attention.attention_pytorch, *a, **o
             )
         if prompt is not None:
-            self.family.join(options, self.family.prompt_patch(prompt, 1.0, attach.Active(None)))
+            self.family.join_prompt(options, prompt, 1.0, attach.Active(None))
         with self.family.differentiable():
             denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
         return (z - denoised) / sigma.view(-1, *[1] * (z.ndim - 1))

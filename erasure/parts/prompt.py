@@ -18,21 +18,25 @@ STARTS = ("concept", "empty prompt", "noise")
 
 
 class ErasurePrompt(nn.Module):
-    """Learnable keys and values, each [k, d], in float32 whatever the model computes in."""
+    """Learnable keys and values, each [k, d], in float32 whatever the model computes in; and what is added to the
+    ``pooled`` text [d'], of networks that read one."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, pooled: torch.Tensor | None = None):
         super().__init__()
+        self.pooled = None if pooled is None else nn.Parameter(pooled.detach().float().clone())
         self.keys = nn.Parameter(keys.detach().float().clone())
         self.values = nn.Parameter(values.detach().float().clone())
 
     @classmethod
     def start(
-        cls, kind: str, tokens: int, concept: torch.Tensor, empty: torch.Tensor, generator: torch.Generator
-    ) -> ErasurePrompt:
+        cls, kind: str, tokens: int, concept: torch.Tensor, empty: torch.Tensor, generator: torch.Generator,
+        pooled: int = 0,
+    ) -> ErasurePrompt:  # fmt: skip
         """A fresh prompt of ``tokens`` keys and values.
 
         ``concept`` [t, d]: the concept's own token encodings; ``empty`` [n, d]: the empty prompt's. The first is
         repeated, the second cut, to the wanted number. ``noise`` draws around zero with the concept's own spread.
+        ``pooled``: the width of the pooled text, 0 for none; what is added to it starts at zero.
         """
         if kind == "concept":
             first = concept[torch.arange(tokens) % len(concept)]
@@ -43,7 +47,7 @@ class ErasurePrompt(nn.Module):
         else:
             raise ErasureError(f"'{kind}' is no way to start a prompt: choose one of {', '.join(STARTS)}.")
         jitter = 0.01 * concept.float().std() * torch.randn(tokens, concept.shape[-1], generator=generator)
-        return cls(first.float() + jitter, first.float() + jitter)
+        return cls(first.float() + jitter, first.float() + jitter, torch.zeros(pooled) if pooled else None)
 
     @torch.no_grad()
     def begin_with(self, tokens: torch.Tensor) -> None:
@@ -54,7 +58,8 @@ class ErasurePrompt(nn.Module):
     def at_rest(self, blocks: str, role: str, chunk: int, gate: GateTensors | None) -> PromptTensors:
         """The prompt as it stands now, as plain tensors for an ``Erasure``."""
         keys, values = (p.detach().cpu().clone() for p in (self.keys, self.values))
-        return PromptTensors(keys, values, blocks, role, chunk, gate)
+        pooled = None if self.pooled is None else self.pooled.detach().cpu().clone()
+        return PromptTensors(keys, values, blocks, role, chunk, gate, pooled)
 
     def at_rest_like(self, prompt: PromptTensors) -> PromptTensors:
         """The prompt as it stands now, attached as ``prompt`` is."""

@@ -107,7 +107,7 @@ class Run:
         """The prompt as it is attached, with the keys and values that learn."""
         if self.prompt is None or self.attached is None:
             return None
-        return replace(self.attached, keys=self.prompt.keys, values=self.prompt.values)
+        return replace(self.attached, keys=self.prompt.keys, values=self.prompt.values, pooled=self.prompt.pooled)
 
     # -- what losses are made of ------------------------------------------------------------------------------------
 

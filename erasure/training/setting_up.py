@@ -90,7 +90,7 @@ class Setting:
         """The run, with all that its erasure is told of."""
         encode, s, method, resume = self.encode, self.settings, self.method, self.resume
         gate, gap = self._gate() if method.role and s.gate else (None, None)
-        prompt = _prompt(encode, self.names, s, self.generator, resume) if method.role else None
+        prompt = _prompt(self.model, encode, self.names, s, self.generator, resume) if method.role else None
         attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
         delta = self._delta(prompt) if method.changes != "nothing" else None
         self.on_stage("Reading the texts to learn on")
@@ -152,7 +152,7 @@ def _attached(
     encode: Encoder, prompt: ErasurePrompt, settings: Settings, role: str, gate: GateTensors | None
 ) -> PromptTensors:
     chunk = encode("").context.shape[1]
-    return PromptTensors(prompt.keys, prompt.values, settings.blocks, role, chunk, gate)
+    return PromptTensors(prompt.keys, prompt.values, settings.blocks, role, chunk, gate, prompt.pooled)
 
 
 def _checks(
@@ -211,11 +211,12 @@ def check_resume(model, names: Sequence[str], settings: Settings, resume: Erasur
 
 
 def _prompt(
-    encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
+    model, encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
 ) -> ErasurePrompt:
     if resume is None:
         own = torch.cat([encode.span(name) for name in names])
-        return ErasurePrompt.start(settings.start, settings.tokens, own, encode("").context[0], generator)
+        empty = encode("").context[0]
+        return ErasurePrompt.start(settings.start, settings.tokens, own, empty, generator, _pooled_width(model, encode))
     if len(resume.prompts) != 1:
         raise ErasureError(
             "The erasure to resume from holds no single prompt: resume from one that Train Erasure made."
@@ -226,7 +227,13 @@ def _prompt(
             f"The erasure to resume from was trained with {len(old.keys)} tokens, and {settings.tokens} are chosen: "
             "choose the same number, or start anew without it."
         )
-    return ErasurePrompt(old.keys, old.values)
+    return ErasurePrompt(old.keys, old.values, old.pooled)
+
+
+def _pooled_width(model, encode: Encoder) -> int:
+    """The width of the pooled text that a MODEL reads; 0 for none."""
+    reads = subject(model).family.pooled_entry(model.model) is not None and encode.has_pooled
+    return encode.pooled([""])[0].shape[1] if reads else 0
 
 
 def _directions(

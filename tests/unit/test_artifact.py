@@ -158,7 +158,7 @@ def test_a_lora_is_no_erasure(tmp_path):
 
 def test_a_file_of_a_newer_pack_is_refused(saved):
     with pytest.raises(ErasureError, match="newer version of this pack"):
-        load_erasure(rewritten(saved, format_version="3"))
+        load_erasure(rewritten(saved, format_version="4"))
 
 
 @pytest.mark.parametrize(
@@ -234,15 +234,18 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     one_sentence(str(caught.value), "could not be saved")
 
 
-def test_a_gate_of_several_directions_makes_a_file_that_earlier_packs_refuse_and_this_one_reads(tmp_path):
+def test_what_earlier_packs_cannot_read_makes_a_file_that_they_refuse_and_this_one_reads(tmp_path):
     gate = GateTensors(torch.randn(8, 2), torch.randn(8), 0.5)
     prompt = PromptTensors(torch.randn(4, 8), torch.randn(4, 8), "all", "key", 77, gate)
-    for prompts, version in (((prompt,), "2"), ((replace(prompt, gate=None),), "1")):
+    pooled = replace(prompt, pooled=torch.randn(6))
+    for prompts, version in (((prompt,), "2"), ((replace(prompt, gate=None),), "1"), ((pooled,), "3")):
         save_erasure(Erasure(Metadata(concept="cat"), prompts), tmp_path / "x.safetensors")
         with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
             assert file.metadata()["format_version"] == version
-        after = load_erasure(tmp_path / "x.safetensors").prompts[0].gate
-        assert after is None or torch.equal(after.direction, gate.direction)
+        after = load_erasure(tmp_path / "x.safetensors").prompts[0]
+        assert after.gate is None or torch.equal(after.gate.direction, gate.direction)
+        assert (after.pooled is None) == (version != "3")
+    assert torch.equal(after.pooled, pooled.pooled)
 
 
 def test_probes_come_back_and_do_not_count_for_the_identity(tmp_path):
