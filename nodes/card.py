@@ -51,8 +51,8 @@ class ErasureCard(io.ComfyNode):
         place = save(page, html(card), filename_prefix)
         image = torch.from_numpy(np.array(page, dtype=np.float32) / 255)[None]
         text = f"{card.mark} {card.verdict}".strip() + f"\nSaved {place}.png and .html."
-        shown = {**ui.PreviewImage(image, cls=cls).as_dict(), **show(cls, text).as_dict()}
-        return io.NodeOutput(image, ui=shown)
+        output = {**ui.PreviewImage(image, cls=cls).as_dict(), **show(cls, text).as_dict()}
+        return io.NodeOutput(image, ui=output)
 
 
 def save(page: Image.Image, text: str, prefix: str) -> str:

@@ -148,11 +148,11 @@ def save_new(prefix: str, erasures: dict[str, Erasure], graph: Mapping[str, str]
     Returns their paths relative to the output folder. Raises ErasureError.
     """
     first = next(iter(erasures.values()))
-    path, shown = new_path(fill_in(prefix, first), *erasures, kinds=(KIND,))
+    path, name = new_path(fill_in(prefix, first), *erasures, kinds=(KIND,))
     more = {"modelspec.title": title(first), **(graph or {})}
     for ending, erasure in erasures.items():
         save_erasure(erasure, path + ending, more)
-    return [shown + ending for ending in erasures]
+    return [name + ending for ending in erasures]
 
 
 def graph_of(node: type[io.ComfyNode]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from ..erasure.host import attach
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.texts.names import read_field
-from .messages import TextWithTargets, file_facts, open_input_file, put_on, shown, what_was_read
+from .messages import TextWithTargets, file_facts, message_of, open_input_file, put_on, what_was_read
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 ALIASES = (
@@ -124,7 +124,7 @@ class ErasureInstant(io.ComfyNode):
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
         settings = Instant(method, resolve_target(target, anchor, TARGETS[0]), anchor, tokens, weights, rank, scales)
         erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls), only_in, open_input_file)
-        message = show(cls, shown(erasure, ignored_anchor(target, anchor, TARGETS[0])))
+        message = show(cls, message_of(erasure, ignored_anchor(target, anchor, TARGETS[0])))
         return io.NodeOutput(erasure, ui=TextWithTargets(message, concepts, erasure))
 
 

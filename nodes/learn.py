@@ -19,7 +19,7 @@ from ..erasure.training.settings import FROM_PRESET, PRESERVE_BY, TARGETS, WEIGH
 from . import inputs
 from .files import FILE, save_new
 from .instant import only_in
-from .messages import file_facts, open_input_file, shown
+from .messages import file_facts, message_of, open_input_file
 from .types import CATEGORY, KEPT, ErasureSocket, SettingsSocket, lenient, show, telling
 from .watch import Watch
 
@@ -100,12 +100,12 @@ class ErasureLearn(io.ComfyNode):
         cls, model, clip, concept, preserve, preset, target, steps, seed, resume=None, settings=None, vae=None
     ) -> io.NodeOutput:  # fmt: skip
         own = settings or Own()
-        chosen = settings_from(model, preset, target, steps, seed, own)
-        lines = [f"As {preset} has it, but for what is set here:", *chosen.lines(preset_for(preset, own.method))]
+        resolved = settings_from(model, preset, target, steps, seed, own)
+        lines = [f"As {preset} has it, but for what is set here:", *resolved.lines(preset_for(preset, own.method))]
         if own.place is not None:
             show(cls, "\n".join(lines), own.place)
         texts = (concept, preserve, own.only_in)
-        return train(cls, model, clip, texts, chosen, resume, vae, preset_for(preset, own.method))
+        return train(cls, model, clip, texts, resolved, resume, vae, preset_for(preset, own.method))
 
 
 class ErasureTrainingSettings(io.ComfyNode):
@@ -129,11 +129,11 @@ class ErasureTrainingSettings(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, only_in, **chosen) -> io.NodeOutput:
-        own = own_from(chosen, only_in, cls.hidden.unique_id if cls.hidden is not None else None)
-        changed = [f"{name} {value}" for name, value in chosen.items() if _is_own(value)]
-        said = f"Set here: {', '.join(changed)}." if changed else "Everything as the preset has it."
-        return io.NodeOutput(own, ui=show(cls, f"{said} Train Erasure shows all values here when it runs."))
+    def execute(cls, only_in, **fields) -> io.NodeOutput:
+        own = own_from(fields, only_in, cls.hidden.unique_id if cls.hidden is not None else None)
+        changed = [f"{name} {value}" for name, value in fields.items() if _is_own(value)]
+        message = f"Set here: {', '.join(changed)}." if changed else "Everything as the preset has it."
+        return io.NodeOutput(own, ui=show(cls, f"{message} Train Erasure shows all values here when it runs."))
 
 
 def _what_learns() -> list[io.Input]:
@@ -222,10 +222,10 @@ def _is_own(value: object) -> bool:
     return str(value).strip().lower() not in ("", FROM_PRESET)
 
 
-def own_from(chosen: dict, only_in: str = "", place: str | None = None) -> Own:
+def own_from(fields: dict, only_in: str = "", place: str | None = None) -> Own:
     """What the fields of Training Settings say. Raises ErasureError for a number that is none."""
-    values = {name: value for name, value in chosen.items() if _is_own(value) and name not in NUMBERS}
-    values |= {name: number(name, str(chosen[name]), *NUMBERS[name]) for name in NUMBERS if _is_own(chosen[name])}
+    values = {name: value for name, value in fields.items() if _is_own(value) and name not in NUMBERS}
+    values |= {name: number(name, str(fields[name]), *NUMBERS[name]) for name in NUMBERS if _is_own(fields[name])}
     sampling = {SAMPLING[name]: values.pop(name) for name in SAMPLING if name in values}
     size = {name: values.pop(name, None) for name in ("width", "height")}
     values |= {name: values[name] == "on" for name in ("gate", "checkpointing") if name in values}
@@ -264,10 +264,10 @@ def train(
         except BaseException:  # an interrupt is no Exception; what was learned so far is kept either way
             show(cls, keep_partial(run))
             raise
-    said = show(cls, summary(run, erasure, preset, doubts)).as_dict()
+    text = show(cls, summary(run, erasure, preset, doubts)).as_dict()
     strip = watch.strip.sheet(vae)
     pictures = {} if strip is None else ui.PreviewImage(strip, cls=cls).as_dict()
-    return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui={**pictures, **said})
+    return io.NodeOutput(erasure, {"loss": run.progress.losses}, ui={**pictures, **text})
 
 
 def keep_partial(run: learning.Learning) -> str:
@@ -278,14 +278,14 @@ def keep_partial(run: learning.Learning) -> str:
     name = "".join(c if c.isalnum() else "-" for c in run.request.texts[0])[:40]
     try:
         [file] = save_new(f"erasures/{name}_interrupted", {FILE: run.erasure()})
-        said = (
+        message = (
             f"Ended early; the {steps} steps learned so far are in output/{file}. To go on from there, connect it to "
             "'resume' with Load Erasure."
         )
     except ErasureError as error:
-        said = f"Ended early, and what was learned could not be kept: {error}"
-    learning.loop.log.warning("%s", said)
-    return said
+        message = f"Ended early, and what was learned could not be kept: {error}"
+    learning.loop.log.warning("%s", message)
+    return message
 
 
 def summary(
@@ -302,7 +302,7 @@ def summary(
             "The text gate hardly tells the concept from the preserve set: add texts close to the concept to it, or "
             "name the concept in other words."
         )
-    return "\n".join([shown(erasure, *doubts), " ".join([steps, *gap]), *settings.lines(preset)])
+    return "\n".join([message_of(erasure, *doubts), " ".join([steps, *gap]), *settings.lines(preset)])
 
 
 NODES = [ErasureLearn, ErasureTrainingSettings]

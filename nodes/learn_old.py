@@ -116,31 +116,31 @@ class ErasureTrain(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, model, clip, concept, preserve, only_in, resume=None, **chosen) -> io.NodeOutput:
-        notices = [ignored_anchor(chosen["target"], chosen["anchor"], PRESET)]
-        preset = preset_for(chosen["preset"], None if chosen["method"] == PRESET else chosen["method"])
-        settings = settings_from(model, chosen, preset)
+    def execute(cls, model, clip, concept, preserve, only_in, resume=None, **fields) -> io.NodeOutput:
+        notices = [ignored_anchor(fields["target"], fields["anchor"], PRESET)]
+        preset = preset_for(fields["preset"], None if fields["method"] == PRESET else fields["method"])
+        settings = settings_from(model, fields, preset)
         return train(cls, model, clip, (concept, preserve, only_in), settings, resume, None, preset, notices)
 
 
-def settings_from(model, chosen: dict, preset: Settings) -> Settings:
+def settings_from(model, fields: dict, preset: Settings) -> Settings:
     """The preset's settings, with every input that is not left to the preset in its place."""
-    given = {name: chosen[name] for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch") if chosen[name] > 0}
-    given |= {name: chosen[name] for name in ("rank", "eta", "preserve_weight") if chosen[name] >= 0}
-    given |= {name: chosen[name] for name in CHOICES if chosen[name] != PRESET}
-    given["target"] = resolve_target(chosen["target"], chosen["anchor"], PRESET)
-    if given["target"] == PRESET:
-        del given["target"]
-    if "weight_lr" in given:
-        given["width"] = 0
-    if chosen["loss_space"] != PRESET:
-        given["space"] = chosen["loss_space"]
-    if chosen["gate"] != PRESET:
-        given["gate"] = chosen["gate"] == "on"
-    given |= {name: chosen[name] for name in ("anchor", "seed", "checkpointing")}
-    how = {"sampler": chosen["sampler"], "scheduler": chosen["scheduler"], "cfg": chosen["cfg"]}
-    settings = with_sampling(replace(preset, **given), **how, steps=chosen["sampling_steps"])
-    return with_pictures(model, settings, chosen["width"], chosen["height"])
+    values = {name: fields[name] for name in ("steps", "prompt_lr", "weight_lr", "tokens", "batch") if fields[name] > 0}
+    values |= {name: fields[name] for name in ("rank", "eta", "preserve_weight") if fields[name] >= 0}
+    values |= {name: fields[name] for name in CHOICES if fields[name] != PRESET}
+    values["target"] = resolve_target(fields["target"], fields["anchor"], PRESET)
+    if values["target"] == PRESET:
+        del values["target"]
+    if "weight_lr" in values:
+        values["width"] = 0
+    if fields["loss_space"] != PRESET:
+        values["space"] = fields["loss_space"]
+    if fields["gate"] != PRESET:
+        values["gate"] = fields["gate"] == "on"
+    values |= {name: fields[name] for name in ("anchor", "seed", "checkpointing")}
+    how = {"sampler": fields["sampler"], "scheduler": fields["scheduler"], "cfg": fields["cfg"]}
+    settings = with_sampling(replace(preset, **values), **how, steps=fields["sampling_steps"])
+    return with_pictures(model, settings, fields["width"], fields["height"])
 
 
 NODES = [ErasureTrain]

@@ -18,7 +18,7 @@ LARGEST_FILE = 1_000_000
 """Bytes of a file of names."""
 
 
-def shown(erasure: Erasure, *notices: str) -> str:
+def message_of(erasure: Erasure, *notices: str) -> str:
     """What a node says that has made an erasure."""
     verdict = read_verdict(erasure.metadata.verdict).plus(*(Finding("⚠", notice) for notice in notices if notice))
     return "\n".join(line for line in (verdict.text(), *what_was_read(erasure)) if line)

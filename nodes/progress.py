@@ -20,7 +20,7 @@ class Working:
 
     def __init__(self, node: type[io.ComfyNode]):
         self.node, self.bar = node, comfy.utils.ProgressBar(1)
-        self.began, self.shown, self.text = time.monotonic(), 0.0, ""
+        self.began, self.updated, self.text = time.monotonic(), 0.0, ""
         self.done, self.total = 0, 1
 
     def __call__(self, text: str, done: int, total: int, pictures=None) -> None:
@@ -30,8 +30,8 @@ class Working:
         self.done, self.total = done, total
         self.bar.update_absolute(done, total, None if pictures is None else thumbnail(pictures))
         now = time.monotonic()
-        if text != self.text or now - self.shown >= self.SECONDS:
-            self.text, self.shown = text, now
+        if text != self.text or now - self.updated >= self.SECONDS:
+            self.text, self.updated = text, now
             show(self.node, text + left(now - self.began, done, total, self.SURE))
 
     def meanwhile(self, text: str) -> None:

@@ -185,11 +185,11 @@ def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict, measu
     prefix, drawing = prefix_from(how), drawing_from(how)
     bar = comfy.utils.ProgressBar(len(models) * len(prompts))
 
-    def seen(done: int, total: int, pictures) -> None:
+    def on_picture(done: int, total: int, pictures) -> None:
         bar.update_absolute(done, total, thumbnail(pictures))
 
-    found = compare(models, clip, vae, prompts, drawing, judge, seen, subject_of(first, edited))
-    return finished(cls, found, prefix, bar, *[found] * measured)
+    result = compare(models, clip, vae, prompts, drawing, judge, on_picture, subject_of(first, edited))
+    return finished(cls, result, prefix, bar, *[result] * measured)
 
 
 def looking(cls) -> Callable[[int, int], None]:
@@ -234,26 +234,26 @@ def thumbnail(pictures, side: int = THUMBNAIL) -> tuple:
     return "JPEG", within(pictures[0], side), None
 
 
-def finished(cls, found: Report | StressReport, prefix: str, bar, *more) -> io.NodeOutput:
+def finished(cls, result: Report | StressReport, prefix: str, bar, *more) -> io.NodeOutput:
     """Saves and shows what was found; ``more``: further outputs."""
-    sheets, place = found.grid(), save(found, prefix)
+    sheets, place = result.grid(), save(result, prefix)
     # the editor shows the last preview in front of the node's own pictures
     bar.update_absolute(bar.total, bar.total, thumbnail(sheets, SIDE))
-    text = f"{found.text()}\nSaved {place}.".lstrip()
-    shown = {**ui.PreviewImage(sheets, cls=cls).as_dict(), **show(cls, text).as_dict()}
-    return io.NodeOutput(sheets, text, *more, ui=shown)
+    text = f"{result.text()}\nSaved {place}.".lstrip()
+    output = {**ui.PreviewImage(sheets, cls=cls).as_dict(), **show(cls, text).as_dict()}
+    return io.NodeOutput(sheets, text, *more, ui=output)
 
 
-def save(found: Report | StressReport | StrengthReport, prefix: str) -> str:
+def save(result: Report | StressReport | StrengthReport, prefix: str) -> str:
     """Writes the scores under the next free number of a prefix; returns the path relative to the output folder."""
-    path, shown = (place + ".json" for place in new_path(prefix, ".json"))
+    path, name = (place + ".json" for place in new_path(prefix, ".json"))
     try:
-        Path(path).write_text(found.json() + "\n", encoding="utf-8")
+        Path(path).write_text(result.json() + "\n", encoding="utf-8")
     except OSError as error:
         raise ErasureError(
-            f"The report cannot be saved to {shown} ({error.strerror}): choose another filename_prefix."
+            f"The report cannot be saved to {name} ({error.strerror}): choose another filename_prefix."
         ) from error
-    return shown
+    return name
 
 
 NODES = [ErasureReport, ErasureCompare]

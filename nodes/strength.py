@@ -86,18 +86,18 @@ class ErasureFindStrength(io.ComfyNode):
             working(f"{name} draws {len(prompts)} prompts, {len(drawing.seeds)} of each.", done, total, pictures)
 
         result = find_strength(model, erasure, clip, vae, prompts, drawing, wanted, judge, on_picture)
-        return shown(cls, result, prefix, working)
+        return finished(cls, result, prefix, working)
 
 
-def shown(cls, result: StrengthReport, prefix: str, working: Working) -> io.NodeOutput:
+def finished(cls, result: StrengthReport, prefix: str, working: Working) -> io.NodeOutput:
     """Saves the scores and shows the curve, the sheets and the outcome."""
     sheets, curve, place = result.grid(), result.curve(), save(result, prefix)
     # the editor shows the last preview in front of the node's own pictures
     working.bar.update_absolute(working.bar.total, working.bar.total, thumbnail(curve, SIDE))
     text = f"{result.text()}\nSaved {place}."
     images = [ui.PreviewImage(pictures, cls=cls).as_dict()["images"] for pictures in (curve, sheets)]
-    told = {"images": [image for some in images for image in some], **show(cls, text).as_dict()}
-    return io.NodeOutput(result.strength, sheets, curve, text, result.json(), ui=told)
+    output = {"images": [image for some in images for image in some], **show(cls, text).as_dict()}
+    return io.NodeOutput(result.strength, sheets, curve, text, result.json(), ui=output)
 
 
 NODES = [ErasureFindStrength]

@@ -91,14 +91,14 @@ class ErasureStressTest(io.ComfyNode):
         judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))
         prefix, drawing = prefix_from(how), drawing_from(how)
         names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
-        asked = Concept(names, prompt_lines(other_names), labels)
+        aim = Concept(names, prompt_lines(other_names), labels)
         working = Working(cls)
 
         def on_moment(now: Moment) -> None:
             text = f"Attack {now.number} of {now.of}: {now.attack.title}. {now.attack.deed}"
             working(text, now.done, now.total, now.pictures)
 
-        result = stress(model_before, model_after, clip, vae, asked, drawing, tests, budget, judge, on_moment)
+        result = stress(model_before, model_after, clip, vae, aim, drawing, tests, budget, judge, on_moment)
         return finished(cls, result, prefix, working.bar)
 
 

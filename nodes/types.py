@@ -91,22 +91,22 @@ def telling(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     return told
 
 
-def complete(node: type[io.ComfyNode], given: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
+def complete(node: type[io.ComfyNode], values: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
     """The inputs that a node is given by name, with defaults for those that are neither among them nor ``others``.
 
     Raises ErasureError for a name that the node does not have: the host passes over a value for one, but not a link.
     """
     known = node.define_schema()
-    unknown = sorted(set(given) - {one.id for one in known.inputs})
+    unknown = sorted(set(values) - {one.id for one in known.inputs})
     if unknown:
         raise ErasureError(
             f"{known.display_name} has no input {quoted(unknown)}: disconnect it or correct its name, or update this "
             "pack if the graph comes from a newer version."
         )
     for one in known.inputs:
-        check_link(one.id, one.get_io_type(), given.get(one.id))
+        check_link(one.id, one.get_io_type(), values.get(one.id))
     defaults = {one.id: default_of(one) for one in known.inputs if default_of(one) is not None}
-    return {**{name: value for name, value in defaults.items() if name not in others}, **given}
+    return {**{name: value for name, value in defaults.items() if name not in others}, **values}
 
 
 def check_link(name: str, kind: str, value: Any) -> None:
@@ -143,7 +143,7 @@ class Reading(Steps):
     def __init__(self, node: type[io.ComfyNode], bar: bool = True):
         self.node, self.bar = node, comfy.utils.ProgressBar(self.WHOLE) if bar else None
         self.phase, self.done, self.start, self.until = "Reading texts", 0.0, 0.0, 1.0
-        self.began = self.shown = time.monotonic()
+        self.began = self.updated = time.monotonic()
         show(node, f"{self.phase} …")  # and no longer what it said of its last run
 
     def begin(self, phase: str, until: float) -> None:
@@ -156,8 +156,8 @@ class Reading(Steps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         now = time.monotonic()
         self._move(self.start + (self.until - self.start) * done / total)
-        if now - self.shown >= self.SECONDS:
-            self.shown = now
+        if now - self.updated >= self.SECONDS:
+            self.updated = now
             left = (now - self.began) / done * (total - done)
             show(self.node, f"{self.phase}: {done} of {total}, about {left:.0f} s left.")
         if done >= total:  # other texts may follow

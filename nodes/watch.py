@@ -48,7 +48,7 @@ class Watch:
     def __init__(self, node: type[io.ComfyNode], model, settings: Settings):
         self.node, self.settings = node, settings
         self.bar, self.place = comfy.utils.ProgressBar(WHOLE), 0.0
-        self.text, self.said = "", 0.0
+        self.text, self.updated = "", 0.0
         self.stage_name, self.stages, self.began = "", 0, time.monotonic()
         self.draws, self.alone, self.together = Clock(), Clock(), Clock()
         self.done, self.stepped = 0, time.monotonic()
@@ -137,8 +137,8 @@ class Watch:
 
     def _say(self, text: str, at_once: bool = False) -> None:
         now = time.monotonic()
-        if text != self.text and (at_once or now - self.said >= SECONDS):
-            self.text, self.said = text, now
+        if text != self.text and (at_once or now - self.updated >= SECONDS):
+            self.text, self.updated = text, now
             show(self.node, text)
 
 
@@ -177,8 +177,8 @@ class Strip:
         return "JPEG", side_by_side(pictures), latent_preview.MAX_PREVIEW_RESOLUTION
 
     def _quick(self, latent: torch.Tensor) -> Image.Image:
-        shown = self.previewer.decode_latent_to_preview_image("JPEG", latent)[1]
-        return enlarged(shown)
+        preview = self.previewer.decode_latent_to_preview_image("JPEG", latent)[1]
+        return enlarged(preview)
 
     def sheet(self, vae=None) -> torch.Tensor | None:
         """The strip with its labels, [1, h, w, 3] in [0, 1]; decoded by a VAE, or else as the host shows previews."""

@@ -76,16 +76,16 @@ class _Graph:
 
     def linked_inputs(self, node: dict[str, Any]) -> dict[str, Any]:
         """The node's inputs that are linked: ``[node id, slot]``, or a value where a primitive gives it."""
-        found = {}
+        links = {}
         for slot in node.get("inputs") or []:
             origin = self.origin(slot.get("link"))
             if origin is None:
                 continue
             source, index = origin
-            found[slot["name"]] = (
+            links[slot["name"]] = (
                 _primitive(source) if source["type"] == "PrimitiveNode" else [str(source["id"]), index]
             )
-        return found
+        return links
 
     def origin(self, link_id: NodeId | None) -> tuple[dict[str, Any], int] | None:
         """The node and output slot that feeds a link, past reroutes and bypassed nodes."""

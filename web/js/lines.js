@@ -29,12 +29,12 @@ export function rowsOf(text) {
 
 /** @param {string} line @param {number} index @returns {Row | undefined} */
 export function rowOf(line, index = 0) {
-    const off = OFF.test(line), said = line.replace(OFF, "$1");
-    if (!said.trim() || /^\s*#/.test(said)) return undefined;
-    const plain = { index, off, plain: true, name: said.trim(), target: null, strength: 1 };
-    const [, name, before, target, behind] = LINE.exec(said) ?? [];
+    const off = OFF.test(line), content = line.replace(OFF, "$1");
+    if (!content.trim() || /^\s*#/.test(content)) return undefined;
+    const plain = { index, off, plain: true, name: content.trim(), target: null, strength: 1 };
+    const [, name, before, target, behind] = LINE.exec(content) ?? [];
     const strength = numberOf(behind ?? before ?? "1");
-    if (!name?.trim() || /-$/.test(name.trim()) || WORDS_OF_OTHERS.test(said)) return plain;
+    if (!name?.trim() || /-$/.test(name.trim()) || WORDS_OF_OTHERS.test(content)) return plain;
     if (target !== undefined && !target.trim() && behind !== undefined) return plain;
     if (strength > STRONGEST || strength < WEAKEST || (before && behind)) return plain;
     return { ...plain, plain: false, name: name.trim(), target: target?.trim() ?? null, strength };
@@ -74,6 +74,6 @@ export function isWritable(word) {
 }
 
 /** @param {string} name @returns {string} The name without the backslashes that prompts need. */
-export function shown(name) {
+export function readable(name) {
     return name.replace(/\\([()])/g, "$1");
 }

@@ -6,7 +6,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { allNodes, alsoDo, isInView, nodeOf, safely } from "./graph.js";
-import { STEP, STRONGEST, WEAKEST, changed, isWritable, rowOf, rowsOf, shown, toggled } from "./lines.js";
+import { STEP, STRONGEST, WEAKEST, changed, isWritable, readable, rowOf, rowsOf, toggled } from "./lines.js";
 import { openMenu } from "./choices.js";
 import { outputOf, recalled } from "./runs.js";
 import { say } from "./words.js";
@@ -89,7 +89,7 @@ class Rows {
     /** @param {Row} row */
     part(row) {
         const part = element("div", { className: `row${row.off ? " off" : ""}` }, this.toggle(row));
-        const isUnknown = this.told(row)?.unknown, name = `${isUnknown ? "⚠ " : ""}${shown(row.name)}`;
+        const isUnknown = this.outcome(row)?.unknown, name = `${isUnknown ? "⚠ " : ""}${readable(row.name)}`;
         part.append(element("span", { className: "name", textContent: name, title: isUnknown ? say("unknown") : name }));
         if (row.plain) part.title = say("plain");
         else part.append(this.chip(row), this.stepper(row));
@@ -97,7 +97,7 @@ class Rows {
     }
 
     toggle(row) {
-        const toggle = button("switch", "", `${say("onOff")}: ${shown(row.name)}`, `${row.index}:switch`);
+        const toggle = button("switch", "", `${say("onOff")}: ${readable(row.name)}`, `${row.index}:switch`);
         toggle.setAttribute("role", "switch");
         toggle.setAttribute("aria-checked", String(!row.off));
         toggle.onclick = () => this.write(toggled(this.field.value, row));
@@ -109,7 +109,7 @@ class Rows {
     stepper(row) {
         const input = element("input", { value: row.strength.toFixed(2), inputMode: "decimal", autocomplete: "off" });
         input.title = say("strength");
-        input.setAttribute("aria-label", `${say("strength")}: ${shown(row.name)}`);
+        input.setAttribute("aria-label", `${say("strength")}: ${readable(row.name)}`);
         input.dataset.key = `${row.index}:strength`;
         input.onfocus = () => input.select();
         input.onchange = () => this.strengthen(row, Number(input.value.replace(",", ".")));
@@ -134,25 +134,25 @@ class Rows {
     // ------------------------------------------------------------ target
 
     /** What the last run said of a row: {target, nearest}. */
-    told(row) {
+    outcome(row) {
         const same = ({ line }) => rowOf(line)?.name.toLowerCase() === row.name.toLowerCase();
         return outputOf(this.node)?.erasure_targets?.find(same);
     }
 
     chip(row) {
-        const told = this.told(row), target = row.target ?? told?.target;
+        const outcome = this.outcome(row), target = row.target ?? outcome?.target;
         const text = target === undefined ? "…" : target || say("nothing");
         const label = `${say("target")}: ${target === undefined ? say("auto") : text}`;
         const chip = button(`chip${row.target === null ? " own" : ""}`, "", label, `${row.index}:target`);
         chip.append(element("span", { textContent: `→ ${text}` }));
         chip.setAttribute("aria-haspopup", "menu");
-        chip.onclick = () => openMenu(chip, this.choices(row, told, chip));
+        chip.onclick = () => openMenu(chip, this.choices(row, outcome, chip));
         return chip;
     }
 
-    choices(row, told, chip) {
+    choices(row, outcome, chip) {
         const set = (target) => () => this.write(changed(this.field.value, row, { target }));
-        const words = (told?.nearest ?? []).filter(isWritable);
+        const words = (outcome?.nearest ?? []).filter(isWritable);
         return [
             ...words.map((word) => ({ text: word, chosen: row.target === word, choose: set(word) })),
             ...(words.length ? [null] : []),
@@ -211,16 +211,16 @@ function closeGaps(saved) {
 }
 
 function element(tag, properties, ...parts) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...parts);
-    return made;
+    const part = Object.assign(document.createElement(tag), properties);
+    part.append(...parts);
+    return part;
 }
 
 function button(className, textContent, label, key = "") {
-    const made = element("button", { type: "button", className, textContent, title: label });
-    made.setAttribute("aria-label", label);
-    made.dataset.key = key;
-    return made;
+    const part = element("button", { type: "button", className, textContent, title: label });
+    part.setAttribute("aria-label", label);
+    part.dataset.key = key;
+    return part;
 }
 
 // ---------------------------------------------------------------- the editor

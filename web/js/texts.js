@@ -11,13 +11,13 @@ import { allNodes, anyNodeOf, isInView, isOurs, locator, nodeOf, safely } from "
 import { followRuns, forgetTexts, isElsewhere, isOursElsewhere, outputOf, recalled, textOf } from "./runs.js";
 
 const WIDGET = "$$node-text-preview"; // the editor's name for the text under a node
-const said = new WeakMap(); // node -> what it says
+const texts = new WeakMap(); // node -> what it says
 const outputs = new WeakMap(); // node -> what it gave out when it last ran
 
 /** Has the editor show what a node says as if the host had just sent it. */
 function show(node) {
-    if (!said.has(node) || !isInView(node)) return;
-    const detail = { nodeId: String(node.id), text: said.get(node), again: true };
+    if (!texts.has(node) || !isInView(node)) return;
+    const detail = { nodeId: String(node.id), text: texts.get(node), again: true };
     api.dispatchEvent(new CustomEvent("progress_text", { detail }));
 }
 
@@ -28,7 +28,7 @@ function show(node) {
 function takeBackText(id) {
     const node = isOursElsewhere(id) && anyNodeOf(id), widget = node && node.widgets?.find(({ name }) => name === WIDGET);
     if (!widget) return;
-    if (said.has(node)) widget.value = said.get(node);
+    if (texts.has(node)) widget.value = texts.get(node);
     else if (isOurs(node)) widget.value = "";
     else node.removeWidget?.(widget);
 }
@@ -47,14 +47,14 @@ function onText({ detail }) {
     if (detail.again) return;
     const node = nodeOf(detail.nodeId);
     if (isElsewhere()) queueMicrotask(safely(() => takeBackText(detail.nodeId)));
-    else if (node) said.set(node, detail.text);
+    else if (node) texts.set(node, detail.text);
 }
 
 function onExecuted({ detail }) {
     const id = detail.display_node ?? detail.node, node = nodeOf(id), text = textOf(detail.output);
     queueMicrotask(safely(() => sortOutput(id, detail.prompt_id)));
     if (isElsewhere(detail.prompt_id) || !node || !text) return;
-    said.set(node, text);
+    texts.set(node, text);
     // the last preview would stay in front of the result's own pictures, of which it is the first
     if (detail.output.images) delete app.nodePreviewImages?.[locator(node)];
     show(node);
@@ -67,7 +67,7 @@ function onCached({ detail }) {
     const again = allNodes().filter((node) => isOurs(node) && !cached.has(node));
     forgetTexts(again);
     for (const node of again) {
-        said.delete(node);
+        texts.delete(node);
         const widget = node.widgets?.find(({ name }) => name === WIDGET);
         if (widget) widget.value = "";
     }
@@ -78,13 +78,13 @@ function remind() {
     for (const node of allNodes()) outputs.set(node, app.nodeOutputs?.[locator(node)]);
     for (const node of allNodes().filter(isOurs)) {
         const text = textOf(outputOf(node));
-        if (!said.has(node) && text) said.set(node, text);
+        if (!texts.has(node) && text) texts.set(node, text);
         show(node);
     }
 }
 
 app.registerExtension({
-    name: "ConceptErasure.Said",
+    name: "ConceptErasure.Texts",
     setup: safely(() => {
         followRuns();
         api.addEventListener("progress_text", safely(onText));
