@@ -115,9 +115,9 @@ class ToyAnimaClip(comfy.text_encoders.anima.AnimaTEModel):
 
 
 class ToyAnima(comfy.supported_models.Anima):
-    """Recognised by how wide its network is."""
+    """Recognised by how wide its network is and by how few channels its latents have."""
 
-    unet_config = {"image_model": "anima", "model_channels": CHANNELS}
+    unet_config = {"image_model": "anima", "model_channels": CHANNELS, "in_channels": 4}
     unet_extra_config = EXTRA
     latent_format = ToyVideoLatent
     vae_key_prefix = ["vae."]
