@@ -44,6 +44,8 @@ EVERY = 1
 """One in so many of the demo's pictures is drawn."""
 PARTS = ("instant", "pooled", "recommended", "prompt only")
 SIDE = 64
+STEPS = 8
+"""Sampling steps, which draw every class as well as 20 do."""
 
 
 class Bench:
@@ -56,7 +58,7 @@ class Bench:
     def score(self, model, concept: str) -> dict[str, float]:
         """ESR-1 and PSR-1 of a model's pictures."""
         wanted = shots(concept)[:: self.every]
-        scores = self.toy.score(self.toy.draw(model, wanted), wanted, concept)
+        scores = self.toy.score(self.toy.draw(model, wanted, STEPS), wanted, concept)
         return {name: scores[name] for name in ("esr1", "psr1")}
 
     def preserve(self, concept: str) -> str:
@@ -114,11 +116,11 @@ class Bench:
     def bit_identical(self) -> bool:
         """Whether the unedited model draws the same to the bit after, and beside, an erased one; and at strength 0."""
         wanted = shots("circle")[::24]
-        before = self.toy.draw(self.toy.model, wanted)
+        before = self.toy.draw(self.toy.model, wanted, STEPS)
         erasure = instant.erase_instantly(self.toy.model, self.toy.clip, "circle", self.preserve("circle"), Instant())
         erased = attach.erase(self.toy.model, erasure)
-        changed = not torch.equal(self.toy.draw(erased, wanted), before)
-        same = torch.equal(self.toy.draw(self.toy.model, wanted), before)
+        changed = not torch.equal(self.toy.draw(erased, wanted, STEPS), before)
+        same = torch.equal(self.toy.draw(self.toy.model, wanted, STEPS), before)
         return changed and same and attach.erase(self.toy.model, erasure, 0.0) is self.toy.model
 
 
@@ -156,7 +158,7 @@ def mean(rows: Sequence[dict | None]) -> dict | None:
 
 def measure(bench: Bench, concepts: Sequence[str], parts: Sequence[str], report: Callable[[dict], None]) -> None:
     """Works out a world's row, and reports it part by part."""
-    row: dict = {"world": "trained", "family": bench.here.family.name, "concepts": list(concepts)}
+    row: dict = {"world": "trained", "steps": STEPS, "family": bench.here.family.name, "concepts": list(concepts)}
 
     def each(name: str, one: Callable[[str], dict | None]) -> dict | None:
         rows = []
