@@ -12,6 +12,7 @@ import comfy.utils
 import pytest
 import torch
 
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import (
     Erasure,
     ErasureError,
@@ -23,8 +24,11 @@ from concept_erasure.erasure.artifact import (
 from concept_erasure.erasure.exchange import export_lora
 from concept_erasure.erasure.families import FAMILIES, family_of
 from concept_erasure.erasure.host import attach, trainable
+from concept_erasure.erasure.host.network import Network
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import is_ordinary, plain_numbers
+from concept_erasure.erasure.texts.encoder import Text
+from scripts import families_table
 from tests import families
 from tests.families import REFUSED, ROWS, TINY
 
@@ -276,6 +280,42 @@ def test_a_prompt_leaves_closed_texts_as_they_are_to_the_bit(case, length):
     assert all(map(torch.equal, base, again))
 
 
+@pytest.mark.parametrize("case", LEARNING, indirect=True)
+def test_gradients_are_those_of_small_steps(case):
+    """Of the weights that a delta changes, and of a prompt's tokens, through the whole network."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.inference_mode(False):
+        network = Network(case.model, case.tiny.latent, checkpointing=True)
+        z, sigma = families.latent(case.tiny), torch.tensor([0.7])
+        text = Text("text", case.rows[None], [[row.clone(), dict(extra)] for row, extra in case.cond])
+        names = case.here.weights("keys+values")
+        assert set(names) >= set(case.here.entry)
+        start = {name: network.base[name].clone() for name in names}
+        start["tokens"] = torch.randn(3, case.tiny.text, generator=generator)
+        steps = {name: torch.randn(x.shape, generator=generator) * x.std() / 50 for name, x in start.items()}
+        weighing = torch.randn(z.shape, generator=generator)
+
+        def loss(values: dict[str, torch.Tensor], backward: bool = False) -> float:
+            prompt = PromptTensors(values["tokens"], values["tokens"], "all", "eraser", 77, None)
+
+            def run() -> float:
+                out = (network.predict(z, sigma, [text], prompt) * weighing).sum()
+                if backward:
+                    out.backward()
+                return float(out.detach())
+
+            return network.computing_with(network.base | {name: values[name] for name in names}, run)
+
+        for name, step in steps.items():
+            with learning.gradients():
+                leaf = start[name].clone().requires_grad_()
+                loss(start | {name: leaf}, backward=True)
+            with torch.no_grad():
+                ahead, behind = (loss(start | {name: start[name] + sign * step}) for sign in (1, -1))
+            wanted = pytest.approx((ahead - behind) / 2, rel=0.02, abs=1e-4 * abs(ahead))
+            assert float((leaf.grad * step).sum()) == wanted, name
+
+
 def test_learning_is_refused_by_name(case):
     if case.here.family.learns:
         trainable.require_trainable(case.model)
@@ -289,3 +329,10 @@ def test_what_no_family_fits_is_refused_by_name(name):
     model = families.load(REFUSED[name])
     with pytest.raises(ErasureError, match=rf"^This model \({type(model.model).__name__}\) .*[^.]\.$"):
         subject(model)
+
+
+@pytest.mark.skipif(len(HERE) < len(TINY), reason="a host that lacks some families")
+def test_the_page_says_what_is_so():
+    assert families_table.PAGE.read_text(encoding="utf-8") == families_table.page(), (
+        "run python3 scripts/run.py scripts.families_table"
+    )
