@@ -231,7 +231,7 @@ def test_a_typed_anchor_is_used_and_one_that_is_not_is_said(model, clip, said):
 
 def test_models_and_clips_that_cannot_be_used_are_refused(model, narrow_model, clip):
     for arguments, words in (
-        ((worlds.model_without_attn2(), clip), ["attn2"]),
+        ((worlds.model_without_attn2(), clip), ["BaseModel"]),
         ((model, None), ["No CLIP"]),
         ((narrow_model, clip), ["96", "64"]),
     ):
