@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ import comfy.sd
 import torch
 from safetensors.torch import load_file
 
-from concept_erasure.erasure import instant, learning
+from concept_erasure.erasure import instant, learning, solved
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.exchange import export_lora
 from concept_erasure.erasure.host import attach
@@ -31,6 +32,7 @@ from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.methods import preset_for
+from concept_erasure.erasure.texts import recall
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
 from toyworld.scoring import plan
@@ -42,7 +44,7 @@ FILE = Path(__file__).with_name("results") / "families.json"
 CONCEPTS = ("circle", "star", "heart", "red", "green", "striped")
 EVERY = 1
 """One in so many of the demo's pictures is drawn."""
-PARTS = ("instant", "pooled", "recommended", "prompt only")
+PARTS = ("instant", "pooled", "few texts", "recommended", "prompt only")
 SIDE = 64
 STEPS = 8
 """Sampling steps, which draw every class as well as 20 do."""
@@ -71,8 +73,7 @@ class Bench:
 
     def instant(self, concept: str, pooled: bool = True) -> dict:
         """The closed form at its defaults, with its LoRA."""
-        reads = Counted(Encoder)
-        with reads:
+        with Counted(Encoder) as reads:
             began = time.perf_counter()
             erasure = instant.erase_instantly(
                 self.toy.model, self.toy.clip, concept, self.preserve(concept), Instant(pooled=pooled)
@@ -80,6 +81,15 @@ class Bench:
             seconds = time.perf_counter() - began
         scores = self.score(attach.erase(self.toy.model, erasure), concept)
         return {**scores, "seconds": seconds, "texts": reads.count, **self.lora(erasure)}
+
+    def few_texts(self, concept: str, few: bool) -> dict:
+        """The closed form with a preserve set that is found, read as by a large text encoder or a small one: the texts
+        of the first use."""
+        recall.ROWS.clear()
+        solved.forget()
+        with Counted(Encoder) as reads, patched(Encoder, "is_large", few):
+            erasure = instant.erase_instantly(self.toy.model, self.toy.clip, concept, "", Instant())
+        return {**self.score(attach.erase(self.toy.model, erasure), concept), "texts": reads.count}
 
     def lora(self, erasure: Erasure) -> dict:
         """The exported LoRA, as the stock loader reads it, against the change itself."""
@@ -130,7 +140,7 @@ class Counted:
     def __init__(self, kind: type[Encoder]):
         self.kind, self.count = kind, 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Counted:
         run, pooled = self.kind._run, self.kind._run_pooled
         self.before = run, pooled
 
@@ -142,9 +152,21 @@ class Counted:
             return read
 
         self.kind._run, self.kind._run_pooled = counted(run), counted(pooled)  # type: ignore[method-assign]
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.kind._run, self.kind._run_pooled = self.before  # type: ignore[method-assign]
+
+
+@contextmanager
+def patched(kind: type, name: str, value: object) -> Iterator[None]:
+    """A class with another value in the place of a property."""
+    before = kind.__dict__[name]
+    setattr(kind, name, value)
+    try:
+        yield
+    finally:
+        setattr(kind, name, before)
 
 
 def mean(rows: Sequence[dict | None]) -> dict | None:
@@ -177,6 +199,11 @@ def measure(bench: Bench, concepts: Sequence[str], parts: Sequence[str], report:
         if bench.here.family.pooled_entry(bench.toy.model.model):
             off = each("pooled off", lambda concept: bench.instant(concept, pooled=False))
             row["pooled"] = {"on": row.get("instant") or each("instant", bench.instant), "off": off}
+    if "few texts" in parts:
+        row["few_texts"] = {
+            name: each(f"{name} texts", lambda concept, few=few: bench.few_texts(concept, few))
+            for name, few in (("full", False), ("few", True))
+        }
     report(row)
     for name, method in (("recommended", None), ("prompt only", "prompt only")):
         if name in parts:

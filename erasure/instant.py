@@ -26,10 +26,10 @@ from .steps import Steps
 from .targets import anchors_for, check_target
 from .texts.encoder import Encoder, paired
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
-from .texts.neighbours import nearness, unknown
+from .texts.neighbours import common_words, nearness, unknown
 from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
 from .texts.pooled import Pooled
-from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
+from .texts.vocabulary import COMPARED, EVERYDAY
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 
@@ -188,10 +188,9 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     names = [*request.texts, *chained]
     before = [move.name for move in erased]
     taken = [*names, *before, *request.contexts]
-    common = others((*WORDS, *EVERYDAY), taken)
     written = [text for text in encode.beside(names, request.preserve) if not text.startswith(EMBEDDING)]
     own = others(written, taken)
-    near = nearness(encode, names, own or common).apart(names).rows()
+    near = nearness(encode, names, own or others(common_words(encode, names), taken)).apart(names).rows()
     aimed = _aimed(encode, near)
     # what is nearest to a name of which the encoder knows a part are words it does not know, which hold nothing
     near = [row if row[:1] == known[:1] else known for row, known in zip(near, aimed, strict=True)]
@@ -205,7 +204,7 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     some = [row[: siblings_for(names)] for row in near]
     choices = [row[:CHOICES] for row in aimed]
     texts = Texts(names, targets, preserve, some, strengths, request.contexts, held, choices, bool(request.preserve))
-    if len(common := plain_texts(texts) if texts.given else everyday_texts()) <= LISTED:
+    if len(common := plain_texts(texts) if texts.given else everyday_texts(encode.is_large)) <= LISTED:
         encode.read_list(common)
     return texts
 
@@ -258,8 +257,8 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
     here = subject(model)
     weights = effective_weights(model, here.family.text_entry(model.model, settings.weights))
     steps.begin("Reading texts", 0.8)
-    problem = pose(encode, texts, weights, settings)
     pooled = pooled_delta(model, encode, texts, settings) if settings.pooled else {}
+    problem = pose(encode, texts, weights, settings)
     steps.begin("Solving", 0.9)
     delta = edit_for(problem, settings).delta(weights.items()) | pooled
     metadata = Metadata(
@@ -298,7 +297,7 @@ def pose(encode: Encoder | Pooled, texts: Texts, weights: Mapping[str, torch.Ten
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
     moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
-    plain = [part for part in ([plain_texts(texts)] if texts.given else found_texts(texts)) if part]
+    plain = [part for part in ([plain_texts(texts)] if texts.given else found_texts(texts, encode.is_large)) if part]
     parts = [*plain, *siblings(texts, templates)]
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
@@ -326,7 +325,7 @@ def preserved(encode: Encoder | Pooled, texts: Sequence[str], count: int) -> tup
     total, some = torch.tensor(0.0), []
     longest = len(encode.rows([""])[0])
     known = None
-    if texts == everyday_texts():
+    if texts == everyday_texts(encode.is_large):
         known = encode.sum_of_list("moment", texts, partial(moments, longest=longest))
     for rows in encode.stream(texts):
         for length, tokens in by_length(rows).items():
@@ -359,33 +358,33 @@ def phrases(texts: Texts) -> list[str]:
     return [*PHRASINGS, *spread(beside, 64)][: max(1, MOVED // len(texts.names))]
 
 
-def plain_texts(texts: Texts, pairs: int = 150) -> list[str]:
+def plain_texts(texts: Texts, pairs: int = 150, phrased: int = 5) -> list[str]:
     """The empty prompt, and preserved and generic texts in phrasings and in pairs.
 
     Preserved texts that say a concept themselves are said but for a little: more would keep the concept.
     """
     saying = [text for text in texts.kept if any(is_said(name, text) for name in texts.names)]
     kept = [*(text for text in texts.kept if text not in saying), *others(GENERIC, texts.names)]
-    phrasings = PHRASINGS[: min(5, max(1, 500 // len(kept)))]
+    phrasings = PHRASINGS[: min(phrased, max(1, 500 // len(kept)))]
     apart = min(pairs // len(kept), len(kept) - 1)
     beside = [f"{a} {kept[(i + step) % len(kept)]}" for step in range(1, apart + 1) for i, a in enumerate(kept)]
     plain = [p.format(text) for text, p in product(kept, phrasings)]
     return ["", *plain, *beside, *(p.format(text) for text, p in product(saying, PHRASINGS[:1]))]
 
 
-def found_texts(texts: Texts) -> list[list[str]]:
+def found_texts(texts: Texts, few: bool) -> list[list[str]]:
     """What is said of preserved texts that were not given: everyday texts, the same for nearly every concept, and the
     words close to the concepts."""
     apart = [*texts.names, *texts.held, *texts.contexts]
-    everyday = [text for text in everyday_texts() if not any(is_said(name, text) for name in apart)]
+    everyday = [text for text in everyday_texts(few) if not any(is_said(name, text) for name in apart)]
     return [everyday, [say("a {}", text) for text in texts.kept if text not in EVERYDAY]]
 
 
 @cache
-def everyday_texts() -> list[str]:
-    """Everyday and generic texts in phrasings and in pairs, and the empty prompt."""
+def everyday_texts(few: bool = False) -> list[str]:
+    """Everyday and generic texts in phrasings and in pairs, and the empty prompt; ``few`` of them in each."""
     count = len(EVERYDAY) + len(others(GENERIC, EVERYDAY))
-    return plain_texts(Texts((), (), EVERYDAY, ()), pairs=APART * count)
+    return plain_texts(Texts((), (), EVERYDAY, ()), (1 if few else APART) * count, 2 if few else 5)
 
 
 def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:

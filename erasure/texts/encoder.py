@@ -23,6 +23,7 @@ ROOM = 24
 """Tokens that a phrasing and what follows it are given, in what the text encoder reads at once."""
 MOST = 500
 """Words of a text that is longer than what any text encoder reads in parts reads at once."""
+LARGE = 10**9
 BATCH = 64
 """Texts in one run of the text encoder."""
 STAND_INS = ("thing", "green")
@@ -258,6 +259,11 @@ class Encoder:
         return list(texts)
 
     @cached_property
+    def is_large(self) -> bool:
+        """Whether reading is slow, so that fewer texts have to do: with more than ``LARGE`` parameters."""
+        return sum(parameter.numel() for parameter in self.clip.patcher.model.parameters()) > LARGE
+
+    @cached_property
     def weighs(self) -> bool:
         """Whether weights in a text reach the text encoder; else it reads the brackets."""
         chunk = self._tokenized(f"({FRAMED[0]}:1.5)")[0]
@@ -278,9 +284,11 @@ class Encoder:
         return self._telling(self.recall.unread(list(dict.fromkeys(texts)), "pooled"))
 
     def _run_pooled(self, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+        encode = partial(self.clip.encode_from_tokens, return_pooled=True)
         for text in texts:
             first = {key: chunks[:1] for key, chunks in self.recall.tokens(text).items()}
-            vector = _plain(as_the_host_runs(partial(self.clip.encode_from_tokens, return_pooled=True), first)[1])
+            row, vector = map(_plain, as_the_host_runs(encode, first))
+            self._listed |= self._at_the_entry({text: row[0].float().cpu()})  # which the same run has given
             self._tell(1)
             yield torch.zeros(1, 0) if vector is None else vector.float().cpu().reshape(1, -1)
 

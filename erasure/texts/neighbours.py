@@ -32,7 +32,12 @@ EXACTLY = 0.999
 COMMON_NAME = 24
 """Tokens of a name by which it is compared; more would leave nothing behind it to compare."""
 
-LISTS = (tuple(dict.fromkeys((*WORDS, *EVERYDAY))), COMPARED)
+COARSE = 5
+"""With a text encoder that is slow, one in so many common words is looked at first."""
+FINE, AROUND = 6, 1
+"""Around so many of the nearest of these, so many on either side are looked at, too: the list of words has like beside
+like."""
+LISTS = (tuple(dict.fromkeys((*WORDS, *EVERYDAY))), COMPARED, tuple(dict.fromkeys((*WORDS[::COARSE], *EVERYDAY))))
 """Words that names are compared with."""
 
 
@@ -58,6 +63,19 @@ class Nearness:
         if not other or len(other) == len(self.words):
             return self
         return Nearness([self.words[i] for i in other], self.cosines[:, other])
+
+
+def common_words(encode: Encoder, names: Sequence[str]) -> list[str]:
+    """Words among which a name's neighbours are looked for: all common ones, or with a slow text encoder some of all
+    kinds, and those around the nearest."""
+    if not encode.is_large:
+        return [*WORDS, *EVERYDAY]
+    coarse = list(dict.fromkeys((*WORDS[::COARSE], *EVERYDAY)))
+    each = max(1, FINE // len(names))
+    near = {word for row in nearness(encode, names[:FINE], others(coarse, names)).rows() for word in row[:each]}
+    places = [i for i, word in enumerate(WORDS) if word in near]
+    around = {WORDS[j] for i in places for j in range(max(0, i - AROUND), min(len(WORDS), i + AROUND + 1))}
+    return [word for word in dict.fromkeys((*WORDS, *EVERYDAY)) if word in around or word in coarse]
 
 
 def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:

@@ -48,5 +48,9 @@ class Pooled:
     def beside(self, names: Sequence[str], texts: Sequence[str]) -> list[str]:
         return self.encode.beside(names, texts)
 
+    @property
+    def is_large(self) -> bool:
+        return self.encode.is_large
+
     def telling(self, texts: Sequence[str]):
         return self.encode.telling_pooled(texts)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from concept_erasure.erasure import instant
+from concept_erasure.erasure import instant, solved
 from concept_erasure.erasure.artifact import ErasureError, Full
 from concept_erasure.erasure.closed_form import CLOSED_FORM
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
-from concept_erasure.erasure.texts import encoder
+from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.texts.neighbours import neighbours
 from tests import worlds
 from tests.host.test_fit import sentence
@@ -208,3 +208,17 @@ def test_many_texts_at_once_are_encoded_as_one_by_one(clip):
     rows = encode.chunks([*texts, texts[0]])
     for i in (0, 1, 63, 64, 79, 80):
         assert torch.allclose(rows[i], encode((texts * 2)[i]).context[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("concept", ["circle", "striped"])
+def test_a_large_text_encoder_reads_few_texts(toys, concept, monkeypatch):
+    """At the first use, and at the next with what is remembered."""
+    monkeypatch.setattr(recall, "ROWS", recall.Memory(1 << 28))
+    monkeypatch.setattr(solved, "_solved", {})
+    monkeypatch.setattr(encoder.Encoder, "is_large", True)
+    read, real = [], encoder.Encoder._run
+    monkeypatch.setattr(encoder.Encoder, "_run", lambda self, texts: read.extend(texts) or real(self, texts))
+    for most, name in ((300, concept), (100, "moon")):
+        read.clear()
+        erasure = erase_instantly(toys.model, toys.clip, name, "", Instant())
+        assert 0 < len(read) <= most and erasure.delta
