@@ -23,7 +23,7 @@ import torch
 
 TEXT = 64
 """Width of what a text encoder gives, where the network lets one choose."""
-POOLED = 32
+POOLED = 64
 ROWS = 7
 """Encodings of a text."""
 MASK = {"attention_mask": torch.ones(1, ROWS, dtype=torch.long)}

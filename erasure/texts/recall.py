@@ -87,8 +87,10 @@ class Shelf:
         path = self.folder / f"{name}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
-                facts, rows = file.metadata() or {}, file.get_tensor("rows")
-            if facts.get("keys") != "\n".join(keys) or len(rows) != len(keys) or facts.get("sum") != checksum(rows):
+                facts, values = file.metadata() or {}, file.get_tensor("rows")
+                lengths = file.get_tensor("lengths").tolist() if "lengths" in file.keys() else None  # noqa: SIM118
+            rows = list(values) if lengths is None else values.split(lengths)
+            if facts.get("keys") != "\n".join(keys) or len(rows) != len(keys) or facts.get("sum") != checksum(values):
                 return {}
             os.utime(path)
         except (OSError, ValueError, RuntimeError, SafetensorError):
@@ -97,13 +99,13 @@ class Shelf:
 
     def save(self, name: str, rows: Mapping[str, torch.Tensor]) -> None:
         """Writes a list; a disk that is full or may not be written to is no error."""
-        values = torch.stack(list(rows.values()))
-        if self.folder is None or values.nbytes > self.room:
+        if self.folder is None or sum(row.nbytes for row in rows.values()) > self.room:
             return
+        tensors = together(list(rows.values()))
         part = self.folder / f"{uuid4().hex}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"rows": values}, part, {"keys": "\n".join(rows), "sum": checksum(values)})
+            save_file(tensors, part, {"keys": "\n".join(rows), "sum": checksum(tensors["rows"])})
             os.replace(part, self.folder / f"{name}.safetensors")
             self._make_room()
         except (OSError, SafetensorError) as error:
@@ -123,6 +125,13 @@ class Shelf:
 
     def _files(self) -> Iterable[Path]:
         return [path for path in (self.folder or Path()).iterdir() if path.suffix in (".safetensors", ".part")]
+
+
+def together(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The rows of a list as tensors of a file; those of texts of different lengths one behind the other."""
+    if len({row.shape for row in rows}) == 1:
+        return {"rows": torch.stack(list(rows))}
+    return {"rows": torch.cat(list(rows)), "lengths": torch.tensor([len(row) for row in rows])}
 
 
 ROWS = Memory(min(ROOM, int(comfy.model_management.total_ram * 2**20 / 16)))
@@ -174,7 +183,8 @@ class Recall:
         """What is remembered of a list of texts as a whole, in memory and on disk; ``read()`` makes it anew."""
         if self.identity is None:
             return dict(zip(texts, read(), strict=True))
-        return self._shelved(self._keys(f"{kind} {self.named(texts)}", texts), read)
+        keys = self._keys(f"{kind} {self.named(texts)}", texts)
+        return self._shelved(keys, lambda: dict(zip(texts, read(), strict=True)).values())  # a text may be there twice
 
     def whole(self, kind: str, texts: Sequence[str], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What is remembered of all texts of a list together, in memory and on disk; ``make()`` makes it anew."""

@@ -138,3 +138,11 @@ def test_places_are_bounded_and_files_that_are_damaged_are_made_anew(tmp_path):
     shelf.save("c", lists["c"])
     assert shelf.load("c", list(lists["c"]))
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_lists_of_texts_of_different_lengths_are_kept_on_disk(tmp_path):
+    shelf, rows = recall.Shelf(tmp_path), {str(n): torch.randn(n, 4) for n in (3, 5, 1)}
+    shelf.save("list", rows)
+    again = shelf.load("list", list(rows))
+    assert list(again) == list(rows) and all(torch.equal(again[key], row) for key, row in rows.items())
+    assert not shelf.load("list", list(rows)[:2])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from concept_erasure.erasure import solved
+from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
-from concept_erasure.erasure.instant import aligned
+from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
 from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.texts.encoder import Encoder, paired
 from concept_erasure.erasure.texts.phrases import say
@@ -15,6 +17,7 @@ from tests.text_encoders import TINY, Tiny
 
 TEXTS = ("", "cat", "a photo of a cat on a table", "a cat, red", "7 red things")
 TEMPLATES = ("{}", "a photo of a {} on a table", "{} in the rain", "a {}, red", "a {}'s head", "a white {}")
+BY_TEXT = ("Z-Image", "Anima", "Krea 2", "Flux.1", "Chroma")
 WITH_FRONT = ("Anima", "Z-Image", "Krea 2", "Qwen-Image", "Flux.1")
 """Networks that read what the tiny text encoder of the same name gives."""
 
@@ -151,3 +154,35 @@ def test_the_encoder_gives_what_the_network_is_given(name):
     [row] = Encoder(clip, entry=here).rows(["a photo of a (cat:1.2), red"])
     torch.testing.assert_close(given[0][: len(row)], row, rtol=1e-4, atol=1e-5)
     assert not given[0][len(row) :].any()  # padding
+
+
+@pytest.mark.parametrize("name", BY_TEXT)
+def test_a_typed_name_is_erased_and_what_is_preserved_stays(name, tmp_path, monkeypatch):
+    """With a preserved text that a list of the pack holds, too; and the same from what is remembered on disk."""
+    if not text_encoders.is_known(TINY[name]) or not families.is_known(families.TINY[name]):
+        pytest.skip("a host without it")
+    tiny = families.TINY[name]
+    model, clip = families.load(tiny), text_encoders.load(TINY[name])
+    monkeypatch.setattr(recall.SHELF, "folder", tmp_path)
+
+    def erase():
+        recall.ROWS.clear()
+        solved.forget()
+        with torch.inference_mode():
+            return erase_instantly(model, clip, "cat", "dog\nred\ntree", Instant())
+
+    def drawn(of, text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            cond = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return families.draw(of, tiny, cond)
+
+    erasure = erase()
+    assert list(tmp_path.iterdir()) and erase().identity() == erasure.identity()
+    here = subject(model)
+    pooled = here.family.pooled_entry(model.model)
+    assert set(erasure.delta) == {*here.entry, *([pooled] if pooled else [])}
+    erased = attach.erase(model, erasure)
+    moved = {
+        text: (drawn(erased, text) - drawn(model, text)).norm() for text in ("a photo of a cat", "a photo of a dog")
+    }
+    assert moved["a photo of a cat"] > 2 * moved["a photo of a dog"] > 0
