@@ -284,6 +284,8 @@ def pooled_delta(model, encode: Encoder, texts: Texts, settings: Instant) -> dic
         return {}
     weight = effective_weights(model, [name])[name]
     width = encode.pooled([""])[0].shape[1]
+    if width > weight.shape[1]:  # of another text encoder than the network's
+        return {}
     columns = {name: weight[:, :width]}
     change = edit_for(pose(Pooled(encode), texts, columns, settings), settings).delta(columns.items())[name]
     rest = weight.shape[1] - width

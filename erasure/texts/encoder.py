@@ -209,13 +209,13 @@ class Encoder:
     def read_list(self, texts: Sequence[str]) -> None:
         """Encodes the first chunks of texts that other concepts need as well: the whole list, which is remembered on
         disk, for ``stream``."""
-        self._listed |= self.listed("whole", texts, lambda text, row: row)
+        self._listed |= self.listed("whole", list(dict.fromkeys(texts)), lambda text, row: row)
 
     def listed(
         self, kind: str, texts: Sequence[str], part: Callable[[str, torch.Tensor], torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """What ``part(text, encodings [n, d])`` takes, as ``kind`` says, of each text of a list that is remembered on
-        disk as a whole; all parts have one shape."""
+        disk as a whole."""
 
         def read() -> Iterator[torch.Tensor]:
             with self._telling(len(texts)):

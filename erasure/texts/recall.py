@@ -183,8 +183,7 @@ class Recall:
         """What is remembered of a list of texts as a whole, in memory and on disk; ``read()`` makes it anew."""
         if self.identity is None:
             return dict(zip(texts, read(), strict=True))
-        keys = self._keys(f"{kind} {self.named(texts)}", texts)
-        return self._shelved(keys, lambda: dict(zip(texts, read(), strict=True)).values())  # a text may be there twice
+        return self._shelved(self._keys(f"{kind} {self.named(texts)}", texts), read)
 
     def whole(self, kind: str, texts: Sequence[str], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What is remembered of all texts of a list together, in memory and on disk; ``make()`` makes it anew."""
