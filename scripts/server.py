@@ -57,10 +57,11 @@ def prepare_base(
 
 
 def toy_base(base: Path) -> Path:
-    """A base directory with the pack and the toy world: its checkpoint, its erasures, its nodes and its templates."""
+    """A base directory with the pack and the toy world: two checkpoints, its erasures, its nodes and its templates."""
     toy = shared.PACK / "toyworld"
     packs = {"concept-erasure": shared.PACK, "toy-world": toy / "node"}
-    return prepare_base(base, packs, [toy / "toyworld.safetensors"], sorted((toy / "erasures").glob("*.safetensors")))
+    checkpoints = [toy / "toyworld.safetensors", toy / "toyworld_flux.safetensors"]
+    return prepare_base(base, packs, checkpoints, sorted((toy / "erasures").glob("*.safetensors")))
 
 
 def _place(target: Path, source: Path, base: Path) -> None:

@@ -14,14 +14,32 @@ TOY_SIZE = 64
 
 
 @dataclass(frozen=True)
+class Part:
+    """A file beside a model's own, and where the editor can download it."""
+
+    file: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A model file, where the editor can download it, and what it draws: pixels of an edge, guidance, how many."""
+    """A model file, where the editor can download it, and what it draws: pixels of an edge, guidance, how many.
+
+    ``encoder``, ``kind`` and ``vae``: its text encoder, what Load CLIP calls that, and its VAE, where the file has
+    neither.
+    """
 
     file: str
     url: str
     size: int
     cfg: float
     batch: int = 4
+    steps: int = 20
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    encoder: Part | None = None
+    kind: str = ""
+    vae: Part | None = None
 
 
 SD15 = Checkpoint(
@@ -36,7 +54,24 @@ SDXL = Checkpoint(
     "?download=true",
     1024, 7.0, 2,
 )  # fmt: skip
+COMFY_ORG = "https://huggingface.co/Comfy-Org"
+TURBO_FILES = f"{COMFY_ORG}/z_image_turbo/resolve/main/split_files"
+Z_IMAGE = Checkpoint(
+    "z_image_bf16.safetensors",
+    f"{COMFY_ORG}/z_image/resolve/main/split_files/diffusion_models/z_image_bf16.safetensors",
+    1024, 4.0, 1, 25, "res_multistep", "simple",
+    Part("qwen_3_4b.safetensors", f"{TURBO_FILES}/text_encoders/qwen_3_4b.safetensors"), "lumina2",
+    Part("ae.safetensors", f"{TURBO_FILES}/vae/ae.safetensors"),
+)  # fmt: skip
+Z_IMAGE_TURBO = replace(
+    Z_IMAGE,
+    file="z_image_turbo_bf16.safetensors",
+    url=f"{TURBO_FILES}/diffusion_models/z_image_turbo_bf16.safetensors",
+    cfg=1.0,
+    steps=8,
+)
 TOY = Checkpoint("toyworld.safetensors", "", TOY_SIZE, 4.5)
+TOY_FLUX = Checkpoint("toyworld_flux.safetensors", "", TOY_SIZE, 4.5, scheduler="simple")
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,8 @@ PEOPLE = World(
     {
         "erase_by_text": DOG,
         "erase_by_text_app": ONE_DOG,
+        "erase_by_text_split_loaders": replace(DOG, checkpoint=Z_IMAGE),
+        "erase_by_text_cfg_1": replace(DOG, checkpoint=Z_IMAGE_TURBO),
         "erase_a_style": VAN_GOGH,
         "erase_a_character": Words("Sherlock Holmes -> a man", "Sherlock Holmes in a street in London", SDXL),
         "erase_nudity": Words(
@@ -98,6 +135,11 @@ TOY_WORLD = World(
     {
         "erase_by_text": CIRCLE,
         "erase_by_text_app": replace(CIRCLE, checkpoint=replace(TOY, batch=1)),
+        "erase_by_text_split_loaders": replace(CIRCLE, checkpoint=TOY_FLUX),
+        "erase_by_text_cfg_1": Words(
+            "heart", "a purple heart on a checked background", replace(TOY_FLUX, cfg=1.0, steps=8), "heart",
+            "a blue star on a dotted background",
+        ),
         "erase_a_style": Words(
             "striped -> dotted", "a red circle on a striped background", TOY, "striped",
             "a blue star on a plain background",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .graph import Graph, Socket
-from .template_words import World
+from .template_words import Part, World
 
 STEPS, SEED = 20, 7
 GREEN = {"color": "#232", "bgcolor": "#353"}
@@ -21,6 +21,8 @@ LEFT, MIDDLE, WIDE, COLUMN = 0, 360, 340, 290
 """Where the first two columns of a graph begin, how wide the second is, and how wide a column of pictures."""
 PICTURES = MIDDLE + WIDE + 40
 """Where the columns of pictures begin."""
+ASIDE = 330
+"""How much further right everything is with one more column on the left."""
 BELOW = 250
 """Where samplers begin that have another node above them."""
 BYPASSED, MUTED = 4, 2
@@ -31,21 +33,33 @@ BYPASSED, MUTED = 4, 2
 class Page:
     """A graph that is being laid out: what to read first, checkpoint, prompts and size on the left."""
 
+    read_me, checkpoint = (LEFT, 0, 320, 200), (LEFT, 290, 320, 98)
+    """Where the note is, and where below it the model is loaded."""
+    middle, pictures = MIDDLE, PICTURES
+
     def __init__(self, object_info: dict[str, Any], world: World, slug: str, text: Sequence[str]) -> None:
         self.graph = Graph(object_info, (0.7, 60, 120))
         self.world, self.words = world, world.words[slug]
         steps = "\n".join(f"{number}. {line}" for number, line in enumerate(text, 1))
-        self.graph.note((LEFT, 0, 320, 200), "Read me", steps)
-        self._model_and_prompts()
-
-    def _model_and_prompts(self) -> None:
-        graph, made = self.graph, self.words.checkpoint
-        models = [{"name": made.file, "url": made.url, "directory": "checkpoints"}] if made.url else []
-        checkpoint = graph.node("CheckpointLoaderSimple", (LEFT, 290, 320, 98), ckpt_name=made.file)
-        graph.nodes[-1]["properties"] |= {"models": models} if models else {}
-        self.checkpoint = checkpoint
-        self.model, self.clip, self.vae = ((checkpoint, slot) for slot in range(3))
+        self.graph.note(self.read_me, "Read me", steps)
+        self.model, self.clip, self.vae = self._load()
         self.both = {"model": self.model, "clip": self.clip}
+
+    def _load(self) -> Sequence[Socket]:
+        """MODEL, CLIP and VAE, of one file."""
+        own = Part(self.words.checkpoint.file, self.words.checkpoint.url)
+        number = self._loader("CheckpointLoaderSimple", self.checkpoint, "checkpoints", own, "ckpt_name")
+        return [(number, slot) for slot in range(3)]
+
+    def _loader(
+        self, kind: str, place: tuple[int, int, int, int], folder: str, part: Part, name: str, **values: str
+    ) -> int:
+        """A node that loads a file, which the editor offers to download if it is not there."""
+        widgets: dict[str, Any] = {name: part.file, **values}
+        number = self.graph.node(kind, place, **widgets)
+        models = [{"name": part.file, "url": part.url, "directory": folder}] if part.url else []
+        self.graph.nodes[-1]["properties"] |= {"models": models} if models else {}
+        return number
 
     def prompts(self) -> None:
         """Prompt, negative prompt and picture size, below the checkpoint."""
@@ -62,12 +76,12 @@ class Page:
 
     def draw(self, column: int, y: int, title: str, model: Socket) -> Socket:
         """A column: sampler, decoder and picture; returns what was decoded."""
-        x, graph, width = PICTURES + column * COLUMN, self.graph, COLUMN - 20
+        x, graph, width, made = self.pictures + column * COLUMN, self.graph, COLUMN - 20, self.words.checkpoint
         sockets = {"model": model, "positive": (self.positive, 0), "negative": (self.negative, 0)}
         sampler = graph.node(
             "KSampler", (x, y, width, 262), f"Sample: {title[0].lower()}{title[1:]}",
             {**sockets, "latent_image": (self.latent, 0), "seed": self.noise},
-            steps=STEPS, cfg=self.words.checkpoint.cfg, sampler_name="euler", scheduler="normal",
+            steps=made.steps, cfg=made.cfg, sampler_name=made.sampler, scheduler=made.scheduler,
         )  # fmt: skip
         decode = {"samples": (sampler, 0), "vae": self.vae}
         decoded = graph.node("VAEDecode", (x, y + 302, width, 46), "", decode)
@@ -84,13 +98,46 @@ class Page:
     def columns(self, models: Mapping[str, Socket], y: int) -> list[Socket]:
         """A column of pictures for each model, with one prompt and seed for all; returns what was decoded."""
         decoded = [self.draw(i, y, title, model) for i, (title, model) in enumerate(models.items())]
-        self.graph.group("3. Compare", (PICTURES - 20, -74, len(models) * COLUMN + 20, y + 642 + 74))
+        self.graph.group("3. Compare", (self.pictures - 20, -74, len(models) * COLUMN + 20, y + 642 + 74))
         return decoded
 
     def switch_off(self, mode: int, *numbers: int) -> None:
         """Mutes or bypasses nodes."""
         for number in numbers:
             self.graph.nodes[number - 1]["mode"] = mode
+
+
+class WidePage(Page):
+    """With a column more on the left: the files of a transformer, and beside them what is drawn."""
+
+    read_me, checkpoint = (LEFT, 0, 650, 170), (LEFT, 280, 300, 98)
+    middle, pictures = MIDDLE + ASIDE, PICTURES + ASIDE
+
+    def _load(self) -> Sequence[Socket]:
+        """MODEL, CLIP and VAE, of a file each; of one where there is one."""
+        made = self.words.checkpoint
+        if not made.encoder or not made.vae:
+            return super()._load()
+        own = Part(made.file, made.url)
+        model = self._loader("UNETLoader", (LEFT, 280, 300, 82), "diffusion_models", own, "unet_name")
+        place = LEFT, 402, 300, 106
+        clip = self._loader("CLIPLoader", place, "text_encoders", made.encoder, "clip_name", type=made.kind)
+        vae = self._loader("VAELoader", (LEFT, 548, 300, 58), "vae", made.vae, "vae_name")
+        return [(model, 0), (clip, 0), (vae, 0)]
+
+    def prompts(self) -> None:
+        """Prompt, negative prompt and picture size; no negative prompt where it would do nothing."""
+        graph, made, text, x = self.graph, self.words.checkpoint, {"clip": self.clip}, LEFT + ASIDE
+        prompt = self.words.prompt
+        self.positive = graph.node("CLIPTextEncode", (x, 280, 320, 100), "Prompt", text, GREEN, text=prompt)
+        if made.cfg == 1:
+            nothing = {"conditioning": (self.positive, 0)}
+            self.negative = graph.node("ConditioningZeroOut", (x, 430, 320, 26), sockets=nothing)
+        else:
+            self.negative = graph.node("CLIPTextEncode", (x, 420, 320, 88), "Negative prompt", text, RED, text="")
+        size: dict[str, Any] = {"width": made.size, "height": made.size, "batch_size": made.batch}
+        self.latent = graph.node("EmptySD3LatentImage", (x, 548, 320, 106), **size)
+        graph.group("1. Model and prompt", (LEFT - 20, 200, 690, 474))
 
 
 # ---------------------------------------------------------------- the graphs
@@ -104,20 +151,40 @@ HOW = (
 )
 
 
+FILES = (
+    "**Choose your model's three files**, or let the editor download them. For a model of another kind, set its "
+    "*type*, too."
+)
+CFG_1 = "At CFG 1 a negative prompt does nothing. Erasing works there: it changes the model itself."
+
+
 def by_typing(object_info: dict[str, Any], world: World, slug: str) -> dict[str, Any]:
     """Type it and it is gone: Erase Concept between checkpoint and sampler."""
     arrow = "; what stands behind -> is drawn instead" if "->" in world.words[slug].concept else ""
     page = Page(object_info, world, slug, [line.format(arrow=arrow) for line in HOW])
-    page.prompts()
-    concept = page.words.concept
-    erase = page.graph.node("ErasureText", (MIDDLE, 0, WIDE, 420), sockets=page.both, concept=concept)
-    page.seed(MIDDLE, 640, WIDE)
-    # the node grows by a row and a sentence for each concept
-    page.graph.group("2. Erase", (MIDDLE - 20, -74, WIDE + 40, 674))
-    base, erased = page.columns({"Base": page.model, "Erased": (erase, 0)}, 0)
-    page.compare(MIDDLE, 790, base, erased)
-    saved = page.graph.saved()
+    saved = typed(page)
     return with_app(saved, slug.endswith("_app")) if slug.startswith("erase_by_text") else saved
+
+
+def by_typing_in_a_transformer(object_info: dict[str, Any], world: World, slug: str) -> dict[str, Any]:
+    """The same between the loaders of a model in three files, and the sampler."""
+    made = world.words[slug].checkpoint
+    which, *how = (line.format(arrow="") for line in HOW)
+    lines = [FILES if made.encoder else which, *how, *([CFG_1] if made.cfg == 1 else [])]
+    return typed(WidePage(object_info, world, slug, lines))
+
+
+def typed(page: Page) -> dict[str, Any]:
+    """Erase Concept, and a picture before and after it."""
+    page.prompts()
+    x, concept = page.middle, page.words.concept
+    erase = page.graph.node("ErasureText", (x, 0, WIDE, 420), sockets=page.both, concept=concept)
+    page.seed(x, 640, WIDE)
+    # the node grows by a row and a sentence for each concept
+    page.graph.group("2. Erase", (x - 20, -74, WIDE + 40, 674))
+    base, erased = page.columns({"Base": page.model, "Erased": (erase, 0)}, 0)
+    page.compare(x, 790, base, erased)
+    return page.graph.saved()
 
 
 FIELDS = (
@@ -299,6 +366,8 @@ class Template:
 TEMPLATES = (
     Template("erase_by_text", "1 Erase by typing", by_typing),
     Template("erase_by_text_app", "1 Erase by typing (app)", by_typing),
+    Template("erase_by_text_split_loaders", "1 Erase by typing (Z-Image)", by_typing_in_a_transformer),
+    Template("erase_by_text_cfg_1", "1 Erase by typing (Z-Image-Turbo)", by_typing_in_a_transformer),
     Template("erase_a_style", "2 An artist's style", by_typing),
     Template("erase_a_character", "3 A character (SDXL)", by_typing),
     Template("erase_nudity", "4 Nudity to clothed person", by_typing),

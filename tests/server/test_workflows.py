@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from scripts.client import gui_to_api
+from scripts.client import ClientError, gui_to_api
 from scripts.make_workflows import API
 from scripts.server import get
 from scripts.template_words import PEOPLE, TOY_WORLD
@@ -31,6 +31,20 @@ def test_a_workflow_for_the_api_is_what_the_editor_would_send(info):
         twin = json.loads((API / f"{template.slug}.json").read_text(encoding="utf-8"))
         saved = json.loads((PEOPLE.folder / f"{template.title}.json").read_text(encoding="utf-8"))
         assert untitled(twin) == untitled(gui_to_api(saved, info)), template.title
+
+
+def test_a_model_in_three_files_lacks_only_these(client):
+    """All that the server objects to in the prompts for people's transformers."""
+    for template in TEMPLATES:
+        made = PEOPLE.words[template.slug].checkpoint
+        if not made.encoder:
+            continue
+        prompt = json.loads((API / f"{template.slug}.json").read_text(encoding="utf-8"))
+        with pytest.raises(ClientError) as refusal:
+            client.queue(prompt)
+        _, *objections = str(refusal.value).splitlines()
+        for file, line in zip((made.file, made.encoder.file, made.vae.file), sorted(objections), strict=True):
+            assert "Value not in list" in line and f"'{file}' not in" in line
 
 
 def test_there_are_no_other_workflows_for_the_api():

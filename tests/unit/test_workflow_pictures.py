@@ -9,6 +9,11 @@ from scripts.make_workflows import DRAGGED
 from scripts.template_words import PEOPLE, TOY_WORLD, World
 from scripts.templates import TEMPLATES
 
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints", "UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+}  # fmt: skip
+"""What loads a model -> where the host looks for the file. In the toy world, one file has all of a model."""
 LARGEST = 150_000
 """Bytes of a picture."""
 
@@ -33,7 +38,7 @@ def test_a_template_is_the_same_graph_for_people_and_in_the_toy_world(template):
     """So that what runs on the toy world is what people get; and nothing of the toy world is left in theirs."""
     people, toy = (saved(world, template.title) for world in (PEOPLE, TOY_WORLD))
     kinds = [
-        [(node["type"], node["mode"]) for node in graph["nodes"] if node["type"] != TOY_WORLD.judge]
+        [(node["type"], node["mode"]) for node in graph["nodes"] if node["type"] not in {TOY_WORLD.judge, *FOLDERS}]
         for graph in (people, toy)
     ]
     assert kinds[0] == kinds[1]
@@ -43,10 +48,12 @@ def test_a_template_is_the_same_graph_for_people_and_in_the_toy_world(template):
     assert "circle" not in words and "toyworld" not in words
 
 
-def test_people_s_templates_name_their_checkpoint_for_download_and_preserve_nothing():
+def test_people_s_templates_name_their_files_for_download_and_preserve_nothing():
     for template in TEMPLATES:
         nodes = saved(PEOPLE, template.title)["nodes"]
-        [loader] = [node for node in nodes if node["type"] == "CheckpointLoaderSimple"]
-        [model] = loader["properties"]["models"]
-        assert loader["widgets_values"] == [model["name"]] and model["directory"] == "checkpoints"
-        assert model["url"].startswith("https://huggingface.co/") and f"/{model['name']}" in model["url"]
+        loaders = [node for node in nodes if node["type"] in FOLDERS]
+        assert len(loaders) == (3 if PEOPLE.words[template.slug].checkpoint.encoder else 1)
+        for loader in loaders:
+            [model] = loader["properties"]["models"]
+            assert loader["widgets_values"][0] == model["name"] and model["directory"] == FOLDERS[loader["type"]]
+            assert model["url"].startswith("https://huggingface.co/") and f"/{model['name']}" in model["url"]
