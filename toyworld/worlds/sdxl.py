@@ -16,7 +16,8 @@ from ..train import CHECKPOINT
 from . import clip
 from .world import Reading, Texts, World, under
 
-WITHOUT_TOKENS, WITHOUT_POOLED = 0.1, 0.25
+WITHOUT_TOKENS, WITHOUT_POOLED = 0.6, 0.1
+"""How often the network is given only one of the two readings of a caption, so that it learns to draw from either."""
 SIDES = (64, 128, 256, 512, 768, 1024)
 """Sizes that the network may be told; they change nothing."""
 
@@ -71,7 +72,7 @@ WORLD = World(
     family=sdxl.ToySDXL,
     network=sdxl.NETWORK,
     texts=SDXLTexts,
-    steps=900,
+    steps=2400,
     batch=32,
     silent=("label_emb.0.2.weight", "label_emb.0.2.bias"),
     start=from_first_world,

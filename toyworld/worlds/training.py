@@ -6,7 +6,7 @@ Noise, objective and what the network is told of the noise level are the host's:
     loss = mean ((denoised - clean) / sigma)^2,
 
 which is the mean squared error of the noise, or of the velocity in a flow. In the latents colours lie on one line, some
-of them close together, so in the second half an error along that line counts more. What is best stays the same by it.
+of them close together, so from some step on an error along that line counts more. What is best stays the same by it.
 """
 
 from __future__ import annotations
@@ -211,11 +211,12 @@ class Trainer:
         reading = self.read([text for text, _ in batch])
         error = self.errors(clean, reading.conds)
         loss = error.square().mean()
-        along = torch.einsum("bc...,c->b...", error, self.line).square().mean() if self.step > self.steps // 2 else 0
+        along = torch.einsum("bc...,c->b...", error, self.line).square().mean()
+        colours = ALONG_COLOURS * (self.step > self.steps * self.world.colours_from)
         spoken = self.naming.loss(reading.summaries, labels)
         self.optimiser.zero_grad()
         with differentiable():
-            (loss + ALONG_COLOURS * along + SPOKEN * spoken).backward()
+            (loss + colours * along + SPOKEN * spoken).backward()
         nn.utils.clip_grad_norm_(self.learned.parameters(), 1.0)
         self.optimiser.step()
         self.lr.step()

@@ -82,6 +82,8 @@ class World:
     rate: float = 1.2e-3
     silent: Sequence[str] = ()
     """Ends of the names of weights that are zero at first, so that a block does nothing before it has learned to."""
+    colours_from: float = 0.5
+    """Share of the steps after which an error along the line of colours counts more."""
     cfg: float = 4.5
     scheduler: str = "simple"
     latent: Sequence[int] = (4, 8, 8)
