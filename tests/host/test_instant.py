@@ -11,6 +11,7 @@ from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
 from concept_erasure.erasure.texts import encoder, recall
+from concept_erasure.erasure.texts import neighbours as words
 from concept_erasure.erasure.texts.neighbours import neighbours
 from tests import worlds
 from tests.host.test_fit import sentence
@@ -131,8 +132,9 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
     assert all(target in kept for target in found.target.splitlines())
 
 def test_when_all_common_words_are_concepts_a_target_is_asked_for(model, clip, monkeypatch):
-    monkeypatch.setattr(instant, "WORDS", ("circle", "cat"))
-    monkeypatch.setattr(instant, "EVERYDAY", ("cat",))
+    monkeypatch.setattr(words, "WORDS", ("circle", "cat"))
+    for module in (instant, words):
+        monkeypatch.setattr(module, "EVERYDAY", ("cat",))
     with pytest.raises(ErasureError, match='left to take the place of 2 concepts: "circle", "cat": erase fewer'):
         erase_instantly(model, clip, "circle, cat", "", Instant())
     for lines, settings in (("circle -> dog, cat ->", Instant()), ("circle, cat", Instant(target="empty prompt"))):
