@@ -132,6 +132,7 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
     assert all(target in kept for target in found.target.splitlines())
 
 def test_when_all_common_words_are_concepts_a_target_is_asked_for(model, clip, monkeypatch):
+    monkeypatch.setattr(instant, "everyday_texts", instant.everyday_texts.__wrapped__)  # not remembered for others
     monkeypatch.setattr(words, "WORDS", ("circle", "cat"))
     for module in (instant, words):
         monkeypatch.setattr(module, "EVERYDAY", ("cat",))
