@@ -16,12 +16,6 @@ def plain_patcher(model):
 
 def require_trainable(model) -> None:
     """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
-    here = subject(model)
-    if not here.family.learns:
-        raise ErasureError(
-            f"Learning on {here.family.name} models is not supported: use Erase Concept or Instant Erasure, which "
-            "erase there in closed form."
-        )
     if attach.is_windowed(model):
         raise ErasureError(
             "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "
@@ -31,5 +25,11 @@ def require_trainable(model) -> None:
         raise ErasureError(
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
             "loader, or start ComfyUI with --disable-dynamic-vram."
+        )
+    here = subject(model)
+    if not here.family.learns:
+        raise ErasureError(
+            f"Learning on {here.family.name} models is not supported: use Erase Concept or Instant Erasure, which "
+            "erase there in closed form."
         )
     require_unpacked(model)
