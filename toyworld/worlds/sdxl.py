@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
-import comfy.model_base
 import comfy.ops
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,10 +15,8 @@ from ..train import CHECKPOINT
 from . import clip
 from .world import Reading, Texts, World, under
 
-WITHOUT_TOKENS, WITHOUT_POOLED = 0.6, 0.1
+WITHOUT_TOKENS, WITHOUT_POOLED = 0.4, 0.2
 """How often the network is given only one of the two readings of a caption, so that it learns to draw from either."""
-SIDES = (64, 128, 256, 512, 768, 1024)
-"""Sizes that the network may be told; they change nothing."""
 
 
 class SDXLTexts(Texts):
@@ -40,18 +37,9 @@ class SDXLTexts(Texts):
         ]
         context = torch.cat([hidden for _, hidden, *_ in parts], dim=-1)
         pooled = parts[1][2]
-        given = torch.cat([self.given(pooled, WITHOUT_POOLED), self.sizes().expand(len(tokens) - 1, -1)], dim=1)
+        given = F.pad(self.given(pooled, WITHOUT_POOLED), (0, sdxl.SIZES))  # the network reads no sizes
         conds = {"c_crossattn": self.given(context, WITHOUT_TOKENS), "y": given}
         return Reading(conds, [parts[0][3][:-1], pooled[:-1]])
-
-    def sizes(self) -> torch.Tensor:
-        """The host's reading of a picture's size, [1, 1536]."""
-        draw = random.Random(int(torch.randint(2**31, ())))
-        adm = comfy.model_base.SDXL.encode_adm
-        side = draw.choice(SIDES)
-        holder = nn.Module()
-        holder.embedder, holder.noise_augmentor = comfy.model_base.Timestep(256), None
-        return adm(holder, pooled_output=torch.zeros(1, 0), width=side, height=side)
 
     def state(self) -> dict[str, torch.Tensor]:
         parts = {"clip_l": self.model.clip_l.transformer, "clip_g": self.model.clip_g.transformer}
@@ -59,12 +47,18 @@ class SDXLTexts(Texts):
 
 
 def from_first_world(network: nn.Module) -> None:
-    """Takes over every weight of the first world's UNet that has its place here; what reads text starts anew."""
+    """Takes over every weight of the first world's UNet that has its place here; what reads text starts anew.
+
+    What would read sizes stays zero: they are as large as a thousand pooled texts and say nothing here.
+    """
     prefix, own = "model.diffusion_model.", network.state_dict()
     for name, weight in load_file(CHECKPOINT).items():
         name = name.removeprefix(prefix)
         if name in own and own[name].numel() == weight.numel():
             own[name].copy_(weight.reshape(own[name].shape))
+    reader = network.label_emb[0][0].weight
+    with torch.no_grad():
+        reader[:, sdxl.WIDTH_G :] = 0
 
 
 WORLD = World(
@@ -72,9 +66,8 @@ WORLD = World(
     family=sdxl.ToySDXL,
     network=sdxl.NETWORK,
     texts=SDXLTexts,
-    steps=2400,
+    steps=1200,
     batch=32,
-    silent=("label_emb.0.2.weight", "label_emb.0.2.bias"),
     start=from_first_world,
     scheduler="normal",
     vae_prefix="first_stage_model.",
