@@ -308,7 +308,9 @@ def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
     }  # fmt: skip
     shown = client.wait(client.queue(graph), timeout=300)["outputs"]["3"]
     [said], [image] = shown["text"], shown["images"]
-    assert said.startswith("✓ Gone in 2 of 2 pictures; everything else kept in 2 of 2.\nThe judge is the one that is")
+    first, few, judge, *_ = said.splitlines()
+    assert first == "✓ Gone in 2 of 2 pictures; everything else kept in 2 of 2."
+    assert few.startswith("⚠ Too few pictures") and judge.startswith("The judge is the one that is")
     assert said.index("after:") < said.index("before:") and "PSNR" in said and image["type"] == "temp"
     saved = json.loads((server.base / "output" / "erasures" / "report_00001.json").read_text())
     assert [row["name"] for row in saved["rows"]] == ["before", "after"]
