@@ -7,10 +7,11 @@ from itertools import permutations
 
 import torch
 
-from .artifact import Erasure, Probe
+from .artifact import Erasure, Full, Probe
 from .families import reads_text
 from .history import erases, moves
 from .host import attach
+from .host.subject import subject
 from .host.weights import Weights, effective_weights
 from .parts.gate import gate_score
 from .texts.encoder import Encoder, paired
@@ -145,14 +146,17 @@ def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Seq
     by_target: dict[str, list[str]] = {}
     for name, target in apart:
         by_target.setdefault(target, []).append(name)
-    return findings + [
-        Finding(
-            "⚠",
-            f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead is "
-            "left to chance, and can be the same. Choose a target of its kind.",
-        )  # fmt: skip
-        for target, some in list(by_target.items())[:MOST_QUOTED]
-    ]
+    return (
+        findings
+        + [
+            Finding(
+                "⚠",
+                f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead is "
+                "left to chance, and can be the same. Choose a target of its kind.",
+            )  # fmt: skip
+            for target, some in list(by_target.items())[:MOST_QUOTED]
+        ]
+    )
 
 
 def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> dict[str, tuple[Probe, ...]]:
@@ -164,6 +168,32 @@ def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> d
         if known := [word for word in words if word not in strange]:
             out[name] = tuple(_moving(encode, PHRASES[1:], word, target) for word in known)
     return out
+
+
+def in_pooled(encode: Encoder, model, erasure: Erasure, pairs: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Which names have not moved in the pooled text, where an erasure changes what reads it: pairs of names and what
+    takes their places."""
+    name = subject(model).family.pooled_entry(model.model)
+    if name is None or name not in erasure.delta:
+        return []
+    probes = [_in_pooled(encode, *pair) for pair in pairs[:MOST_CONCEPTS]]
+    width = probes[0].source.shape[1] if probes else 0
+    change, weight = erasure.delta[name].dense(), effective_weights(model, [name])[name]
+    shares = movement({name: weight[:, :width]}, {name: Full(change[:, :width])}, probes).concepts
+    return [
+        Finding(
+            "⚠",
+            f"{quoted([text])} moved only {percent(share)} of the way in the pooled text, so short prompts may still "
+            "draw it.",
+        )  # fmt: skip
+        for text, share in shares.items()
+        if share < ARRIVED
+    ][:MOST_QUOTED]
+
+
+def _in_pooled(encode: Encoder, name: str, target: str) -> Probe:
+    rows = [encode.pooled([say(phrase, text) for phrase in PHRASES]) for text in (name, target)]
+    return Probe(name, torch.cat(rows[0]), torch.cat(rows[1]))
 
 
 def beyond(encode: Encoder, weights, erasure: Erasure, strange: Sequence[str]) -> list[Finding]:

@@ -139,6 +139,8 @@ def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Eras
     if known and not request.contexts:
         weights = inspection.base_weights(model, erasure)
         findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
+    if not request.contexts:
+        findings += inspection.in_pooled(encode, model, erasure, known)
     if len(erasure.names) > inspection.MOST_CONCEPTS:
         findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
     before = erased_from(model)

@@ -56,6 +56,11 @@ def prepare(
     settings.check()
     here = subject(model)
     require_trainable(model)
+    if LEARNED[settings.method].watches and not here.family.attends:
+        raise ErasureError(
+            f"'{settings.method}' watches layers that attend to the text alone, which {here.family.name} models do not "
+            "have: choose another method."
+        )
     if LEARNED[settings.method].role:
         here.require_blocks(settings.blocks)
     on_stage("Reading the names")

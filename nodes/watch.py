@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..erasure.evaluation.grid import grid, lay_out
+from ..erasure.host.latents import to_pictures
 from ..erasure.training.settings import Settings
 from .types import show
 
@@ -188,8 +189,8 @@ class Strip:
         if vae is None:
             pictures = [self._quick(latent) for _, latent in rows]
         else:
-            decoded = vae.decode(self.format.process_out(torch.cat([latent for _, latent in rows])))
-            pictures = [enlarged(Image.fromarray(np.uint8(255 * one.clamp(0, 1).cpu().numpy()))) for one in decoded]
+            decoded = to_pictures(vae, self.format.process_out(torch.cat([latent for _, latent in rows])))
+            pictures = [enlarged(Image.fromarray(np.uint8(255 * one.clamp(0, 1).numpy()))) for one in decoded]
         cells = [torch.from_numpy(np.asarray(one, dtype=np.float32) / 255)[None] for one in pictures]
         sheet = grid([""], [label for label, _ in rows], cells)
         return sheet[:, :, lay_out(1, len(rows), 1, *pictures[0].size).left :]

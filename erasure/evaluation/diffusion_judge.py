@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
+from ..host.latents import to_latents
 from ..texts.encoder import Encoder
 from .metrics import places
 
@@ -72,7 +73,7 @@ class DiffusionJudge:
     def fits(self, pictures: torch.Tensor, conds: Sequence[list]) -> torch.Tensor:
         """How well each of some texts, as the host's conditioning, fits each picture [n, h, w, 3]: [n, texts], higher
         is better."""
-        latents = self.vae.encode(pictures[..., :3])
+        latents = to_latents(self.model, self.vae, pictures)
         sampling = self.model.get_model_object("model_sampling")
         sigmas = torch.tensor([float(sampling.percent_to_sigma(share)) for levels in ROUNDS for share in levels])
         guider, contest = comfy.samplers.CFGGuider(self.model), Contest()

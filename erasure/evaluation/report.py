@@ -18,6 +18,7 @@ import folder_paths
 import torch
 
 from ..artifact import ErasureError
+from ..host.latents import latent_shape, to_pictures
 from ..texts.encoder import Encoder
 from ..texts.names import is_form_of, prompt_lines, read_name
 from ..version import host_version, pack_version
@@ -224,15 +225,13 @@ def compare(
 def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
     """Pictures for the host's conditioning, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every
     batch."""
-    latent_format = model.get_model_object("latent_format")
-    ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
-    empty = torch.zeros(1, latent_format.latent_channels, how.height // ratio, how.width // ratio)
+    empty = torch.zeros(1, *latent_shape(model, how.width, how.height))
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
     latents = comfy.sample.sample(
         model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative,
         torch.zeros_like(noise), seed=how.seeds[0], disable_pbar=True,
     )  # fmt: skip
-    return vae.decode(latents)[..., :3].float().cpu()
+    return to_pictures(vae, latents)
 
 
 class Shelf:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ..artifact import ErasureError
+from ..host.latents import latent_shape
 from ..host.trainable import require_trainable
 from ..host.trajectories import Sampling
 from ..texts.encoder import Encoder
@@ -108,7 +109,8 @@ class Trial:
 @dataclass(frozen=True)
 class StressReport:
     """All trials, and what they were made with. ``doubt``: what speaks against relying on the judge; ``judge``: who it
-    is; ``uncounted``: why nothing was counted, if so."""
+    is; ``uncounted``: why nothing was counted, if so; ``left_out``: a sentence on each attack that cannot be run here.
+    """
 
     trials: Sequence[Trial]
     concept: Concept
@@ -117,6 +119,7 @@ class StressReport:
     doubt: str = ""
     judge: str = ""
     uncounted: str = ""
+    left_out: Sequence[str] = ()
 
     def grid(self) -> torch.Tensor:
         """All pictures, [sheets, h, w, 3]: a row for each prompt."""
@@ -140,8 +143,8 @@ class StressReport:
         """The outcome first, then a line for each attack, then what the lights mean and the figures."""
         doubt = [self.doubt] if self.doubt else []
         if not self.counted:
-            return "\n".join([*doubt, self.headline()])
-        outcomes = [trial.sentence() for trial in self.trials]
+            return "\n".join([*doubt, self.headline(), *self.left_out])
+        outcomes = [*(trial.sentence() for trial in self.trials), *self.left_out]
         figures = [trial.figures() for trial in self.trials]
         return "\n".join([*doubt, self.headline(), *outcomes, LEGEND, f"The judge is {self.judge}.", *figures])
 
@@ -150,6 +153,7 @@ class StressReport:
         about = {
             "concept": asdict(self.concept), "drawing": asdict(self.drawing), "budget": asdict(self.budget),
             "doubt": self.doubt, "judge": self.judge, "uncounted": self.uncounted, "headline": self.headline(),
+            "left_out": list(self.left_out),
         }  # fmt: skip
         made_by = {"pack_version": pack_version(), "host_version": host_version()}
         trials = [trial.as_json() for trial in self.trials]
@@ -221,16 +225,22 @@ def stress(
     budget = budget or Budget()
     _check(concept)
     judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
-    attacks = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
+    encode = Encoder(clip)
+    wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
+    misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode))}
+    attacks = [attack for attack in wanted if attack.name not in misfits]
+    left_out = [f"⚪ {ATTACKS[name].title}: not run, {why}" for name, why in misfits.items()]
+    if not attacks and left_out:
+        raise ErasureError(f"Nothing can be tested: {left_out[0]} Switch on another attack.")
     if not attacks:
         raise ErasureError("There are no other names to ask by: type them, one a line, or switch on another attack.")
     doubt = try_out(judge, concept.labels, drawing.width, drawing.height)
     if any(attack.learns for attack in attacks):
         for model in (before, after):
             require_trainable(model)  # before anything is drawn
-    case = Case(Encoder(clip), concept, budget, lambda rows: None, before, after, sampling_of(before, drawing))
+    case = Case(encode, concept, budget, lambda rows: None, before, after, sampling_of(before, drawing))
     run = StressTest(case, vae, drawing, judge, attacks, on_moment)
-    return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted)
+    return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted, left_out)
 
 
 class StressTest:
@@ -315,7 +325,5 @@ def ranks(judge: Judge, pictures: torch.Tensor, concept: Concept, text: str) -> 
 
 def sampling_of(model, drawing: Drawing) -> Sampling:
     """The same sampler for attacks that learn as for the pictures."""
-    latent = model.get_model_object("latent_format")
-    ratio = getattr(latent, "spacial_downscale_ratio", 8)
-    shape = (latent.latent_channels, drawing.height // ratio, drawing.width // ratio)
+    shape = latent_shape(model, drawing.width, drawing.height)
     return Sampling(drawing.sampler, drawing.scheduler, drawing.steps, drawing.cfg, shape)

@@ -24,20 +24,22 @@ BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": (
 """Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
 HostModel = Any
 """The host's model: ``MODEL.model``, of which each family's network has parts of its own."""
-TextPatch = Callable
-"""What takes part in a network's reading of text; each family says how it is called."""
+TextPatch = Callable[..., tuple]
+"""``(queries, context, value, options) -> (queries, context, value)``, for the context of one layer that reads text."""
 
 
 class Family:
     """Networks that read text in the same way.
 
     ``name``: for people. ``learns``: whether an erasure can be learned on it. ``repeats``: whether a text that is said
-    over again reads the same, so that texts of different lengths can be brought to one.
+    over again reads the same, so that texts of different lengths can be brought to one. ``attends``: whether layers
+    attend to the text by itself, which can be watched.
     """
 
     name = ""
     learns = False
     repeats = False
+    attends = False
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network (``diffusion_model``) is of this family, and reads text."""
@@ -90,14 +92,14 @@ class Family:
         return ()
 
     def join(self, options: dict, patch: TextPatch) -> None:
-        """Has a patch take part in the reading of text, in a run with these transformer options, which are the
-        caller's own but for what they hold."""
+        """Has a patch take part in the layers that attend to the text, in a run with these transformer options, which
+        are the caller's own but for what they hold; for families that have such layers."""
         raise NotImplementedError
 
     def join_prompt(
         self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
     ) -> None:
-        """The same for an erasure prompt; ``is_active(options)`` says whether it acts in a call."""
+        """Has an erasure prompt take part in a run; ``is_active(options)`` says whether it acts in a call."""
         raise NotImplementedError
 
     def checkpoint(self, options: dict) -> None:

@@ -43,6 +43,7 @@ class UNet(Family):
     name = "SD 1.x, SD 2.x, SDXL"
     learns = True
     repeats = True
+    attends = True
 
     def fits(self, network: nn.Module) -> bool:
         return isinstance(network, UNetModel) and any(self.reads_text(name) for name, _ in network.named_parameters())

@@ -22,12 +22,12 @@ class Sampling:
     scheduler: str = "normal"
     steps: int = 20
     cfg: float = 3.0
-    shape: tuple[int, int, int] = (4, 8, 8)
+    shape: tuple[int, ...] = (4, 8, 8)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """``latents`` [calls, b, c, h, w] at noise levels ``sigmas`` [calls], in the model's own latent scale."""
+    """``latents`` [calls, b, c, ...] at noise levels ``sigmas`` [calls], in the model's own latent scale."""
 
     latents: torch.Tensor
     sigmas: torch.Tensor

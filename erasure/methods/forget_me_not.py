@@ -21,6 +21,7 @@ from ..training.settings import Settings
 class ForgetMeNot(Method):
     """One update a step, of the weights."""
 
+    watches = True
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 1e-3,
         "steps": 100, "refresh": 10,

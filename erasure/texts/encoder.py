@@ -24,6 +24,7 @@ ROOM = 24
 MOST = 500
 """Words of a text that is longer than what any text encoder reads in parts reads at once."""
 LARGE = 10**9
+"""Parameters from which on a text encoder counts as slow."""
 BATCH = 64
 """Texts in one run of the text encoder."""
 STAND_INS = ("thing", "green")
@@ -49,8 +50,6 @@ class Text:
     def reading(self, context: torch.Tensor) -> list:
         """The conditioning with another context [n, d] in its place."""
         return [[context[None].to(self.context), dict(self.cond[0][1])]]
-
-
 
 
 class Entry(Protocol):
@@ -132,7 +131,7 @@ class Encoder:
     @cached_property
     def _first_row(self) -> int:
         """The place in an encoding of a text's first token; below zero where the encoder strips its template."""
-        if set(self._streams) <= set(CLIPS):
+        if self.is_clip:
             return 0
         more = len(self.rows([FRAMED[0]])[0]) - len(self._tokenized(FRAMED[0])[0])
         return max(more, -self._frame.start)  # what more is stripped stands behind the text
@@ -257,6 +256,11 @@ class Encoder:
     def some(self, texts: Sequence[str]) -> list[str]:
         """All of the texts: many are read in one run."""
         return list(texts)
+
+    @cached_property
+    def is_clip(self) -> bool:
+        """Whether all that a network is given comes from OpenAI's and LAION's text encoders."""
+        return set(self._streams) <= set(CLIPS)
 
     @cached_property
     def is_large(self) -> bool:

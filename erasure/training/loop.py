@@ -39,12 +39,14 @@ class Method:
 
     ``role``: of the erasure prompt, or empty without one. ``changes``: what happens to the weights: ``nothing``, they
     are ``added`` to, or some are ``pruned``. ``targets``: whether the concept's target is a learned choice.
-    ``settings``: what the recommended preset does differently for this method.
+    ``watches``: whether it looks at what layers attend to. ``settings``: what the recommended preset does differently
+    for this method.
     """
 
     role: str = ""
     changes: str = "added"
     targets: bool = False
+    watches: bool = False
     settings: Mapping[str, Any] = {}
 
     def phases(self, settings: Settings) -> Sequence[Phase]:

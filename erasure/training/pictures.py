@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import comfy.model_base
 
+from ..host.latents import latent_shape
 from .settings import Settings
 
 SMALLEST_PUBLISHED = 192
@@ -19,10 +20,8 @@ def with_sampling(settings: Settings, **changes) -> Settings:
 
 def with_pictures(model, settings: Settings, width: int | None = None, height: int | None = None) -> Settings:
     """The settings with pictures of a size in pixels, or of that which the model was made for."""
-    latent = model.get_model_object("latent_format")
-    ratio = getattr(latent, "spacial_downscale_ratio", 8)
     side = picture_size(model)
-    return with_sampling(settings, shape=(latent.latent_channels, (height or side) // ratio, (width or side) // ratio))
+    return with_sampling(settings, shape=latent_shape(model, width or side, height or side))
 
 
 def picture_size(model) -> int:

@@ -96,7 +96,7 @@ class Settings:
         away = [f"Pushed away by {self.eta:g}."] if self.target == "empty prompt" else []
         losses = f"Losses compare {'clean latents' if self.space == 'x0' else 'noise'}."
         gate = "acts on prompts for the concept only" if self.gate else "acts on every prompt"
-        how, (_, height, width) = self.sampling, self.sampling.shape
+        how, (*_, height, width) = self.sampling, self.sampling.shape
         return [
             f"Method {self.method}: {self.steps} steps{whole} of {self.batch} latents, seed {self.seed}.",
             " ".join([f"Target: {target}.", *away, losses]),

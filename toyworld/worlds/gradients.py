@@ -8,20 +8,9 @@ from contextlib import contextmanager
 import comfy.ldm.modules.attention as host_attention
 import comfy.model_management
 import comfy.quant_ops
-import torch
 from comfy_kitchen.backends.eager.rope import rms_rope_split_half
-from torch.overrides import TorchFunctionMode
 
-
-class OutOfPlace(TorchFunctionMode):
-    """``x += y`` makes a new tensor: several blocks write over what backward still needs.
-
-    It cannot be told from ``x.add_(y)``, whose result nobody takes: the host's slow attention adds its mask so. Hence
-    ``differentiable`` chooses another attention.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        return (torch.add if function is torch.Tensor.add_ else function)(*args, **(kwargs or {}))
+from concept_erasure.erasure.families.gradients import OutOfPlace
 
 
 def differentiable_attention(_, *arguments, **options):

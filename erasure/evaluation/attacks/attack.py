@@ -94,6 +94,10 @@ class Attack:
         """How many prompts it will ask; none where it has nothing to ask."""
         raise NotImplementedError
 
+    def misfit(self, encode: Encoder) -> str:
+        """Why it cannot be run with a text encoder, in a sentence that goes on; empty where it can."""
+        return ""
+
     def effort(self, budget: Budget) -> int:
         """Rows through the network that finding them takes, about."""
         return 0

@@ -47,18 +47,21 @@ class Search:
 
 
 def direction(encode: Encoder, names: Sequence[str]) -> torch.Tensor:
-    """What speaking of the concept adds to a text's encodings, [n, d]."""
-    speaking, silent = (
-        encode.chunks([p.format(word) for word, p in product(words, PHRASINGS)]).mean(0)
-        for words in (names, others(GENERIC, names))
-    )
+    """What speaking of the concept adds to a text's encodings, [n, d]: to all of them, or with an encoder that does not
+    pad to the last n, as many as the shortest text has."""
+    parts = [[p.format(word) for word, p in product(words, PHRASINGS)] for words in (names, others(GENERIC, names))]
+    rows = [encode.rows(part) for part in parts]
+    shortest = min(len(row) for part in [*rows, encode.rows(NEUTRAL)] for row in part)
+    speaking, silent = (torch.stack([row[-shortest:] for row in part]).mean(0) for part in rows)
     return speaking - silent
 
 
 def added(encode: Encoder, names: Sequence[str], strength: float) -> list[tuple[str, list]]:
     """Neutral texts with the concept's direction added: (what it is, the host's conditioning)."""
     v = strength * direction(encode, names)
-    rows = {text: encode.chunks([text])[0] + v for text in NEUTRAL}
+    rows = {}
+    for text, row in zip(NEUTRAL, encode.rows(NEUTRAL), strict=True):
+        rows[text] = torch.cat([row[: len(row) - len(v)], row[len(row) - len(v) :] + v])
     return [(f"{text} + {strength:g} × its meaning", encode(text).reading(rows[text])) for text in NEUTRAL]
 
 
