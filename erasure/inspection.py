@@ -151,8 +151,8 @@ def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Seq
         + [
             Finding(
                 "⚠",
-                f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead is "
-                "left to chance, and can be the same. Choose a target of its kind.",
+                f"{quoted([target])} is another kind of thing than {quoted(some[:MOST_QUOTED])}: what is drawn instead "
+                "is left to chance, and can be the same. Choose a target of its kind.",
             )  # fmt: skip
             for target, some in list(by_target.items())[:MOST_QUOTED]
         ]

@@ -14,6 +14,7 @@ import torch
 
 from ..artifact import ErasureError
 from ..host.latents import latent_shape
+from ..host.subject import subject
 from ..host.trainable import require_trainable
 from ..host.trajectories import Sampling
 from ..texts.encoder import Encoder
@@ -225,9 +226,9 @@ def stress(
     budget = budget or Budget()
     _check(concept)
     judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
-    encode = Encoder(clip)
+    encode, family = Encoder(clip), subject(before).family
     wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
-    misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode))}
+    misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode, family))}
     attacks = [attack for attack in wanted if attack.name not in misfits]
     left_out = [f"⚪ {ATTACKS[name].title}: not run, {why}" for name, why in misfits.items()]
     if not attacks and left_out:

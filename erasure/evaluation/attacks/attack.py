@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ... import learning
+from ...families import Family
 from ...host.trajectories import Sampling
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
@@ -94,8 +95,8 @@ class Attack:
         """How many prompts it will ask; none where it has nothing to ask."""
         raise NotImplementedError
 
-    def misfit(self, encode: Encoder) -> str:
-        """Why it cannot be run with a text encoder, in a sentence that goes on; empty where it can."""
+    def misfit(self, encode: Encoder, family: Family) -> str:
+        """Why it cannot be run on such a model, in a sentence that goes on; empty where it can."""
         return ""
 
     def effort(self, budget: Budget) -> int:
@@ -131,6 +132,9 @@ class Learned(Attack):
     """
 
     learns = True
+
+    def misfit(self, encode: Encoder, family: Family) -> str:
+        return "" if family.learns else f"for it trains, and learning on {family.name} models is not supported."
     ROWS = 24
     """Rows through the network in a step of learning: a batch of 8, once there and about twice as much back."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...families import Family
 from ...texts.encoder import BATCH, Encoder
 from . import ring_a_bell
 from .attack import Asked, Attack, Budget, Case, Concept
@@ -22,7 +23,7 @@ class TokenSearch(Attack):
     def prompts(self, concept: Concept, budget: Budget) -> int:
         return 1
 
-    def misfit(self, encode: Encoder) -> str:
+    def misfit(self, encode: Encoder, family: Family) -> str:
         return "" if encode.is_clip else "for it tries the words of CLIP, and this model's text encoder is another one."
 
     def effort(self, budget: Budget) -> int:
