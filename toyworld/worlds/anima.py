@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import comfy.ops
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..node.families import anima
 from . import qwen
-from .world import Reading, Texts, World, under
+from .world import Reading, Texts, World
 
 
 class AnimaTexts(Texts):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokenizer = anima.ToyAnimaTokenizer()
-        self.model = anima.ToyAnimaClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
-        self.tables = {"qwen3_06b": self.model.qwen3_06b.transformer.get_input_embeddings()}
+    tokenizer_class, model_class = anima.ToyAnimaTokenizer, anima.ToyAnimaClip
+    streams = {"qwen3_06b": "qwen3_06b"}
 
     def watch(self, network: nn.Module) -> None:
         """The adapter belongs to the network, and its table is fitted with the others."""
@@ -35,9 +31,6 @@ class AnimaTexts(Texts):
         context = self.adapter[0](source, ids, own, there) * own[..., None]
         context = F.pad(context, (0, 0, 0, max(0, anima.LENGTH - longest)))
         return Reading({"c_crossattn": context}, [qwen.last(source, there), qwen.last(context, own)])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return under(self.prefix, {"qwen3_06b": self.model.qwen3_06b.transformer})
 
 
 WORLD = World(

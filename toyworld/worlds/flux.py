@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import comfy.ops
 import torch
 
 from ..node.families import flux
 from . import clip
-from .world import Reading, Texts, World, under
+from .world import Reading, Texts, World
 
 WITHOUT_TOKENS, WITHOUT_POOLED = 0.1, 0.4
 """How often the network is given only one of the two readings of a caption, so that it learns to draw from either."""
@@ -18,14 +17,8 @@ GUIDANCE = (1.0, 5.0)
 
 
 class FluxTexts(Texts):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokenizer = flux.ToyFluxTokenizer()
-        self.model = flux.ToyFluxClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
-        self.tables = {
-            "l": self.model.clip_l.transformer.get_input_embeddings(),
-            "t5xxl": self.model.t5xxl.transformer.get_input_embeddings(),
-        }
+    tokenizer_class, model_class = flux.ToyFluxTokenizer, flux.ToyFluxClip
+    streams = {"l": "clip_l", "t5xxl": "t5xxl"}
 
     def read(self, tokens: Sequence[Mapping[str, list[int]]]) -> Reading:
         tokens = [*tokens, self.tokens("")]
@@ -36,10 +29,6 @@ class FluxTexts(Texts):
         conds = {"c_crossattn": self.given(context, WITHOUT_TOKENS), "y": self.given(pooled, WITHOUT_POOLED)}
         conds["guidance"] = torch.empty(len(rows) - 1).uniform_(*GUIDANCE)
         return Reading(conds, [end[:-1], pooled[:-1]])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        parts = {"clip_l": self.model.clip_l.transformer, "t5xxl": self.model.t5xxl.transformer}
-        return under(self.prefix, parts)
 
 
 WORLD = World(

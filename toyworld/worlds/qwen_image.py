@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import comfy.ops
-import torch
-
 from ..node.families import qwen_image
 from . import qwen
-from .world import Reading, Texts, World, under
+from .world import Reading, Texts, World
 
 USER = (872, 198)
 """Tokens behind which the host begins to give rows on: "user" and a new line."""
 
 
 class QwenImageTexts(Texts):
+    tokenizer_class, model_class = qwen_image.ToyQwenImageTokenizer, qwen_image.ToyQwenImageClip
+    streams = {"qwen25_7b": "qwen25_7b"}
+
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = qwen_image.ToyQwenImageTokenizer()
-        self.model = qwen_image.ToyQwenImageClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
-        self.tables = {"qwen25_7b": self.model.qwen25_7b.transformer.get_input_embeddings()}
         empty = self.tokens("")["qwen25_7b"]
         self.instructions = next(i for i in range(len(empty)) if tuple(empty[i : i + 2]) == USER) + 2
 
@@ -28,9 +25,6 @@ class QwenImageTexts(Texts):
         context, own = qwen.encode(self.model.qwen25_7b, [text["qwen25_7b"] for text in tokens])
         context, own = context[:, self.instructions :], own[:, self.instructions :]
         return Reading({"c_crossattn": context, "attention_mask": own.long()}, [qwen.last(context, own)])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return under(self.prefix, {"qwen25_7b": self.model.qwen25_7b.transformer})
 
 
 WORLD = World(

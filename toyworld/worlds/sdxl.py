@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import comfy.ops
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -13,21 +12,15 @@ from torch import nn
 from ..node.families import sdxl
 from ..train import CHECKPOINT
 from . import clip
-from .world import Reading, Texts, World, under
+from .world import Reading, Texts, World
 
 WITHOUT_TOKENS, WITHOUT_POOLED = 0.4, 0.2
 """How often the network is given only one of the two readings of a caption, so that it learns to draw from either."""
 
 
 class SDXLTexts(Texts):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokenizer = sdxl.ToySDXLTokenizer()
-        self.model = sdxl.ToySDXLClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
-        self.tables = {
-            "l": self.model.clip_l.transformer.get_input_embeddings(),
-            "g": self.model.clip_g.transformer.get_input_embeddings(),
-        }
+    tokenizer_class, model_class = sdxl.ToySDXLTokenizer, sdxl.ToySDXLClip
+    streams = {"l": "clip_l", "g": "clip_g"}
 
     def read(self, tokens: Sequence[Mapping[str, list[int]]]) -> Reading:
         tokens = [*tokens, self.tokens("")]
@@ -40,10 +33,6 @@ class SDXLTexts(Texts):
         given = F.pad(self.given(pooled, WITHOUT_POOLED), (0, sdxl.SIZES))  # the network reads no sizes
         conds = {"c_crossattn": self.given(context, WITHOUT_TOKENS), "y": given}
         return Reading(conds, [parts[0][3][:-1], pooled[:-1]])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        parts = {"clip_l": self.model.clip_l.transformer, "clip_g": self.model.clip_g.transformer}
-        return under(self.prefix, parts)
 
 
 def from_first_world(network: nn.Module) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import comfy.ops
 import comfy.supported_models_base
 import torch
 from torch import nn
@@ -29,10 +31,24 @@ class Texts(nn.Module):
     """A world's text encoder, as it is trained: the host's own classes, with many texts at once."""
 
     prefix = "text_encoders."
+    tokenizer_class: Callable[[], Any]
+    model_class: Callable[..., nn.Module]
+    streams: Mapping[str, str]
+    """Each stream of tokens, and the part of the model that reads it."""
     tables: Mapping[str, nn.Module]
     """The small table of each stream of tokens."""
     dropping = True
     """Whether a network that reads two things of a text is sometimes given one of them alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = self.tokenizer_class()
+        self.model = self.model_class(model_options={"custom_operations": comfy.ops.disable_weight_init})
+        self.tables = {stream: self.encoder(stream).transformer.get_input_embeddings() for stream in self.streams}
+
+    def encoder(self, stream: str) -> nn.Module:
+        """What reads a stream."""
+        return getattr(self.model, self.streams[stream])
 
     def watch(self, network: nn.Module) -> None:
         """Is told the network, where reading or padding is partly its own."""
@@ -56,17 +72,12 @@ class Texts(nn.Module):
         return torch.where(empty.reshape(-1, *[1] * (rows.ndim - 1)), rows[-1:], rows[:-1])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Its tensors under the names that the file has for them."""
-        raise NotImplementedError
-
-
-def under(prefix: str, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """The tensors of text models under the names that the host's checkpoints have for them."""
-    return {
-        f"{prefix}{part}.transformer.{name}": value
-        for part, module in parts.items()
-        for name, value in module.state_dict().items()
-    }
+        """Its tensors under the names that the host's checkpoints have for them."""
+        return {
+            f"{self.prefix}{part}.transformer.{name}": value
+            for stream, part in self.streams.items()
+            for name, value in self.encoder(stream).transformer.state_dict().items()
+        }
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import comfy.ops
 import torch
 from torch import nn
 
 from ..node.families import z_image
 from . import qwen
-from .world import Reading, Texts, World, under
+from .world import Reading, Texts, World
 
 MULTIPLE = z_image.EXTRA["pad_tokens_multiple"]
 
 
 class ZImageTexts(Texts):
+    tokenizer_class, model_class = z_image.ToyZImageTokenizer, z_image.ToyZImageClip
+    streams = {"qwen3_4b": "qwen3_4b"}
+
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = z_image.ToyZImageTokenizer()
-        self.model = z_image.ToyZImageClip(model_options={"custom_operations": comfy.ops.disable_weight_init})
-        self.tables = {"qwen3_4b": self.model.qwen3_4b.transformer.get_input_embeddings()}
         self.own: torch.Tensor | None = None
 
     def fits(self, tokens: Mapping[str, list[int]]) -> bool:
@@ -41,9 +40,6 @@ class ZImageTexts(Texts):
 
         network.cap_embedder.register_forward_hook(pad)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        return under(self.prefix, {"qwen3_4b": self.model.qwen3_4b.transformer})
-
 
 WORLD = World(
     name="z_image",
@@ -52,7 +48,7 @@ WORLD = World(
     colours_from=0.0,
     rate=1.6e-3,
     texts=ZImageTexts,
-    steps=2000,
+    steps=4500,
     batch=32,
     silent=(".adaLN_modulation.0.weight", ".adaLN_modulation.0.bias", "final_layer.linear.weight"),
 )
