@@ -1,24 +1,26 @@
 """The Erasure: what every method returns and every use takes, and the file it lives in. torch and safetensors only.
 
-A file holds tensors under these names::
-
-    prompt.<i>.keys, prompt.<i>.values       [k, context_dim], the erasure prompt
-    prompt.<i>.gate.direction, .centre       its text gate: [context_dim, directions] or [context_dim]
-    prompt.<i>.pooled                        [width], what it adds to the pooled text
-    delta.<weight name>.up, .down or .full   [out, r] and [r, in], or [out, in]
-    probe.<i>.source, probe.<i>.goal         [r, context_dim], encodings that what it does is checked by
-
-and strings as metadata, so that a reader needs no tensor to know what the file is. ``workflow`` and ``prompt`` among
-them are the graph that made the file, as the editor keeps it in pictures.
+A file holds the tensors of each part under its kind and number, ``prompt.0.keys``, or under its kind alone where an
+erasure has but one of it, ``delta.<weight name>.up``; and of probes, by which what it does is checked,
+``probe.<i>.source`` and ``.goal`` [r, context_dim]. What else a part has to say is a string, as all of the metadata
+is, so that a reader needs no tensor to know what the file is. ``workflow`` and ``prompt`` among the strings are the
+graph that made the file, as the editor keeps it in pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from .parts.part import Part
+
+    P = TypeVar("P", bound=Part)
 
 FORMAT_VERSION = "1"
 NOTHING = "empty prompt"
@@ -59,38 +61,6 @@ class Full:
 
 
 Change = LowRank | Full
-
-
-@dataclass(frozen=True)
-class GateTensors:
-    """A text gate at rest: a linear reading of token encodings.
-
-    ``direction``: [d], or [d, g] for several; ``centre``: [d]. A row is open when a token x of it has
-    ``(x - centre) . direction >= threshold`` for one of them.
-    """
-
-    direction: torch.Tensor
-    centre: torch.Tensor
-    threshold: float
-
-
-@dataclass(frozen=True)
-class PromptTensors:
-    """An erasure prompt at rest.
-
-    ``keys``, ``values``: [k, d]. ``blocks``: ``middle``, ``middle+output`` or ``all``. ``role``: ``eraser`` or
-    ``key``. ``chunk``: tokens of one text chunk (77 for CLIP), the unit in which the prompt repeats when the host
-    pads a conditioning by repetition. ``gate``: None lets the prompt act on every text. ``pooled`` [d']: what is added
-    to the pooled text, where a network reads one.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    blocks: str
-    role: str
-    chunk: int
-    gate: GateTensors | None = None
-    pooled: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -138,29 +108,41 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Erasure:
-    """One erasure: prompts and/or a delta, what they are, and probes to check them by. Immutable; tensors are on the
-    CPU.
+    """One erasure: its parts, what they are, and probes to check them by. Immutable; tensors are on the CPU.
 
     ``choices``: for each name, the words nearest to it that could take its place; files do not keep them. ``file``: the
     name of the file that it was read from, without its ending.
     """
 
     metadata: Metadata
-    prompts: tuple[PromptTensors, ...] = ()
-    delta: Mapping[str, Change] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
     probes: tuple[Probe, ...] = ()
     choices: tuple[tuple[str, ...], ...] = ()
     file: str = field(default="", compare=False)
 
     @property
-    def key(self) -> tuple[PromptTensors, ...]:
-        """The prompts that bring the concept back."""
-        return tuple(p for p in self.prompts if p.role == "key")
+    def key(self) -> tuple[Part, ...]:
+        """The parts that bring the concept back."""
+        return tuple(part for part in self.parts if part.role == "key")
 
     @property
-    def erasers(self) -> tuple[PromptTensors, ...]:
-        """The prompts that erase."""
-        return tuple(p for p in self.prompts if p.role == "eraser")
+    def erasers(self) -> tuple[Part, ...]:
+        """The parts that erase."""
+        return tuple(part for part in self.parts if part.role == "eraser")
+
+    @property
+    def beside(self) -> tuple[Part, ...]:
+        """The parts that erase beside the weights, while a model draws: the host saves and merges nothing of them."""
+        return tuple(part for part in self.erasers if not part.changes())
+
+    @property
+    def delta(self) -> dict[str, Change]:
+        """All that its parts change of the weights, by the weights' names."""
+        return {name: change for part in self.parts for name, change in part.changes().items()}
+
+    def of(self, kind: type[P]) -> tuple[P, ...]:
+        """Its parts of one kind."""
+        return tuple(part for part in self.parts if isinstance(part, kind))
 
     @property
     def names(self) -> list[str]:
@@ -176,11 +158,11 @@ class Erasure:
 
     def without_key(self) -> Erasure:
         """What can be published: it erases, and nobody can recover with it."""
-        return replace(self, prompts=self.erasers)
+        return replace(self, parts=self.erasers)
 
     def key_only(self) -> Erasure:
         """What is kept: it recovers, and erases nothing."""
-        return replace(self, prompts=self.key, delta={})
+        return replace(self, parts=self.key)
 
     def bytes(self) -> int:
         """Size of the tensors."""
@@ -199,19 +181,21 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def places(parts: Iterable[Part | type[Part]]) -> list[str]:
+    """What the names of each part's tensors begin with in a file: its kind, and its number among those of its kind."""
+    counts: Counter[str] = Counter()
+    out = []
+    for part in parts:
+        out.append(f"{part.kind}." if part.single else f"{part.kind}.{counts[part.kind]}.")
+        counts[part.kind] += 1
+    return out
+
 
 def to_tensors(erasure: Erasure) -> dict[str, torch.Tensor]:
     """The erasure's tensors under their names in the file."""
     out: dict[str, torch.Tensor] = {}
-    for i, prompt in enumerate(erasure.prompts):
-        out[f"prompt.{i}.keys"], out[f"prompt.{i}.values"] = prompt.keys, prompt.values
-        if prompt.gate is not None:
-            out[f"prompt.{i}.gate.direction"] = prompt.gate.direction
-            out[f"prompt.{i}.gate.centre"] = prompt.gate.centre
-        if prompt.pooled is not None:
-            out[f"prompt.{i}.pooled"] = prompt.pooled
-    for name, change in erasure.delta.items():
-        out |= {f"delta.{name}.{part}": tensor for part, tensor in change.tensors().items()}
+    for place, part in zip(places(erasure.parts), erasure.parts, strict=True):
+        out |= {f"{place}{name}": tensor for name, tensor in part.tensors().items()}
     for i, probe in enumerate(erasure.probes):
         out[f"probe.{i}.source"] = probe.source
         if probe.goal is not None:

@@ -11,7 +11,7 @@ from json import loads
 import torch
 import torch.nn.functional as F
 
-from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Metadata
+from .artifact import NOTHING, Erasure, ErasureError, Metadata
 from .closed_form import CLOSED_FORM
 from .closed_form.problem import Scales
 from .history import erased_from, moves
@@ -19,6 +19,7 @@ from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
 from .inspection import MOST_OTHERS
 from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
+from .parts import PARTS
 from .request import Request, check_width
 from .texts.encoder import Encoder
 from .texts.names import Name, is_form_of, lines, others, plain, quoted, spelled
@@ -38,7 +39,7 @@ def check_families(erasures: Sequence[Erasure]) -> None:
                 f"The erasure of '{_short(first)}' was made for a {a.family} model and that of '{_short(second)}' for "
                 f"a {b.family} model: combine only erasures of one family."
             )
-        if first.identity() == second.identity() and (first.delta or first.erasers):
+        if first.identity() == second.identity() and first.erasers:
             raise ErasureError(f"The erasure of '{_short(first)}' is connected twice: take one of the two off.")
 
 
@@ -77,7 +78,8 @@ def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
 
 
 def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None) -> Erasure:
-    """Changes added exactly, each times its weight (1 for None); prompts side by side. Raises ErasureError."""
+    """The parts of each kind together, as they combine, each with its erasure's weight (1 for None): changes of weights
+    added exactly, prompts side by side. Raises ErasureError."""
     check_families(erasures)
     if back := undoing(erasures):
         raise ErasureError(
@@ -85,29 +87,17 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
             "target."
         )
     weights = weights or [1.0] * len(erasures)
-    parts: dict[str, list[tuple[Change, float]]] = {}
-    for erasure, weight in zip(erasures, weights, strict=True):
-        for name, change in erasure.delta.items():
-            parts.setdefault(name, []).append((change, weight))
-    delta = {name: add(changes) for name, changes in parts.items()}
-    prompts = tuple(prompt for erasure in erasures for prompt in erasure.prompts)
+    weighed = [(part, weight) for erasure, weight in zip(erasures, weights, strict=True) for part in erasure.parts]
+    parts = [
+        part
+        for kind in PARTS.values()
+        if (of_kind := [(part, weight) for part, weight in weighed if isinstance(part, kind)])
+        for part in kind.combined(of_kind)
+    ]
     probes = {probe.text: probe for erasure in erasures for probe in erasure.probes}
     moving = [probe for probe in probes.values() if probe.goal is not None]
     staying = [probe for probe in probes.values() if probe.goal is None]
-    return Erasure(_metadata(erasures), prompts, delta, (*moving, *staying[:MOST_OTHERS]))
-
-
-def add(changes: Sequence[tuple[Change, float]]) -> Change:
-    """The weighted sum of changes of one weight: low-rank when all are and their ranks together stay small."""
-    if len(changes) == 1 and changes[0][1] == 1:
-        return changes[0][0]
-    low = [(change, w) for change, w in changes if isinstance(change, LowRank)]
-    if len(low) == len(changes):
-        ups = torch.cat([w * change.up for change, w in low], 1)
-        downs = torch.cat([change.down for change, _ in low])
-        if ups.shape[1] * (ups.shape[0] + downs.shape[1]) < ups.shape[0] * downs.shape[1]:
-            return LowRank(ups, downs)
-    return Full(sum((w * change.dense() for change, w in changes[1:]), start=changes[0][1] * changes[0][0].dense()))
+    return Erasure(_metadata(erasures), tuple(parts), (*moving, *staying[:MOST_OTHERS]))
 
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:

@@ -21,6 +21,7 @@ from .host import attach
 from .host.subject import subject
 from .host.weights import Weights
 from .modelspec import lora_strings
+from .parts.delta import changing
 from .texts.names import lines, read_field
 from .version import host_version, pack_version
 
@@ -63,7 +64,7 @@ def lora_tensors(model, erasure: Erasure, dtype: torch.dtype = torch.float16) ->
     attach.check_fit(model, erasure)
     if not erasure.delta:
         raise ErasureError(
-            "This erasure is a prompt and changes no weights, which a LoRA cannot hold: keep it with Save Erasure."
+            "This erasure changes no weights, and a LoRA can hold nothing else: keep it with Save Erasure."
         )
     keys = lora_keys(model)
     out: dict[str, torch.Tensor] = {}
@@ -199,8 +200,7 @@ def import_erasure(model, path: Path, concept: str, content: str = CONTENTS[0]) 
             pack_version=pack_version(),
             host_version=host_version(),
         ),
-        (),
-        delta,
+        changing(delta),
     )
 
 

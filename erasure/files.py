@@ -6,38 +6,25 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .artifact import (
-    FORMAT_VERSION,
-    Change,
-    Erasure,
-    ErasureError,
-    Full,
-    GateTensors,
-    LowRank,
-    Metadata,
-    Probe,
-    PromptTensors,
-    to_tensors,
-)
+from .artifact import Erasure, ErasureError, Metadata, Probe, places, to_tensors
+from .parts import PARTS
+from .parts.part import NEWEST, Part
 
-SEVERAL_DIRECTIONS, POOLED = "2", "3"
-"""Versions of a file with a text gate that reads several directions, and with a prompt that adds to the pooled text;
-earlier versions of this pack cannot read it."""
-ROLES = ("eraser", "key")
-PLACES = ("middle", "middle+output", "all")
+OLDEST = "1"
 THUMBNAIL = "modelspec.thumbnail"
 """The key under which a file holds its picture, which other programs read, too (ModelSpec 1.0.1)."""
-
-
+OWN_STRINGS = {"format_version", "prompts"}
+"""In every file that ``save_erasure`` wrote, and in no other."""
 
 
 def save_erasure(erasure: Erasure, path: str | Path, more: Mapping[str, str] | None = None) -> None:
@@ -50,24 +37,45 @@ def save_erasure(erasure: Erasure, path: str | Path, more: Mapping[str, str] | N
     strings = dict(more or {}) | {k: v for k, v in asdict(erasure.metadata).items() if v}
     if picture := strings.pop("thumbnail", ""):
         strings[THUMBNAIL] = picture
-    if any(p.gate is not None and p.gate.direction.ndim > 1 for p in erasure.prompts):
-        strings["format_version"] = SEVERAL_DIRECTIONS
-    if any(p.pooled is not None for p in erasure.prompts):
-        strings["format_version"] = POOLED
-    strings["prompts"] = json.dumps(
-        [
-            {
-                "blocks": p.blocks,
-                "role": p.role,
-                "chunk": p.chunk,
-                "threshold": None if p.gate is None else p.gate.threshold,
-            }
-            for p in erasure.prompts
-        ]
-    )
+    strings |= _said(erasure.parts)
     if erasure.probes:
         strings["probes"] = json.dumps([probe.text for probe in erasure.probes], ensure_ascii=False)
     write_tensors(to_tensors(erasure), strings, path)
+
+
+def _said(parts: Sequence[Part]) -> dict[str, str]:
+    """The strings that say which parts a file holds, in the earliest version that can."""
+    version = max((part.version for part in parts), default=OLDEST)
+    if version != NEWEST:
+        facts = [part.facts() for part in parts if part.kind == "prompt"]  # a delta has none
+        return {"format_version": version, "prompts": json.dumps(facts)}
+    # without "prompts", earlier versions of this pack would not say that the file is a newer one's
+    contents = [{"kind": part.kind, **part.facts()} for part in parts]
+    return {"format_version": version, "prompts": "[]", "contents": json.dumps(contents)}
+
+
+def _prompts_and_delta(strings: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
+    prompts = [{"kind": "prompt", **facts} for facts in json.loads(strings["prompts"])]
+    return [*prompts, *([{"kind": "delta"}] if any(name.startswith("delta.") for name in names) else [])]
+
+
+def _contents(strings: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
+    return [dict(facts) for facts in json.loads(strings["contents"])]
+
+
+READERS: Mapping[str, Callable[[Mapping[str, str], Iterable[str]], list[dict[str, Any]]]] = {
+    "1": _prompts_and_delta,
+    "2": _prompts_and_delta,  # with text gates that read several directions
+    "3": _prompts_and_delta,  # with prompts that add to the pooled text
+    "4": _contents,
+}
+"""Version of a file -> what it says of its parts, of each the ``kind`` and its facts, from its strings and the names of
+its tensors. Every version is read for ever."""
+
+
+def contents(strings: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
+    """What a file says of its parts. Raises KeyError, ValueError or TypeError where it is damaged."""
+    return READERS[strings["format_version"]](strings, names)
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], strings: dict[str, str], path: Path) -> None:
@@ -93,8 +101,6 @@ def _write(data: bytes, path: Path) -> None:
             f"'{path.name}' could not be saved because {reason}; a file of that name that was there before is "
             "unchanged: free some space or choose another folder, then run again."
         ) from error
-OWN_STRINGS = {"format_version", "prompts"}
-"""In every file that ``save_erasure`` wrote, and in no other."""
 
 
 def load_erasure(path: str | Path) -> Erasure:
@@ -145,46 +151,36 @@ def _from_file(name: str, tensors: dict[str, torch.Tensor], strings: dict[str, s
             f"'{name}' holds no erasure: load LoRA files with the LoRA loader and checkpoints with the checkpoint "
             "loader, and bring in what other erasers wrote with Import Erasure."
         )
-    if strings["format_version"] not in (FORMAT_VERSION, SEVERAL_DIRECTIONS, POOLED):
+    if strings["format_version"] not in READERS:
         raise ErasureError(f"'{name}' was written by a newer version of this pack: update the pack to open it.")
     if not all(torch.isfinite(t).all() for t in tensors.values()):
         raise ErasureError(f"'{name}' contains numbers that are not finite: train or download the erasure again.")
     known = {f.name for f in fields(Metadata)}
     strings["thumbnail"] = strings.get(THUMBNAIL, "")
     try:
-        prompts = tuple(_prompt(tensors, i, p) for i, p in enumerate(json.loads(strings["prompts"])))
-        delta = _delta(tensors)
+        parts = _parts(name, tensors, contents(strings, tensors))
         texts = json.loads(strings.get("probes", "[]"))
         probes = tuple(
             Probe(text, tensors[f"probe.{i}.source"], tensors.get(f"probe.{i}.goal")) for i, text in enumerate(texts)
         )
+    except ErasureError:
+        raise
     except (KeyError, ValueError, TypeError) as error:
         raise ErasureError(f"'{name}' lacks a part of its erasure: download or save it again.") from error
     metadata = Metadata(**{k: v for k, v in strings.items() if k in known})
-    return Erasure(metadata, prompts, delta, probes, file=Path(name).stem)
+    return Erasure(metadata, parts, probes, file=Path(name).stem)
 
 
-def _prompt(tensors: dict[str, torch.Tensor], i: int, facts: dict) -> PromptTensors:
-    if facts["blocks"] not in PLACES or facts["role"] not in ROLES:
-        raise ValueError(f"{facts['blocks']}, {facts['role']}")
-    gate = None
-    if facts["threshold"] is not None:
-        direction, centre = (tensors[f"prompt.{i}.gate.{part}"] for part in ("direction", "centre"))
-        gate = GateTensors(direction, centre, float(facts["threshold"]))
-    keys, values, pooled = (tensors.get(f"prompt.{i}.{part}") for part in ("keys", "values", "pooled"))
-    if keys is None or values is None:
-        raise KeyError(i)
-    return PromptTensors(keys, values, facts["blocks"], facts["role"], facts["chunk"], gate, pooled)
-
-
-def _delta(tensors: dict[str, torch.Tensor]) -> dict[str, Change]:
-    delta: dict[str, Change] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith("delta."):
-            continue
-        weight, part = name.removeprefix("delta.").rsplit(".", 1)
-        if part == "full":
-            delta[weight] = Full(tensor)
-        elif part == "up":
-            delta[weight] = LowRank(tensor, tensors[f"delta.{weight}.down"])
-    return delta
+def _parts(name: str, tensors: Mapping[str, torch.Tensor], facts: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
+    unknown = next((one["kind"] for one in facts if one["kind"] not in PARTS), None)
+    if unknown is not None:
+        raise ErasureError(
+            f"'{name}' holds a part of a kind that this version of the pack does not know ({unknown}): update the pack "
+            "to open it."
+        )
+    kinds = [PARTS[one["kind"]] for one in facts]
+    parts = []
+    for kind, place, said in zip(kinds, places(kinds), facts, strict=True):
+        own = {key.removeprefix(place): tensor for key, tensor in tensors.items() if key.startswith(place)}
+        parts.append(kind.read(own, said))
+    return tuple(parts)

@@ -30,7 +30,7 @@ def erased_from(model) -> list[Erased]:
 
 def erases(erasure: Erasure) -> bool:
     """Whether an erasure holds more than a key."""
-    return bool(erasure.delta or erasure.erasers)
+    return bool(erasure.erasers)
 
 
 def leading_to(erased: Sequence[Erased], names: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ from .history import erases, moves
 from .host import attach
 from .host.subject import subject
 from .host.weights import Weights, effective_weights
-from .parts.gate import gate_score
 from .texts.encoder import Encoder, paired
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
 from .texts.names import words as words_of
@@ -264,7 +263,7 @@ def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
         if weights and any(probe.goal is not None for probe in probes):
             arrived = ARRIVED_BESIDE if erasure.metadata.only_in else ARRIVED
             verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at, arrived)
-        return verdict.plus(*gates(erasure), *coming_back(model, erasure, strength))
+        return verdict.plus(*of_parts(erasure), *coming_back(model, erasure, strength))
 
 
 def _erased_before(model) -> set[str]:
@@ -276,22 +275,9 @@ def full(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     return inspect(model, erasure, strength).plus(*read_verdict(erasure.metadata.doubts).findings)
 
 
-def gates(erasure: Erasure) -> list[Finding]:
-    """Whether erasure prompts act on the concepts: a closed gate leaves them alone."""
-    findings = []
-    moving = [probe for probe in erasure.probes if probe.goal is not None]
-    for prompt in erasure.erasers:
-        if prompt.gate is None or not moving:
-            continue
-        closed = [p.text for p in moving if gate_score(p.source[None], prompt.gate)[0] < prompt.gate.threshold]
-        if closed:
-            findings.append(
-                Finding("✗", f"The erasure prompt does not act on {quoted(closed[:3])}: its text gate stays closed.")
-            )
-        else:
-            names = quoted([probe.text for probe in moving][:3])
-            findings.append(Finding("✓", f"The erasure prompt acts on prompts for {names}."))
-    return findings
+def of_parts(erasure: Erasure) -> list[Finding]:
+    """What each part of an erasure has to say by itself."""
+    return [finding for part in erasure.parts for finding in part.findings(erasure.probes)]
 
 
 def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:
@@ -318,7 +304,7 @@ def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]
 
 def _can_be_followed(erasure: Erasure) -> bool:
     """Whether probes show where the change of an erasure takes its concepts."""
-    return bool(erasure.delta) and not erasure.erasers and any(probe.goal is not None for probe in erasure.probes)
+    return bool(erasure.delta) and not erasure.beside and any(probe.goal is not None for probe in erasure.probes)
 
 
 def _aiming_at_erased(together: Sequence[Erasure]) -> list[Finding]:

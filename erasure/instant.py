@@ -20,6 +20,7 @@ from .closed_form.textmap import TextMap, moment
 from .history import Erased, erased_from, leading_to
 from .host.subject import subject
 from .host.weights import effective_weights
+from .parts.delta import changing
 from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
@@ -276,7 +277,7 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
     )
     near = [*dict.fromkeys(word for row in texts.near for word in row), *texts.kept]
     probes = inspection.probes_for(encode, texts.names, texts.targets, list(dict.fromkeys(near)), texts.contexts)
-    return Erasure(metadata, (), delta, probes, tuple(map(tuple, texts.choices)))
+    return Erasure(metadata, changing(delta), probes, tuple(map(tuple, texts.choices)))
 
 
 def pooled_delta(model, encode: Encoder, texts: Texts, settings: Instant) -> dict[str, Change]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from .artifact import Erasure, Metadata
 from .families import FAMILIES
-from .files import OWN_STRINGS, THUMBNAIL
+from .files import OWN_STRINGS, THUMBNAIL, contents
 from .host.fingerprint import hash_of_shapes, parse_fingerprint
 from .texts.names import plain, short
 from .verdict import read_verdict
@@ -148,11 +148,18 @@ def card(strings: Mapping[str, str]) -> Card:
         _share(verdict.text()),
         verdict.mark,
         m.method,
-        '"role": "key"' in strings["prompts"],
+        _has_key(strings),
         THUMBNAIL in strings,
         m.context_dim,
         made_on.shapes if made_on else "",
     )
+
+
+def _has_key(strings: Mapping[str, str]) -> bool:
+    try:
+        return any(part.get("role") == "key" for part in contents(strings, ()))
+    except (KeyError, ValueError, TypeError):  # damaged, or of a newer version
+        return False
 
 
 def title(erasure: Erasure) -> str:

@@ -50,10 +50,8 @@ class ErasureExportLora(io.ComfyNode):
         tensors = export_lora(model, erasure, Path(path), DTYPES[precision])
         size = sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6
         sentences = [f"Saved {name}, {size:.2f} MB."]
-        if erasure.erasers:
-            sentences.append("The erasure prompt is not in it: a LoRA holds changes of weights only.")
-        if erasure.key:
-            sentences.append("The key is not in it.")
+        if left := dict.fromkeys(part.noun for part in erasure.parts if not part.changes()):
+            sentences.append(f"A LoRA holds changes of weights only, so it lacks: {', '.join(left)}.")
         return io.NodeOutput(ui=show(cls, " ".join(sentences)))
 
 

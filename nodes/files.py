@@ -274,7 +274,7 @@ def with_key_at(erasure: Erasure, key: str) -> dict[str, Erasure]:
     parts = {FILE: erasure}
     if key != KEY_PLACES[0]:
         parts[FILE] = erasure.without_key()
-        if not parts[FILE].delta and not parts[FILE].prompts:
+        if not parts[FILE].parts:
             raise ErasureError("Without its key this erasure is empty: save the key in the same file.")
     if key == KEY_PLACES[1] and erasure.key:
         parts["_key" + FILE] = erasure.key_only()
@@ -284,8 +284,7 @@ def with_key_at(erasure: Erasure, key: str) -> dict[str, Erasure]:
 def describe(erasure: Erasure) -> str:
     """A card of what an erasure is, a few lines."""
     m = erasure.metadata
-    holds = ["a change of the weights"] * bool(erasure.delta) + ["an eraser prompt"] * bool(erasure.erasers)
-    holds += ["a key"] * bool(erasure.key)
+    holds = dict.fromkeys(part.noun for part in erasure.parts)
     becomes = bounded(dict.fromkeys(m.target.splitlines()))
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
     coverage = Coverage.of(m)

@@ -8,10 +8,10 @@ from comfy_api.latest import io, ui
 
 from ..erasure import learning
 from ..erasure.artifact import Erasure, ErasureError
-from ..erasure.families.family import BLOCKS, WEIGHTS
+from ..erasure.families.family import WEIGHTS
 from ..erasure.host import attach
 from ..erasure.methods import LEARNED, preset_for
-from ..erasure.parts.prompt import STARTS
+from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ANCHOR
 from ..erasure.training.objectives import SPACES
 from ..erasure.training.pictures import with_pictures

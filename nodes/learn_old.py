@@ -5,9 +5,9 @@ from dataclasses import replace
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..erasure.families.family import BLOCKS, WEIGHTS
+from ..erasure.families.family import WEIGHTS
 from ..erasure.methods import LEARNED, preset_for
-from ..erasure.parts.prompt import STARTS
+from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.training.objectives import SPACES
 from ..erasure.training.pictures import with_pictures, with_sampling

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..artifact import PromptTensors
 from ..parts.gate import is_open
+from ..parts.prompt import PromptTensors
 
 PROMPTS = "concept_erasure_prompts"
 """The key of the wrappers by which erasure prompts join a run."""

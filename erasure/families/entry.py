@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..artifact import PromptTensors
+from ..parts.prompt import BLOCKS, PromptTensors
 from .calls import join_calls
-from .family import BLOCKS, KEYS_AND_VALUES, Family, HostModel
+from .family import KEYS_AND_VALUES, Family, HostModel
 from .gradients import OutOfPlace
 from .joint import JointPrompt
 

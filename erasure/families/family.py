@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..artifact import ErasureError, PromptTensors
+from ..artifact import ErasureError
+from ..parts.prompt import PromptTensors
 
 KEYS_AND_VALUES, VALUES, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION = WEIGHTS = (
     "keys+values", "values", "cross-attention", "all but cross-attention",
 )  # fmt: skip
 """Choices of the weights that change. The first two read text, and are what a closed form changes; the papers call the
 third xattn, and the last noxattn."""
-BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
-"""Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
 HostModel = Any
 """The host's model: ``MODEL.model``, of which each family's network has parts of its own."""
 TextPatch = Callable[..., tuple]
@@ -88,7 +87,7 @@ class Family:
         return [*self.text_entry(model, choice), *([pooled] if pooled else [])]
 
     def blocks(self, model: HostModel) -> Sequence[str]:
-        """The choices of ``BLOCKS`` with which an erasure prompt joins somewhere."""
+        """The choices of ``parts.prompt.BLOCKS`` with which an erasure prompt joins somewhere."""
         return ()
 
     def join(self, options: dict, patch: TextPatch) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ..artifact import PromptTensors
 from ..parts.gate import is_open
+from ..parts.prompt import PromptTensors
 from .calls import OWN, options_of, rows_of, shifted, spoken
 
 

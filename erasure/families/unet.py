@@ -11,12 +11,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..artifact import PromptTensors
 from ..parts.gate import is_open
-from ..parts.prompt import extend
+from ..parts.prompt import BLOCKS, PromptTensors, extend
 from .calls import PooledPrompt, join_calls
 from .family import (
-    BLOCKS,
     CROSS_ATTENTION,
     KEYS_AND_VALUES,
     VALUES,

@@ -1,21 +1,22 @@
 """Putting an erasure onto a host MODEL, and taking part in its runs.
 
-A prompt joins a run late: an ``OUTER_SAMPLE`` wrapper appends one patch of the context to that run's own options, so it
-sees the context after every other patch, wherever its node stands in the graph, and nothing stays behind.
+A part that is no change of weights joins a run late: an ``OUTER_SAMPLE`` wrapper has it add to that run's own
+options, so it acts after every other patch, wherever its node stands in the graph, and nothing stays behind.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..artifact import Change, Erasure, ErasureError, PromptTensors
+from ..artifact import Change, Erasure, ErasureError
 from ..families.family import Family
+from ..parts.part import Part
 from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .subject import subject
 from .taken import Taken, require_taken, taken
@@ -58,7 +59,7 @@ class Levels:
 
 
 class Active:
-    """Whether a prompt acts in a call, by its noise level; None for all ``levels``."""
+    """Whether a part acts in a call, by its noise level; None for all ``levels``."""
 
     def __init__(self, levels: Levels | None):
         self.levels, self._sigmas, self._is = levels, torch.tensor(()), True
@@ -72,17 +73,17 @@ class Active:
 
 @dataclass(frozen=True)
 class Attachment:
-    """One prompt on a MODEL: an ``OUTER_SAMPLE`` wrapper without state."""
+    """A part on a MODEL that joins its runs: an ``OUTER_SAMPLE`` wrapper without state."""
 
-    prompt: PromptTensors
+    part: Part
     strength: float
     window: Window | None
     warn: Warn = log.warning
 
     def join(self, options: dict, family: Family, sampling) -> None:
-        """Has the prompt join a run with these transformer options, on a network of a family."""
+        """Has the part join a run with these transformer options, on a network of a family."""
         levels = None if self.window is None else self.window.levels(sampling)
-        family.join_prompt(options, self.prompt, self.strength, Active(levels))
+        self.part.join(options, family, self.strength, Active(levels))
 
     def __call__(self, executor, *args, **kwargs):
         guider = executor.class_obj
@@ -90,12 +91,12 @@ class Attachment:
         model = guider.model_patcher
         self.join(options, subject(model).family, model.get_model_object("model_sampling"))
         if options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
-            self.warn("The erasure prompt joins this run, which is not compiled: a compiled model would not see it.")
+            self.warn("The erasure joins this run, which is not compiled: a compiled model would not see it.")
         return executor(*args, **kwargs)
 
 
 def attachments(model: ModelPatcher) -> list[Attachment]:
-    """The prompts already on a MODEL, in order."""
+    """The parts already on a MODEL that join its runs, in order."""
     return list(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
@@ -107,7 +108,7 @@ def is_windowed(model: ModelPatcher) -> bool:
 
 def acts_while_drawing(erasure: Erasure, start_percent: float, end_percent: float) -> bool:
     """Whether a part of an erasure is no change of the weights, which is all that the host saves and merges."""
-    return bool(erasure.erasers) or Window.of(start_percent, end_percent) is not None
+    return bool(erasure.beside) or Window.of(start_percent, end_percent) is not None
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def erase(
     model: ModelPatcher, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0,
     warn: Warn = log.warning,
 ) -> ModelPatcher:  # fmt: skip
-    """The model with the erasure's delta and eraser prompts on it; the same object when strength is 0.
+    """The model with the parts of the erasure that erase on it; the same object when strength is 0.
 
     ``warn`` is told what goes otherwise than expected while the model runs. Raises ErasureError when the erasure does
     not fit the model or holds nothing that erases.
@@ -150,16 +151,13 @@ def erase(
     if strength == 0 or start_percent >= end_percent:
         return model
     check_fit(model, erasure)
-    if not erasure.delta and not erasure.erasers:
+    if not erasure.erasers:
         raise ErasureError("This erasure holds only a key and erases nothing: connect it to Recover Concept instead.")
-    out = model.clone()
     window, arrival = Window.of(start_percent, end_percent), None
-    for prompt in erasure.erasers:
-        _attach(out, prompt, strength, window, warn)
+    out = _with_parts(model, erasure.erasers, strength, window, warn)
     if erasure.delta:
-        _apply_delta(out, erasure.delta, strength, window)
         arrival = taken(model, erasure.delta, strength, beside=window is not None)
-        if not erasure.erasers:
+        if not erasure.beside:
             require_taken(arrival)
     out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window, arrival)))
     return out
@@ -180,24 +178,41 @@ def recover(
             "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Apply Erasure node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
-    out = model.clone()
-    for prompt in erasure.key:
-        _attach(out, prompt, strength, None, warn)
-    return out
+    return _with_parts(model, erasure.key, strength, None, warn)
 
 
-def with_prompt(model: ModelPatcher, prompt: PromptTensors) -> ModelPatcher:
-    """A clone of the model with one prompt on it, as learned."""
-    out = model.clone()
-    _attach(out, prompt, 1.0, None)
-    return out
+def with_part(model: ModelPatcher, part: Part) -> ModelPatcher:
+    """A clone of the model with one part on it, as learned."""
+    return _with_parts(model, [part], 1.0, None)
 
 
-def _attach(
-    model: ModelPatcher, prompt: PromptTensors, strength: float, window: Window | None, warn: Warn = log.warning
-) -> None:
-    subject(model).require_blocks(prompt.blocks)
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, Attachment(prompt, strength, window, warn))
+def _with_parts(
+    model: ModelPatcher, parts: Sequence[Part], strength: float, window: Window | None, warn: Warn = log.warning
+) -> ModelPatcher:
+    holder = Holder(model.clone(), strength, window, warn)
+    for part in parts:
+        part.attach(holder)
+    return holder.model
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A MODEL that is given the parts of an erasure; see ``parts.part.Holder`` for what a part can ask of it."""
+
+    model: ModelPatcher
+    strength: float
+    window: Window | None
+    warn: Warn
+
+    def require_blocks(self, blocks: str) -> None:
+        subject(self.model).require_blocks(blocks)
+
+    def change_weights(self, changes: Mapping[str, Change]) -> None:
+        _change_weights(self.model, changes, self.strength, self.window)
+
+    def join_runs(self, part: Part) -> None:
+        attachment = Attachment(part, self.strength, self.window, self.warn)
+        self.model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment)
 
 
 def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
@@ -234,7 +249,7 @@ def missing(model: ModelPatcher, erasure: Erasure) -> list[str]:
     ]
 
 
-def _apply_delta(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
+def _change_weights(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
     known = model.model.state_dict()
     missing = [name for name in delta if name not in known]
     if missing:

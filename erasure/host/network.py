@@ -18,8 +18,8 @@ import comfy.samplers
 import torch
 from torch import nn
 
-from ..artifact import PromptTensors
 from ..parts.delta import Delta, Mask
+from ..parts.prompt import PromptTensors
 from ..texts.encoder import Text
 from ..training.choice import Mixture, Soft
 from . import attach

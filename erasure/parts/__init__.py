@@ -1,1 +1,10 @@
-"""What an erasure is made of: changes of weights, prompts, gates. torch only."""
+"""What an erasure is made of, by the names that files have for its kinds. A new one is a file here and a line below.
+
+torch only.
+"""
+
+from .delta import DeltaTensors
+from .part import Part
+from .prompt import PromptTensors
+
+PARTS: dict[str, type[Part]] = {part.kind: part for part in (PromptTensors, DeltaTensors)}

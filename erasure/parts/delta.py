@@ -1,15 +1,77 @@
-"""Learnable changes of weights: added to them, or pruned from them. torch only."""
+"""Changes of weights: at rest, and learnable, added to weights or pruned from them. torch only."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from ..artifact import Change, ErasureError, Full, LowRank
+from .part import Holder, Part
+
+
+@dataclass(frozen=True)
+class DeltaTensors(Part):
+    """Changes of weights at rest, by the weights' names."""
+
+    by_weight: Mapping[str, Change]
+
+    kind: ClassVar[str] = "delta"
+    single: ClassVar[bool] = True
+    noun = "a change of the weights"
+    version = "1"
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        changes = self.by_weight.items()
+        return {f"{name}.{part}": tensor for name, change in changes for part, tensor in change.tensors().items()}
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> DeltaTensors:
+        changes: dict[str, Change] = {}
+        for name, tensor in tensors.items():
+            weight, part = name.rsplit(".", 1)
+            if part == "full":
+                changes[weight] = Full(tensor)
+            elif part == "up":
+                changes[weight] = LowRank(tensor, tensors[f"{weight}.down"])
+        return cls(changes)
+
+    def changes(self) -> Mapping[str, Change]:
+        return self.by_weight
+
+    def attach(self, holder: Holder) -> None:
+        holder.change_weights(self.by_weight)
+
+    @classmethod
+    def combined(cls, parts: Sequence[tuple[DeltaTensors, float]]) -> list[DeltaTensors]:
+        """One, the changes of each weight added exactly."""
+        summands: dict[str, list[tuple[Change, float]]] = {}
+        for part, weight in parts:
+            for name, change in part.by_weight.items():
+                summands.setdefault(name, []).append((change, weight))
+        return [cls({name: add(changes) for name, changes in summands.items()})]
+
+
+def changing(changes: Mapping[str, Change]) -> tuple[DeltaTensors, ...]:
+    """The parts of an erasure that changes these weights, and none where it changes nothing."""
+    return (DeltaTensors(changes),) if changes else ()
+
+
+def add(changes: Sequence[tuple[Change, float]]) -> Change:
+    """The weighted sum of changes of one weight: low-rank when all are and their ranks together stay small."""
+    if len(changes) == 1 and changes[0][1] == 1:
+        return changes[0][0]
+    low = [(change, w) for change, w in changes if isinstance(change, LowRank)]
+    if len(low) == len(changes):
+        ups = torch.cat([w * change.up for change, w in low], 1)
+        downs = torch.cat([change.down for change, _ in low])
+        if ups.shape[1] * (ups.shape[0] + downs.shape[1]) < ups.shape[0] * downs.shape[1]:
+            return LowRank(ups, downs)
+    return Full(sum((w * change.dense() for change, w in changes[1:]), start=changes[0][1] * changes[0][0].dense()))
 
 
 class Delta(nn.Module):

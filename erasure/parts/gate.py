@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
-from ..artifact import GateTensors
+
+@dataclass(frozen=True)
+class GateTensors:
+    """A text gate at rest: a linear reading of token encodings.
+
+    ``direction``: [d], or [d, g] for several; ``centre``: [d]. A row is open when a token x of it has
+    ``(x - centre) . direction >= threshold`` for one of them.
+    """
+
+    direction: torch.Tensor
+    centre: torch.Tensor
+    threshold: float
 
 
 def gate_score(context: torch.Tensor, gate: GateTensors) -> torch.Tensor:

@@ -9,12 +9,96 @@ Here a *text gate* may decide per row of the batch whether they are there at all
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import torch
 from torch import nn
 
-from ..artifact import ErasureError, GateTensors, PromptTensors
+from ..artifact import ErasureError, Probe
+from ..texts.names import quoted
+from ..verdict import Finding
+from .gate import GateTensors, gate_score
+from .part import ROLES, Holder, Part
 
+if TYPE_CHECKING:
+    from ..families.family import Family
+
+BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
+"""Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
 STARTS = ("concept", "empty prompt", "noise")
+
+
+@dataclass(frozen=True)
+class PromptTensors(Part):
+    """An erasure prompt at rest.
+
+    ``keys``, ``values``: [k, d]. ``blocks``: one of ``BLOCKS``. ``chunk``: tokens of one text chunk (77 for CLIP), the
+    unit in which the prompt repeats when the host pads a conditioning by repetition. ``gate``: None lets the prompt act
+    on every text. ``pooled`` [d']: what is added to the pooled text, where a network reads one.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    blocks: str
+    role: str = field()
+    chunk: int
+    gate: GateTensors | None = None
+    pooled: torch.Tensor | None = None
+
+    kind: ClassVar[str] = "prompt"
+
+    @property
+    def noun(self) -> str:
+        return "a key" if self.role == "key" else "an eraser prompt"
+
+    @property
+    def version(self) -> str:
+        """The first that holds what it has: 3 for what is added to the pooled text, 2 for a gate of several
+        directions."""
+        if self.pooled is not None:
+            return "3"
+        return "2" if self.gate is not None and self.gate.direction.ndim > 1 else "1"
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        out = {"keys": self.keys, "values": self.values}
+        if self.gate is not None:
+            out |= {"gate.direction": self.gate.direction, "gate.centre": self.gate.centre}
+        return out if self.pooled is None else {**out, "pooled": self.pooled}
+
+    def facts(self) -> dict[str, Any]:
+        threshold = None if self.gate is None else self.gate.threshold
+        return {"blocks": self.blocks, "role": self.role, "chunk": self.chunk, "threshold": threshold}
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> PromptTensors:
+        if facts["blocks"] not in BLOCKS or facts["role"] not in ROLES:
+            raise ValueError(f"{facts['blocks']}, {facts['role']}")
+        gate = None
+        if facts["threshold"] is not None:
+            gate = GateTensors(tensors["gate.direction"], tensors["gate.centre"], float(facts["threshold"]))
+        pooled = tensors.get("pooled")
+        return cls(tensors["keys"], tensors["values"], facts["blocks"], facts["role"], facts["chunk"], gate, pooled)
+
+    def attach(self, holder: Holder) -> None:
+        holder.require_blocks(self.blocks)
+        holder.join_runs(self)
+
+    def join(self, options: dict, family: Family, strength: float, is_active: Callable[[dict], bool]) -> None:
+        family.join_prompt(options, self, strength, is_active)
+
+    def findings(self, probes: Sequence[Probe]) -> list[Finding]:
+        """Whether an eraser acts on the concepts: a closed gate leaves them alone."""
+        moving = [probe for probe in probes if probe.goal is not None]
+        if self.role == "key" or self.gate is None or not moving:
+            return []
+        closed = [p.text for p in moving if gate_score(p.source[None], self.gate)[0] < self.gate.threshold]
+        if closed:
+            words = quoted(closed[:3])
+            return [Finding("✗", f"The erasure prompt does not act on {words}: its text gate stays closed.")]
+        names = quoted([probe.text for probe in moving][:3])
+        return [Finding("✓", f"The erasure prompt acts on prompts for {names}.")]
 
 
 class ErasurePrompt(nn.Module):
@@ -64,20 +148,6 @@ class ErasurePrompt(nn.Module):
     def at_rest_like(self, prompt: PromptTensors) -> PromptTensors:
         """The prompt as it stands now, attached as ``prompt`` is."""
         return self.at_rest(prompt.blocks, prompt.role, prompt.chunk, prompt.gate)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def extend(

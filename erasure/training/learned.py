@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .. import inspection
-from ..artifact import Erasure, Metadata, Probe, PromptTensors
+from ..artifact import Erasure, Metadata, Probe
 from ..host.subject import subject
 from ..methods import LEARNED
+from ..parts.delta import changing
+from ..parts.prompt import PromptTensors
 from ..request import Request
 from ..texts.names import listing
 from ..verdict import ARRIVED, Finding, Verdict, predictions
@@ -67,8 +69,7 @@ class Learning:
                 pack_version=pack_version(),
                 host_version=host_version(),
             ),
-            prompts,
-            delta,
+            (*prompts, *changing(delta)),
             self.probes,
         )
 
@@ -82,9 +83,9 @@ class Learning:
         erasure, doubts, moved = self.erasure(), list(self.findings), []
         if not self.unknown:
             shares = inspection.shares(self.run.model, erasure)
-            sure = bool(erasure.erasers) or (bool(shares) and min(shares) >= ARRIVED)
+            sure = bool(erasure.beside) or (bool(shares) and min(shares) >= ARRIVED)
             moved = predictions(*self.run.way(), self.names, erasure.targets, sure)
             doubts += [finding for finding in moved if finding.mark != "✓"]
-        verdict = Verdict().plus(*moved, *inspection.gates(erasure), *doubts)
+        verdict = Verdict().plus(*moved, *inspection.of_parts(erasure), *doubts)
         metadata = replace(erasure.metadata, verdict=verdict.as_json(), doubts=Verdict(tuple(doubts)).as_json())
         return replace(erasure, metadata=metadata)

@@ -14,13 +14,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..artifact import PromptTensors
 from ..host import attach
 from ..host.attention import AttentionMaps
 from ..host.network import Network, rows_as_conditioning
 from ..host.trajectories import Trajectory, joined, sample_trajectory
 from ..parts.delta import Delta, Mask
-from ..parts.prompt import ErasurePrompt
+from ..parts.prompt import ErasurePrompt, PromptTensors
 from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
 from .memory import Memory
@@ -284,7 +283,7 @@ class Run:
         """Draws the concept, always from the same noise; learning sees nothing of it."""
         model = self.model
         if edited and self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
-            model = attach.with_prompt(model, self.prompt.at_rest_like(self.attached))
+            model = attach.with_part(model, self.prompt.at_rest_like(self.attached))
         generator = torch.Generator().manual_seed(self.settings.seed)
         positive, negative = self.phrases[0].text.cond, self.encode("").cond
         with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 
 from .. import inspection
 from .. import only_in as only_in_
-from ..artifact import NOTHING, Change, Erasure, ErasureError, GateTensors, Probe, PromptTensors
+from ..artifact import NOTHING, Change, Erasure, ErasureError, Probe
 from ..history import erased_from
 from ..host import attach
 from ..host.subject import subject
@@ -21,7 +21,8 @@ from ..host.weights import effective_weights, true_shapes
 from ..instant import Instant, choose_texts, solve_texts
 from ..methods import LEARNED
 from ..parts.delta import Delta, Mask
-from ..parts.prompt import ErasurePrompt
+from ..parts.gate import GateTensors
+from ..parts.prompt import ErasurePrompt, PromptTensors
 from ..request import Request
 from ..texts.encoder import Encoder, Text
 from ..texts.names import Name, is_form_of, others
@@ -217,11 +218,12 @@ def _prompt(
         own = torch.cat([encode.span(name) for name in names])
         empty = encode("").context[0]
         return ErasurePrompt.start(settings.start, settings.tokens, own, empty, generator, _pooled_width(model, encode))
-    if len(resume.prompts) != 1:
+    prompts = resume.of(PromptTensors)
+    if len(prompts) != 1:
         raise ErasureError(
             "The erasure to resume from holds no single prompt: resume from one that Train Erasure made."
         )
-    old = resume.prompts[0]
+    [old] = prompts
     if len(old.keys) != settings.tokens:
         raise ErasureError(
             f"The erasure to resume from was trained with {len(old.keys)} tokens, and {settings.tokens} are chosen: "

@@ -10,6 +10,8 @@ from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.parts.delta import add
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.verdict import read_verdict
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from tests.host.test_fit import sentence
@@ -48,17 +50,17 @@ def test_it_draws_what_two_nodes_in_a_row_draw(model, cond, parts):
 def test_wide_parts_are_written_out(model, parts):
     width = next(iter(parts[0].delta.values())).down.shape[1]
     wide = LowRank(torch.randn(20, width), torch.randn(width, width))
-    out = combine.add([(wide, 1.0), (wide, 0.5)])
+    out = add([(wide, 1.0), (wide, 0.5)])
     assert isinstance(out, Full)
     torch.testing.assert_close(out.full, 1.5 * wide.dense())
-    assert combine.add([(wide, 1.0)]) is wide
+    assert add([(wide, 1.0)]) is wide
 
 
 def test_prompts_stand_side_by_side(model, clip, parts, tmp_path):
-    prompt = replace(make_erasure(model, clip, "triangle", seed=3), delta={})
+    prompt = make_erasure(model, clip, "triangle", seed=3, delta=False)
     key = make_erasure(model, clip, "ring", seed=4, role="key")
     out = combine.combine([parts[0], prompt, key])
-    assert [p.role for p in out.prompts] == ["eraser", "key"]
+    assert [p.role for p in out.of(PromptTensors)] == ["eraser", "key"]
     assert set(out.metadata.method.split(" + ")) == {"uce", "kpop"}
     save_erasure(out, tmp_path / "x.safetensors")
     assert load_erasure(tmp_path / "x.safetensors").identity() == out.identity()

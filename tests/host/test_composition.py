@@ -13,6 +13,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
 from concept_erasure.erasure.families.unet import PromptPatch
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from tests.host import tools
 from tests.host.tools import assert_close, difference, make_erasure, only_delta, only_prompt, sample, ungated
 
@@ -99,7 +100,8 @@ def test_a_replacement_sees_the_prompts_tokens(model, cond, erasure):
     watched.set_model_attn2_replace(record, "middle", 0)
     result, expected = sample(watched, cond(CONCEPT), cond("")), sample(plain, cond(CONCEPT), cond(""))
     assert_close(result, expected, difference(expected, sample(model, cond(CONCEPT), cond(""))))
-    tokens = 77 if erasure.prompts[0].gate else len(erasure.prompts[0].keys)
+    [prompt] = erasure.of(PromptTensors)
+    tokens = 77 if prompt.gate else len(prompt.keys)
     assert set(seen) == {(77 + tokens, 77 + tokens)}
 
 
@@ -216,10 +218,10 @@ def test_each_of_two_erasures_acts_on_its_own_concept(model, clip, cond, gated):
 def test_a_gate_looks_at_the_prompt_and_not_at_tokens_of_another_erasure(model, clip, cond, gated):
     circle, square = only_prompt(gated), only_prompt(make_erasure(model, clip, "square", seed=5))
     # A prompt that has learned to look like a square must not open the square's gate for a circle.
-    gate = square.prompts[0].gate
+    gate = square.of(PromptTensors)[0].gate
     direction = gate.direction[:, 0]
     token = (gate.centre + 2 * gate.threshold * direction / direction.square().sum())[None]
-    impostor = replace(circle, prompts=(replace(circle.prompts[0], keys=token, values=token),))
+    impostor = replace(circle, parts=(replace(circle.of(PromptTensors)[0], keys=token, values=token),))
     for first, second in ((impostor, square), (square, impostor)):
         stacked, alone = attach.erase(attach.erase(model, first), second), attach.erase(model, impostor)
         base, result, expected = (sample(m, cond("a circle"), cond("")) for m in (model, stacked, alone))
@@ -336,7 +338,7 @@ def test_a_prompt_is_seen_by_its_blocks_only(model, clip, cond, blocks, parts):
             return out
 
     for attachment in attach.attachments(erased):
-        patch = Watch(attachment.prompt, attachment.strength, lambda options: True)
+        patch = Watch(attachment.part, attachment.strength, lambda options: True)
         model_ = model.clone()
         model_.set_model_attn2_patch(patch)
         sample(model_, cond(CONCEPT), cond(""))
@@ -346,7 +348,7 @@ def test_a_prompt_is_seen_by_its_blocks_only(model, clip, cond, blocks, parts):
 
 def test_contexts_of_another_width_are_left_alone(model, gated):
     """A temporal block attends to its own hidden state, not to text."""
-    patch = PromptPatch(gated.prompts[0], 1.0, lambda options: True)
+    patch = PromptPatch(gated.of(PromptTensors)[0], 1.0, lambda options: True)
     n, c = torch.zeros(1, 2, 8), torch.zeros(1, 5, 7)
     assert patch(n, c, c, {"block": ("middle", 0)})[1] is c
     assert patch(n, c, c, {})[1] is c  # and without a block there is nothing to go by

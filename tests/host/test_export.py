@@ -21,6 +21,7 @@ from concept_erasure.erasure import exchange, modelspec
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank, Metadata
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.parts.delta import changing
 from concept_erasure.nodes.exchange import ErasureExportLora
 from tests.host.test_fit import sentence
 from tests.host.tools import assert_close, difference, make_erasure, only_prompt, sample
@@ -123,7 +124,7 @@ def test_the_file_says_what_it_is(model, erasure, tmp_path):
 def test_biases_and_kernels_go_out_too(model, name):
     name = f"diffusion_model.middle_block.{name}"
     change = Full(torch.randn(dict(model.model.named_parameters())[name].shape))
-    erasure = Erasure(make_erasure(model, prompt=False).metadata, (), {name: change})
+    erasure = Erasure(make_erasure(model, prompt=False).metadata, changing({name: change}))
     file = exchange.lora_tensors(model, erasure, torch.float32)
     assert unmatched(model.model, file) == []
     assert set(comfy.lora.load_lora(file, comfy.lora.model_lora_keys_unet(model.model, {}))) == {name}
@@ -220,7 +221,7 @@ def test_the_hashes_are_those_of_the_file(model, erasure, tmp_path, rank):
     name = next(iter(erasure.delta))
     out, width = erasure.delta[name].dense().shape
     delta = {name: LowRank(torch.randn(out, rank), torch.randn(rank, width))}
-    exchange.export_lora(model, Erasure(erasure.metadata, (), delta), tmp_path / "x.safetensors", torch.float32)
+    exchange.export_lora(model, Erasure(erasure.metadata, changing(delta)), tmp_path / "x.safetensors", torch.float32)
     data = (tmp_path / "x.safetensors").read_bytes()
     digest = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
     with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
@@ -232,16 +233,16 @@ def test_a_change_that_half_precision_cannot_hold_is_balanced_or_refused(model, 
     name = next(iter(erasure.delta))
     out, width = erasure.delta[name].dense().shape
     up, down = torch.randn(out, 2) * 1e6, torch.randn(2, width) * 1e-6
-    uneven = Erasure(erasure.metadata, (), {name: LowRank(up, down)})
+    uneven = Erasure(erasure.metadata, changing({name: LowRank(up, down)}))
     file = exchange.lora_tensors(model, uneven, torch.float16)
     key = exchange.lora_keys(model)[name]
     product = file[f"{key}.lora_up.weight"].float() @ file[f"{key}.lora_down.weight"].float()
     torch.testing.assert_close(product, up @ down, rtol=0.01, atol=0.01)
-    huge = Erasure(erasure.metadata, (), {name: LowRank(up * 1e6, down * 1e6)})
+    huge = Erasure(erasure.metadata, changing({name: LowRank(up * 1e6, down * 1e6)}))
     with pytest.raises(ErasureError) as caught:
         exchange.lora_tensors(model, huge, torch.float16)
     assert "choose fp32" in sentence(caught)
-    broken = Erasure(erasure.metadata, (), {name: Full(torch.full((out,), math.inf))})
+    broken = Erasure(erasure.metadata, changing({name: Full(torch.full((out,), math.inf))}))
     with pytest.raises(ErasureError) as caught:
         exchange.lora_tensors(model, broken, torch.float32)
     assert "not finite" in sentence(caught)
@@ -256,14 +257,14 @@ def test_a_lora_that_no_loader_would_list_goes_where_one_does(model, erasure, ou
 def test_a_prompt_alone_is_no_lora(model, clip, narrow_model, erasure):
     with pytest.raises(ErasureError) as caught:
         exchange.lora_tensors(model, only_prompt(make_erasure(model, clip)))
-    assert "a LoRA cannot hold" in sentence(caught)
+    assert "changes no weights" in sentence(caught)
     with pytest.raises(ErasureError):
         exchange.lora_tensors(narrow_model, erasure)
 
 
 def test_the_node_says_what_it_left_out(model, clip, output):
     said = ErasureExportLora.execute(model, make_erasure(model, clip), "loras/x", "fp16").ui.as_dict()["text"][0]
-    assert "loras/x_00001.safetensors" in said.replace("\\", "/") and "erasure prompt is not in it" in said
+    assert "loras/x_00001.safetensors" in said.replace("\\", "/") and "so it lacks: an eraser prompt." in said
     assert (output / "loras" / "x_00001.safetensors").is_file()
 
 

@@ -16,10 +16,8 @@ from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import (
     Erasure,
     ErasureError,
-    GateTensors,
     LowRank,
     Metadata,
-    PromptTensors,
 )
 from concept_erasure.erasure.exchange import export_lora
 from concept_erasure.erasure.families import FAMILIES, family_of
@@ -27,6 +25,9 @@ from concept_erasure.erasure.host import attach, trainable
 from concept_erasure.erasure.host.network import Network
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import is_ordinary, plain_numbers
+from concept_erasure.erasure.parts.delta import changing
+from concept_erasure.erasure.parts.gate import GateTensors
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.encoder import Text
 from scripts import families_table
 from tests import families
@@ -128,7 +129,7 @@ class Case:
 
     @cached_property
     def erasure(self) -> Erasure:
-        return Erasure(Metadata(method="uce", concept="thing", **self.here.stamp()), (), self.changes)
+        return Erasure(Metadata(method="uce", concept="thing", **self.here.stamp()), changing(self.changes))
 
     @cached_property
     def erased(self) -> torch.Tensor:
@@ -219,7 +220,7 @@ def test_a_change_of_the_entry_is_a_map_of_what_it_reads(case):
 
 def test_each_entry_carries_text(case):
     for name, change in case.changes.items():
-        some = replace(case.erasure, delta={name: change})
+        some = replace(case.erasure, parts=changing({name: change}))
         assert relative(case.draw(attach.erase(case.model, some)), case.base) > 1e-5, name
 
 
@@ -272,7 +273,7 @@ def test_a_prompt_leaves_closed_texts_as_they_are_to_the_bit(case, length):
     conds = [families.conditioning(case.tiny, rows, case.pooled) for rows in (case.rows, other)]
     base = families.predictions(case.model, case.tiny, *conds)
     prompt = PromptTensors(keys, values, "all", "eraser", 77, gate)
-    prompted = families.predictions(attach.with_prompt(case.model, prompt), case.tiny, *conds)
+    prompted = families.predictions(attach.with_part(case.model, prompt), case.tiny, *conds)
     is_open = [score > gate.threshold for score in scores]
     least = 1e-5 if case.here.family.repeats else 0.0
     assert [relative(b, a) > least for a, b in zip(base, prompted, strict=True)] == is_open

@@ -12,6 +12,7 @@ import torch
 
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.files import load_erasure
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.nodes import files
 from concept_erasure.nodes.files import KEY_PLACES, ErasureLoad, ErasureSave, new_path
 from tests.host.test_fit import sentence
@@ -57,7 +58,7 @@ def test_nothing_is_overwritten(output, erasure):
 def test_the_key_in_a_file_of_its_own(output, erasure):
     ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[1])
     public, key = saved(output).values()
-    assert public.delta and not public.prompts
+    assert public.delta and not public.of(PromptTensors)
     assert key.key and not key.delta
     assert list(saved(output)) == ["circle_00001.safetensors", "circle_00001_key.safetensors"]
     ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[1])
@@ -74,7 +75,7 @@ def test_a_number_is_taken_when_any_of_its_files_is(output, erasure):
 def test_the_key_left_out(output, erasure):
     ErasureSave.execute(erasure, "erasures/circle", KEY_PLACES[2])
     [public] = saved(output).values()
-    assert public.delta and not public.prompts
+    assert public.delta and not public.of(PromptTensors)
 
 
 def test_an_erasure_that_is_all_key_is_not_saved_without_it(output, model, clip):

@@ -10,6 +10,7 @@ from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRan
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.fingerprint import Fingerprint, fingerprint_of, of_one_checkpoint, parse_fingerprint
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.parts.delta import changing
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests import worlds
 from tests.host.tools import make_erasure, only_delta, only_prompt, sample
@@ -66,14 +67,15 @@ def test_a_key_cannot_erase_and_an_eraser_cannot_recover(model, clip, gated):
 
 @pytest.mark.parametrize("window", [{}, {"start_percent": 0.2}])
 def test_weights_that_the_model_lacks_are_noticed(model, gated, window):
-    foreign = Erasure(gated.metadata, delta={"diffusion_model.nowhere.attn2.to_k.weight": Full(torch.ones(2, 2))})
+    foreign = Erasure(gated.metadata, changing({"diffusion_model.nowhere.attn2.to_k.weight": Full(torch.ones(2, 2))}))
     with pytest.raises(ErasureError) as caught:
         attach.erase(model, foreign, **window)
     assert "nowhere" in sentence(caught)
 
 
 def test_a_refused_erasure_leaves_nothing_on_the_model(model, gated):
-    foreign = Erasure(gated.metadata, delta={"nowhere.attn2.to_k.weight": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
+    nowhere = {"nowhere.attn2.to_k.weight": LowRank(torch.ones(2, 1), torch.ones(1, 2))}
+    foreign = Erasure(gated.metadata, changing(nowhere))
     with pytest.raises(ErasureError):
         attach.erase(model, foreign)
     assert not model.patches and not attach.attachments(model)

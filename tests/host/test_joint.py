@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from concept_erasure.erasure import learning
-from concept_erasure.erasure.artifact import GateTensors, PromptTensors
 from concept_erasure.erasure.families import calls
 from concept_erasure.erasure.host.network import Network
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.parts.gate import GateTensors
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.encoder import Text
 from tests import families
 from tests.families import TINY

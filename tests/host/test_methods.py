@@ -12,6 +12,7 @@ from concept_erasure.erasure.host.attention import AttentionMaps
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.training import loop, preservation
 from concept_erasure.erasure.training import run as training_run
 from concept_erasure.erasure.training.choice import Choice
@@ -64,7 +65,7 @@ def test_its_loss_falls_and_its_erasure_is_weights_alone(prepare, model, cond, m
     run.pool = run.pool[:1]
     if method != "pruning":  # where weights of a random network go all at once, there is no slope to follow
         assert loss_now(run) < before
-    assert not erasure.prompts and erasure.metadata.role == erasure.metadata.tokens == ""
+    assert not erasure.of(PromptTensors) and erasure.metadata.role == erasure.metadata.tokens == ""
     base, erased = (sample(m, cond("circle"), cond("")) for m in (model, attach.erase(model, erasure)))
     assert difference(base, erased) > 0.01
 

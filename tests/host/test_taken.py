@@ -10,6 +10,8 @@ from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.taken import SAMPLE, Taken, called, percent, require_taken, sample, taken
 from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.parts.delta import changing
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from tests.host import loaders
 from tests.host.test_fit import sentence
 from tests.host.tools import make_erasure, only_delta
@@ -62,7 +64,7 @@ def test_what_is_measured_is_what_the_host_does_when_it_loads_the_model(models, 
     model, [key, *_] = models[name], delta
     one = {key: LowRank(delta[key].up * 0.02, delta[key].down)}
     before = effective_weights(model, [key])[key]
-    erased = attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, (), one))
+    erased = attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, changing(one)))
     draw(erased, cond("x"), cond(""))
     real, wanted = (host_result(erased, key) - before).double(), one[key].dense().double()
     arrival = attach.arrival_on(erased)
@@ -76,7 +78,7 @@ def test_a_large_change_survives_and_a_tiny_one_is_refused(models, delta, name):
     large, tiny = taken(models[name], delta), taken(models[name], delta, 1e-7)
     assert large.is_whole and large.noise < 0.5
     assert tiny.is_lost and not tiny.is_whole
-    erasure = Erasure(make_erasure(models[name], prompt=False).metadata, (), delta)
+    erasure = Erasure(make_erasure(models[name], prompt=False).metadata, changing(delta))
     with pytest.raises(ErasureError) as caught:
         attach.erase(models[name], erasure, 1e-7)
     assert f"{name.split()[-1]} weights" in sentence(caught) and "higher precision" in sentence(caught)
@@ -93,7 +95,7 @@ def test_between_them_it_says_what_rounding_does(models, delta, name, strength):
 def test_patches_that_are_there_already_are_no_part_of_the_change(models, delta):
     model = models["scaled fp8"]
     alone = taken(model, delta)
-    behind = taken(attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, (), delta)), delta)
+    behind = taken(attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, changing(delta))), delta)
     assert behind.left == pytest.approx(alone.left, abs=0.05) and behind.share < alone.share
 
 
@@ -114,7 +116,8 @@ def test_zero_and_other_shapes_are_not_counted(models, delta):
 @pytest.mark.parametrize("window", [(0.0, 1.0), (0.0, 0.9)])
 def test_a_change_of_nothing_is_no_erasure(models, delta, window):
     nothing = {name: LowRank(torch.zeros_like(change.up), change.down) for name, change in delta.items()}
-    erasure = replace(make_erasure(models["fp32"], gate=False), delta=nothing)
+    made = make_erasure(models["fp32"], gate=False)
+    erasure = replace(made, parts=(*made.of(PromptTensors), *changing(nothing)))
     with pytest.raises(ErasureError) as caught:
         attach.erase(models["fp32"], only_delta(erasure), 1.0, *window)
     assert "changes none of the 14 weights" in sentence(caught)
@@ -158,7 +161,7 @@ def test_a_loader_that_drops_patches_is_found_out(checkpoint, delta):
     said = taken(model, delta).sentence()
     assert said == "None of 14 text layers changed. The loader of the model's weights (Packed) drops the change."
     with pytest.raises(ErasureError) as caught:
-        attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, (), delta))
+        attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, changing(delta)))
     assert "drops changes" in sentence(caught) and "Packed" in sentence(caught)
 
 

@@ -14,6 +14,7 @@ from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.trainable import plain_patcher
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.methods import LEARNED
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.neighbours import neighbours
 from concept_erasure.erasure.training.run import Batch, Phrase
 from concept_erasure.erasure.training.settings import PRESETS
@@ -36,7 +37,7 @@ def test_every_method_and_preset_learns_something_that_a_file_can_hold(train, mo
     assert load_erasure(tmp_path / "x.safetensors").identity() == erasure.identity()
     assert len(run.progress.losses) == 3 and not run.progress.stopped
     assert (erasure.metadata.method, erasure.metadata.steps, erasure.metadata.family) == (method, "3", "ToyWorld")
-    prompt = () if erasure.prompts else ("role", "blocks", "tokens")
+    prompt = () if erasure.of(PromptTensors) else ("role", "blocks", "tokens")
     may_be_empty = ("gate_gap", "parts", "only_in", "unknown", "thumbnail", *prompt)
     assert all(getattr(erasure.metadata, f.name) for f in fields(erasure.metadata) if f.name not in may_be_empty)
     base, erased = (sample(m, cond("circle"), cond("")) for m in (model, attach.erase(model, erasure)))

@@ -12,6 +12,7 @@ from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.files import load_erasure
 from concept_erasure.erasure.methods import preset_for
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.training.settings import PRESETS
 from concept_erasure.nodes import learn as learn_node
@@ -131,7 +132,7 @@ def test_an_interrupt_before_the_first_step_saves_nothing(model, clip, output):
 def test_resuming_starts_from_what_was_learned(prepare, train):
     erasure, _ = train()
     run = prepare(resume=erasure).run
-    assert torch.equal(run.prompt.keys, erasure.prompts[0].keys)
+    assert torch.equal(run.prompt.keys, erasure.of(PromptTensors)[0].keys)
     assert all(torch.equal(a.dense(), erasure.delta[n].dense()) for n, a in run.delta.at_rest().items())
 
 

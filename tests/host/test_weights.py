@@ -15,6 +15,7 @@ from concept_erasure.erasure.host.fingerprint import of_one_checkpoint
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights, effective_weights
 from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.training import loop
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from tests import worlds
@@ -356,7 +357,7 @@ def test_a_prompt_for_blocks_that_the_model_lacks_is_not_trained(no_middle, clip
 
 def test_a_method_without_a_prompt_does_not_mind(no_middle, clip):
     made, _ = execute(no_middle, clip, method="esd", preset="paper v3", steps=1)
-    assert made.delta and not made.prompts
+    assert made.delta and not made.of(PromptTensors)
 
 
 @pytest.mark.parametrize(("use", "role"), [(attach.erase, "eraser"), (attach.recover, "key")])

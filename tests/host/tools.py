@@ -9,9 +9,11 @@ from dataclasses import replace
 import comfy.sample
 import torch
 
-from concept_erasure.erasure.artifact import Erasure, GateTensors, LowRank, Metadata, PromptTensors
+from concept_erasure.erasure.artifact import Erasure, LowRank, Metadata
 from concept_erasure.erasure.host.subject import subject
-from concept_erasure.erasure.parts.gate import is_open
+from concept_erasure.erasure.parts.delta import DeltaTensors, changing
+from concept_erasure.erasure.parts.gate import GateTensors, is_open
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.training.gate import build_gate
 from concept_erasure.erasure.training.pictures import with_sampling
@@ -55,21 +57,21 @@ def make_erasure(
         Metadata(
             method="kpop", role=role, concept=concept, family=here.family, context_dim=str(width), fingerprint=str(here)
         ),
-        (PromptTensors(keys, values, blocks, role, 77, tensors),) if prompt else (),
-        changes,
+        (*([PromptTensors(keys, values, blocks, role, 77, tensors)] if prompt else []), *changing(changes)),
     )
 
 
 def only_prompt(erasure: Erasure) -> Erasure:
-    return replace(erasure, delta={})
+    return replace(erasure, parts=erasure.of(PromptTensors))
 
 
 def only_delta(erasure: Erasure) -> Erasure:
-    return replace(erasure, prompts=())
+    return replace(erasure, parts=erasure.of(DeltaTensors))
 
 
 def ungated(erasure: Erasure) -> Erasure:
-    return replace(erasure, prompts=tuple(replace(p, gate=None) for p in erasure.prompts))
+    prompts = [replace(prompt, gate=None) for prompt in erasure.of(PromptTensors)]
+    return replace(erasure, parts=(*prompts, *erasure.of(DeltaTensors)))
 
 
 def short(preset: str = "recommended", **changes) -> Settings:

@@ -2,27 +2,34 @@
 
 import errno
 import json
+import math
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from concept_erasure.erasure import files
+from concept_erasure.erasure import files, library
 from concept_erasure.erasure.artifact import (
     Erasure,
     ErasureError,
     Full,
-    GateTensors,
     LowRank,
     Metadata,
     Probe,
-    PromptTensors,
     to_tensors,
 )
 from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.parts import PARTS
+from concept_erasure.erasure.parts.delta import DeltaTensors, changing
+from concept_erasure.erasure.parts.gate import GateTensors
+from concept_erasure.erasure.parts.part import Part
+from concept_erasure.erasure.parts.prompt import PromptTensors
+
+FILES = Path(__file__).parents[1] / "data" / "files"
 
 
 def make(seed: int = 0) -> Erasure:
@@ -37,8 +44,8 @@ def make(seed: int = 0) -> Erasure:
         (
             PromptTensors(r(4, 8), r(4, 8), "all", "key", 77, gate),
             PromptTensors(r(2, 8), r(2, 8), "middle", "eraser", 77),
+            DeltaTensors({"a.to_k.weight": LowRank(r(6, 2), r(2, 8)), "a.to_out.0.bias": Full(r(6))}),
         ),
-        {"a.to_k.weight": LowRank(r(6, 2), r(2, 8)), "a.to_out.0.bias": Full(r(6))},
     )
 
 
@@ -66,8 +73,10 @@ def test_a_file_gives_back_every_bit(saved):
     before, after = make(), load_erasure(saved)
     assert after.metadata == before.metadata
     assert all(torch.equal(a, to_tensors(after)[n]) for n, a in to_tensors(before).items())
-    assert [(p.blocks, p.role, p.chunk) for p in after.prompts] == [("all", "key", 77), ("middle", "eraser", 77)]
-    assert after.prompts[0].gate.threshold == 0.75 and after.prompts[1].gate is None
+    first, second = after.of(PromptTensors)
+    assert (first.blocks, first.role, first.chunk) == ("all", "key", 77)
+    assert (second.blocks, second.role, second.chunk) == ("middle", "eraser", 77)
+    assert first.gate.threshold == 0.75 and second.gate is None
     assert after.identity() == before.identity()
 
 
@@ -85,7 +94,7 @@ def test_a_file_is_as_readable_as_any_other(saved):
 
 
 def test_bfloat16_and_half_survive(tmp_path):
-    e = Erasure(Metadata(), delta={"w": LowRank(torch.ones(2, 1, dtype=torch.bfloat16), torch.ones(1, 3).half())})
+    e = Erasure(Metadata(), changing({"w": LowRank(torch.ones(2, 1, dtype=torch.bfloat16), torch.ones(1, 3).half())}))
     save_erasure(e, tmp_path / "x.safetensors")
     change = load_erasure(tmp_path / "x.safetensors").delta["w"]
     assert (change.up.dtype, change.down.dtype) == (torch.bfloat16, torch.float16)
@@ -99,16 +108,16 @@ def test_low_rank_is_the_product():
 
 def test_the_key_can_be_kept_apart():
     e = make()
-    assert [p.role for p in e.without_key().prompts] == ["eraser"] and e.without_key().delta == e.delta
-    assert [p.role for p in e.key_only().prompts] == ["key"] and not e.key_only().delta
+    assert [p.kind for p in e.without_key().parts] == ["prompt", "delta"] and e.without_key().delta == e.delta
+    assert [p.role for p in e.key_only().parts] == ["key"] and not e.key_only().delta
     assert not any("prompt.1" in n for n in to_tensors(e.key_only()))
 
 
 def test_tensors_that_share_memory_can_be_saved(tmp_path):
     shared = torch.randn(2, 8)
-    e = replace(make(), prompts=(PromptTensors(shared, shared, "all", "key", 77),))
+    e = replace(make(), parts=(PromptTensors(shared, shared, "all", "key", 77),))
     save_erasure(e, tmp_path / "x.safetensors")
-    assert torch.equal(load_erasure(tmp_path / "x.safetensors").prompts[0].values, shared)
+    assert torch.equal(load_erasure(tmp_path / "x.safetensors").of(PromptTensors)[0].values, shared)
 
 
 # ---------------------------------------------------------------- bad files
@@ -158,7 +167,7 @@ def test_a_lora_is_no_erasure(tmp_path):
 
 def test_a_file_of_a_newer_pack_is_refused(saved):
     with pytest.raises(ErasureError, match="newer version of this pack"):
-        load_erasure(rewritten(saved, format_version="4"))
+        load_erasure(rewritten(saved, format_version="5"))
 
 
 @pytest.mark.parametrize(
@@ -242,15 +251,82 @@ def test_what_earlier_packs_cannot_read_makes_a_file_that_they_refuse_and_this_o
         save_erasure(Erasure(Metadata(concept="cat"), prompts), tmp_path / "x.safetensors")
         with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
             assert file.metadata()["format_version"] == version
-        after = load_erasure(tmp_path / "x.safetensors").prompts[0]
+        after = load_erasure(tmp_path / "x.safetensors").of(PromptTensors)[0]
         assert after.gate is None or torch.equal(after.gate.direction, gate.direction)
         assert (after.pooled is None) == (version != "3")
     assert torch.equal(after.pooled, pooled.pooled)
 
 
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+def test_a_file_of_every_version_is_read_for_ever(version):
+    """Version 1 was written by version 0.1.0 of this pack; see tests/data/README.md."""
+    erasure = load_erasure(FILES / f"version_{version}.safetensors")
+    assert erasure.metadata.format_version == version
+    assert (erasure.names, erasure.targets) == (["cat", "kitten"], ["dog", "dog"])
+    key, eraser = erasure.of(PromptTensors)
+    assert (key.role, key.blocks, key.chunk, eraser.role, eraser.blocks) == ("key", "all", 77, "eraser", "middle")
+    assert torch.equal(key.keys, ramp(4, 8)) and torch.equal(key.values, -ramp(4, 8))
+    assert torch.equal(key.gate.direction, ramp(8) if version == "1" else ramp(8, 2)) and key.gate.threshold == 0.75
+    assert torch.equal(key.pooled, ramp(6)) if version == "3" else key.pooled is None
+    assert torch.equal(erasure.delta["a.to_k.weight"].dense(), ramp(6, 2) @ ramp(2, 8))
+    assert torch.equal(erasure.delta["a.to_out.0.bias"].dense(), ramp(6))
+    assert [probe.text for probe in erasure.probes] == ([] if version == "1" else ["cat", "dog"])
+
+
+def ramp(*shape: int) -> torch.Tensor:
+    return torch.arange(math.prod(shape)).float().view(shape) / 8
+
+
+@dataclass(frozen=True)
+class Note(Part):
+    """A part of another kind."""
+
+    numbers: torch.Tensor
+    words: str
+    kind = "note"
+
+    def tensors(self):
+        return {"numbers": self.numbers}
+
+    def facts(self):
+        return {"words": self.words}
+
+    @classmethod
+    def read(cls, tensors, facts):
+        return cls(tensors["numbers"], facts["words"])
+
+
+@pytest.fixture
+def annotated(saved, monkeypatch):
+    """A file with two parts of a kind that is in no release, among others, and what is in it."""
+    monkeypatch.setitem(PARTS, "note", Note)
+    erasure = make()
+    erasure = replace(erasure, parts=(Note(ramp(2), "first"), *erasure.parts, Note(ramp(3), "second")))
+    save_erasure(erasure, saved)
+    return saved, erasure
+
+
+def test_a_part_of_any_kind_comes_back_in_its_place(annotated):
+    path, before = annotated
+    after = load_erasure(path)
+    assert [part.kind for part in after.parts] == ["note", "prompt", "prompt", "delta", "note"]
+    assert [part.words for part in after.of(Note)] == ["first", "second"]
+    assert all(torch.equal(tensor, to_tensors(after)[name]) for name, tensor in to_tensors(before).items())
+    assert after.identity() == before.identity() != make().identity()
+    assert library.read_card(path).has_key
+
+
+def test_a_part_of_a_kind_that_is_not_known_is_refused(annotated, monkeypatch):
+    path, _ = annotated
+    monkeypatch.delitem(PARTS, "note")
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(path)
+    one_sentence(str(caught.value), "cat.safetensors", "note", "update the pack")
+
+
 def test_probes_come_back_and_do_not_count_for_the_identity(tmp_path):
     probes = (Probe("cat", torch.ones(2, 8).half(), torch.zeros(2, 8).half()), Probe("dog", torch.ones(1, 8).half()))
-    erasure = Erasure(Metadata(concept="cat"), (), {"w": Full(torch.ones(2, 8))}, probes)
+    erasure = Erasure(Metadata(concept="cat"), changing({"w": Full(torch.ones(2, 8))}), probes)
     save_erasure(erasure, tmp_path / "x.safetensors")
     after = load_erasure(tmp_path / "x.safetensors")
     assert [probe.text for probe in after.probes] == ["cat", "dog"] and after.probes[1].goal is None

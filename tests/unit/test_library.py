@@ -91,7 +91,8 @@ def test_a_card_says_how_far_predictions_moved_and_that_there_is_a_key():
 
 def card(targets: dict, verdict: Verdict, role="eraser") -> str:
     texts = {"concept": "\n".join(targets), "target": "\n".join(targets.values())}
-    return library.card({**texts, "verdict": verdict.as_json(), "prompts": json.dumps([{"role": role}])}).line()
+    parts = {"format_version": "1", "prompts": json.dumps([{"role": role}])}
+    return library.card({**texts, **parts, "verdict": verdict.as_json()}).line()
 
 
 def test_models_in_another_form_say_the_width_or_nothing(tmp_path):

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from concept_erasure.erasure.artifact import ErasureError, GateTensors
-from concept_erasure.erasure.families.family import BLOCKS
-from concept_erasure.erasure.files import PLACES
-from concept_erasure.erasure.parts.gate import choose_threshold, either, fit_gate, gate_score, is_open
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score, is_open
 from concept_erasure.erasure.parts.prompt import STARTS, ErasurePrompt, extend
 
 D, CHUNK = 16, 7
@@ -63,10 +61,6 @@ def test_the_same_seed_starts_the_same_prompt():
 def test_an_unknown_start_is_named():
     with pytest.raises(ErasureError, match="'zeros'"):
         ErasurePrompt.start("zeros", 1, noise(1, D), noise(1, D), rng())
-
-
-def test_a_file_may_name_exactly_the_places_where_a_prompt_can_attach():
-    assert tuple(BLOCKS) == PLACES
 
 
 # ---------------------------------------------------------------- extend
