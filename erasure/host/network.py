@@ -123,10 +123,7 @@ class Network:
     def conditioning(self, text: Text | Mixture | Soft) -> dict[str, Any]:
         """What the host feeds its network for a text, one row of each: cross-attention context, pooled text, …"""
         if isinstance(text, Mixture):
-            parts = [self.conditioning(part) for part in text.texts]
-            weights = text.weights.to(self.device)
-            alike = {name: as_long([part[name] for part in parts]) for name in parts[0]}
-            return {name: sum(w * row for w, row in zip(weights, alike[name], strict=True)) for name in alike}
+            return self._mixed([self.conditioning(part) for part in text.texts], text.weights.to(self.device))
         if isinstance(text, Soft):
             conditioning = self.conditioning(text.text)
             return conditioning | {"c_crossattn": text.within(conditioning["c_crossattn"])}
@@ -142,6 +139,14 @@ class Network:
             numbers = {n: row for n, row in rows.items() if isinstance(row, (int, float))}
             self._conds[text.text] = tensors | numbers
         return self._conds[text.text]
+
+    def _mixed(self, parts: Sequence[Mapping[str, Any]], weights: torch.Tensor) -> dict[str, Any]:
+        """Conditioning between those of several texts; numbers and masks are those of the longest."""
+        longest = max(parts, key=lambda part: part["c_crossattn"].shape[1])
+        as_long_as = as_long if self.family.repeats else extended
+        tensors = {n: row for n, row in longest.items() if torch.is_tensor(row) and row.is_floating_point()}
+        rows = {name: as_long_as([part[name] for part in parts]) for name in tensors}
+        return {**longest, **{n: sum(w * row for w, row in zip(weights, rows[n], strict=True)) for n in rows}}
 
 
 def _alike(conds: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -203,3 +208,12 @@ def as_long(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return list(rows)
     longest = math.lcm(*(row.shape[1] for row in rows))
     return [row.repeat(1, longest // row.shape[1], 1) for row in rows]
+
+
+def extended(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Contexts [1, n, d] that go on with their last row until all have the same n, for networks that would read a text
+    that is said over again as another one. What is of one shape comes back as it is."""
+    if len({row.shape for row in rows}) == 1:
+        return list(rows)
+    longest = max(row.shape[1] for row in rows)
+    return [torch.cat([row, row[:, -1:].expand(-1, longest - row.shape[1], *row.shape[2:])], 1) for row in rows]

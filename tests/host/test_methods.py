@@ -9,6 +9,7 @@ from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.attention import AttentionMaps
+from concept_erasure.erasure.host.network import extended
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.methods import LEARNED, preset_for
@@ -252,3 +253,11 @@ def test_names_of_kernels_are_left_to_the_weights_choice(model):
     crossing = subject(model).weights("cross-attention")
     rest = subject(model).weights("all but cross-attention")
     assert crossing and rest and not set(crossing) & set(rest)
+
+
+def test_rows_of_different_lengths_go_on_with_their_last():
+    short, long = torch.randn(1, 2, 3), torch.randn(1, 4, 3)
+    rows = extended([short, long])
+    assert torch.equal(rows[0][:, :2], short) and torch.equal(rows[0][:, 2:], short[:, 1:].expand(-1, 2, -1))
+    assert torch.equal(rows[1], long)
+    assert extended([torch.ones(1), torch.zeros(1)])[0].shape == (1,)
