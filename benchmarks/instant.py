@@ -60,6 +60,7 @@ METHODS: dict[str, tuple[Instant, bool]] = {
     "rece": (Instant(method="rece"), True),
     "speed": (Instant(method="speed"), True),
     "dp": (Instant(method="dp"), True),
+    "oce": (Instant(method="oce"), True),
     "uce, published form": (PUBLISHED, True),
     "speed, published form": (
         replace(PUBLISHED, method="speed", weights="values", scales=replace(UNBALANCED, threshold=0.1)),

@@ -16,7 +16,7 @@ from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Met
 from .closed_form import CLOSED_FORM
 from .closed_form.balance import balance
 from .closed_form.problem import Problem, Scales, together
-from .closed_form.textmap import TextMap, moment
+from .closed_form.textmap import Edit, moment
 from .history import Erased, erased_from, leading_to
 from .host.subject import subject
 from .host.weights import effective_weights
@@ -433,7 +433,7 @@ def aligned(encode: Encoder | Pooled, template: str, name: str, replacement: str
     return source[last : last + count], goal[there : there + count]
 
 
-def edit_for(problem: Problem, settings: Instant) -> TextMap:
+def edit_for(problem: Problem, settings: Instant) -> Edit:
     """The edit of the chosen method, at the chosen rank."""
     edit = CLOSED_FORM[settings.method](balance(problem, settings.scales), settings.scales)
     if settings.rank and settings.tokens == TOKENS[0]:

@@ -79,7 +79,8 @@ class ErasureInstant(io.ComfyNode):
                     "method", options=list(CLOSED_FORM), default="uce",
                     tooltip="uce: best measured. rece: also erases what would revive the concept, at some cost to its "
                     "neighbours. speed: changes only what the preserved texts hardly use; erases a little less. "
-                    "dp: changes nothing at all of what the preserved texts use.",
+                    "dp: changes nothing at all of what the preserved texts use. oce: turns what each layer gives, and "
+                    "keeps its lengths and angles; only for comparing, it erases and preserves less.",
                 ),
                 io.Combo.Input(
                     "tokens", options=list(TOKENS), default=TOKENS[0], advanced=True,

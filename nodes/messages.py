@@ -14,6 +14,7 @@ from ..erasure.texts.names import MOST_QUOTED, files_in, listing, plain, read_fi
 from ..erasure.verdict import Finding, Verdict, read_verdict
 from .types import show
 
+WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
 LARGEST_FILE = 1_000_000
 """Bytes of a file of names."""
 
@@ -31,6 +32,8 @@ def put_on(model, erased, erasure: Erasure, strength: float, *notices: str) -> V
     nothing_known = set(erasure.names) <= set(erasure.metadata.unknown.splitlines())
     if arrival is not None and not (nothing_known and arrival.is_whole):
         verdict = verdict.plus(Finding("✓" if arrival.is_whole else "⚠", arrival.sentence()))
+    if attach.is_beside(erased) and not erasure.beside:
+        verdict = verdict.plus(Finding("✓", WHILE_DRAWING))
     return verdict.plus(*(Finding("⚠", notice) for notice in (*attach.doubts(model, erasure), *notices) if notice))
 
 

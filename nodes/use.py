@@ -3,11 +3,10 @@
 from comfy_api.latest import io
 
 from ..erasure.host import attach
-from .messages import names, put_on, warner
+from .messages import WHILE_DRAWING, names, put_on, warner
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
-WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
 
 
 class ErasureApply(io.ComfyNode):

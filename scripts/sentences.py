@@ -28,9 +28,9 @@ SCHEMA = {"tooltip", "description", "display_name", "search_aliases", "category"
 PIECES = (
     "{0d} name: {1}", "{0d} names: {1}", "{0d} text: {1}", "{0d} texts: {1}", "{0d} concept: {1}",
     "{0d} concepts: {1}", "{0d} preserved text: {1}", "{0d} preserved texts: {1}", "less than {0d} %", "{0d} of {1d}",
-    "{0d} of {1d} pictures", "{0d} of {1d} text layers changed.", "{0d} of {1d} weights changed.",
-    "{0d} of {1d} attack", "{0d} of {1d} attacks", "text layers", "all {0d}", "rank {0d}", "full matrices",
-    "clean latents", "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
+    "{0d} of {1d} pictures", "{0d} of {1d} attack", "{0d} of {1d} attacks", "text weights", "all {0d}",
+    "rank {0d}", "full matrices", "clean latents",
+    "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
     "{0} → {1}: the model's predictions moved {2} of the way.",
     "steps: {0d}", "tokens: {0d}, steps: {1d}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
     "{0d} [{1}] of {2d}",

@@ -297,12 +297,17 @@ REFUSED = {
 
 def load(tiny: Tiny, seed: int = 0, quantised: Sequence[str] = ()):
     """A MODEL as the stock diffusion-model loader gives it, in float32; some weights as scaled fp8."""
-    facts = {"config": json.dumps({"transformer": dict(tiny.metadata)})} if tiny.metadata else None
     state = random_state(tiny, seed)
     for name in quantised:
         state |= in_eight_bits(name, state[name])
+    return load_state(tiny, state, dtype=torch.float32)
+
+
+def load_state(tiny: Tiny, state: Mapping[str, torch.Tensor], **options):
+    """The same from weights as a file has them."""
+    facts = {"config": json.dumps({"transformer": dict(tiny.metadata)})} if tiny.metadata else None
     with registered(tiny), torch.inference_mode():
-        return comfy.sd.load_diffusion_model_state_dict(state, {"dtype": torch.float32}, metadata=facts)
+        return comfy.sd.load_diffusion_model_state_dict(dict(state), options, metadata=facts)
 
 
 def in_eight_bits(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from . import dp, rece, speed, uce
+from . import dp, oce, rece, speed, uce
 from .problem import Problem, Scales
-from .textmap import TextMap
+from .textmap import Edit
 
-CLOSED_FORM: dict[str, Callable[[Problem, Scales], TextMap]] = {
+CLOSED_FORM: dict[str, Callable[[Problem, Scales], Edit]] = {
     "uce": uce.edit,
     "rece": rece.edit,
     "speed": speed.edit,
     "dp": dp.edit,
+    "oce": oce.edit,
 }

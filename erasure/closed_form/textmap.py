@@ -1,5 +1,7 @@
 """Closed-form edits as linear maps of the text: the one solve that UCE, RECE and SPEED share. torch only.
 
+``Edit`` is what ``instant.py`` asks of every method, whose change need not be such a map.
+
 An edited projection is W' = W (I + G) with the same G [d, d] for every layer, because each of these methods asks for
 W' c = W t on some token encodings c (with t where they are to go) and for W' p = W p on others, and weighs both alike
 in all layers. G has low rank, so W' - W is an exact low-rank change, however many encodings are preserved.
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 
@@ -17,6 +20,16 @@ from ..artifact import Change, Full, LowRank
 
 ROWS = 4096
 """Encodings whose products are summed at once; more only cost memory."""
+
+
+class Edit(Protocol):
+    """What a method makes of a problem: a change of each projection [out, d], which may be cut to a rank."""
+
+    def cut(self, rank: int, tokens: torch.Tensor) -> Edit:
+        """The edit of at most that rank, nearest to this one on encodings with second moment ``tokens`` [d, d]."""
+
+    def delta(self, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Change]:
+        """The change of each projection, float32."""
 
 
 @dataclass(frozen=True)

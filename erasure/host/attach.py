@@ -102,8 +102,18 @@ def attachments(model: ModelPatcher) -> list[Attachment]:
 
 def is_windowed(model: ModelPatcher) -> bool:
     """Whether an erasure on a MODEL acts in a part of sampling only."""
-    switched = bool(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
-    return switched or any(attachment.window is not None for attachment in attachments(model))
+    windows = [switch.window for switch in switches(model)] + [attachment.window for attachment in attachments(model)]
+    return any(window is not None for window in windows)
+
+
+def is_beside(model: ModelPatcher) -> bool:
+    """Whether the change of an erasure on a MODEL is beside its quantised weights, in all of sampling."""
+    return any(switch.window is None for switch in switches(model))
+
+
+def switches(model: ModelPatcher) -> list[Switch]:
+    """What adds changes beside the weights of a MODEL while it draws."""
+    return list(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
 
 
 def acts_while_drawing(erasure: Erasure, start_percent: float, end_percent: float) -> bool:
@@ -156,7 +166,8 @@ def erase(
     window, arrival = Window.of(start_percent, end_percent), None
     out = _with_parts(model, erasure.erasers, strength, window, warn)
     if erasure.delta:
-        arrival = taken(model, erasure.delta, strength, beside=window is not None)
+        beside = len(switches(out)) > len(switches(model))
+        arrival = taken(model, erasure.delta, strength, beside)
         if not erasure.beside:
             require_taken(arrival)
     out.set_attachments(KEY, (*applied(model), Applied(erasure, strength, window, arrival)))
@@ -250,6 +261,8 @@ def missing(model: ModelPatcher, erasure: Erasure) -> list[str]:
 
 
 def _change_weights(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
+    """Puts a change on a MODEL: into the weights, or beside them in a window, and where they are quantised so coarsely
+    that rounding would cost too much."""
     known = model.model.state_dict()
     missing = [name for name in delta if name not in known]
     if missing:
@@ -257,39 +270,55 @@ def _change_weights(model: ModelPatcher, delta: Mapping[str, Change], strength: 
             f"This erasure changes {len(missing)} weights that the connected model does not have ({missing[0]}, …): "
             "connect the model it was made for."
         )
-    if window is None:
+    beside = window is not None or taken(model, delta, strength).is_better_beside
+    refusing = _add_beside(model, delta, strength, window) if beside else []
+    if window is not None and refusing:
+        layer, _ = layer_of(model, refusing[0])
+        raise ErasureError(
+            f"The weight {refusing[0]} is in a layer ({type(layer).__name__}) that cannot be changed for a part of "
+            "sampling only: set start_percent to 0 and end_percent to 1."
+        )
+    if not beside or refusing:
         model.add_patches(patches(delta), strength)
-        return
+
+
+def _add_beside(
+    model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None
+) -> list[str]:
+    """Adds changes to what layers compute, without touching their weights; names those whose layers do not allow it,
+    and then adds none."""
     changes = {name: SwitchedChange(change, strength) for name, change in delta.items()}
     answers: dict[tuple, bool] = {}
-    for name, change in changes.items():
+    asking, refusing = [], []
+    for name in changes:
         layer, part = layer_of(model, name)
         like = type(layer), kind(getattr(layer, part)), part
         if like not in answers:
             answers[like] = asks_functions(layer, part)
         if answers[like]:
-            model.add_weight_wrapper(name, change)
+            asking.append(name)
         elif not adds(layer, part):
-            raise ErasureError(
-                f"The weight {name} is in a layer ({type(layer).__name__}) that cannot be changed for a part of "
-                "sampling only: set start_percent to 0 and end_percent to 1."
-            )
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Switch(window, changes))
+            refusing.append(name)
+    if not refusing:
+        for name in asking:
+            model.add_weight_wrapper(name, changes[name])
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, Switch(window, changes))
+    return refusing
 
 
 class Switch:
-    """Switches changes of weights on for each call of the model whose noise level lies in the window.
+    """Switches changes of weights on for each call of the model whose noise level lies in the window; None for all.
 
     A layer that does not have its change among its weight functions gets it added to its answer, for the one call:
     those of other loaders ignore such functions, and the host's dynamic loader gives small layers none.
     """
 
-    def __init__(self, window: Window, changes: Mapping[str, SwitchedChange]):
+    def __init__(self, window: Window | None, changes: Mapping[str, SwitchedChange]):
         self.window, self.changes = window, changes
 
     def __call__(self, executor, x, t, *args, **kwargs):
         network = executor.class_obj
-        if float(t.flatten()[0]) not in self.window.levels(network.model_sampling):
+        if self.window is not None and float(t.flatten()[0]) not in self.window.levels(network.model_sampling):
             return executor(x, t, *args, **kwargs)
         hooks = []
         try:

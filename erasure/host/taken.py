@@ -43,6 +43,8 @@ CALLED = {
     "float16": "fp16", "bfloat16": "bf16", "float32": "fp32",
 }  # fmt: skip
 """Part of the name of a weight's form -> what a user calls it; the last that fits."""
+PLAIN = ("", "fp16", "bf16", "fp32", "float64")
+"""Forms of weights that are not quantised."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class Taken:
         return self.changed == self.total and not self.doubt()
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the weights are kept in a form of fewer bits than they are computed with."""
+        return self.form not in PLAIN
+
+    @property
+    def is_better_beside(self) -> bool:
+        """Whether rounding to quantised weights would cost so much that the change had better stay beside them."""
+        return self.is_quantised and not self.beside and (self.left < WHOLE or self.noise > QUIET)
+
+    @property
     def is_dropped(self) -> bool:
         """Whether the loader of packed weights does nothing with a change."""
         return self.beside and self.changed == 0 and self.share > 0
@@ -84,13 +96,30 @@ class Taken:
 
     def sentence(self) -> str:
         """Everything in plain words."""
-        noun = "text layers" if self.of_text else "weights"
-        first = f"{self.changed} of {self.total} {noun} changed."
+        noun = "text weights" if self.of_text else "weights"
+        first = self._changed()
         if self.changed == 0:
             first = f"None of {self.total} {noun} changed."
         elif self.unseen == self.changed:
             first = f"{self.changed} of {self.total} {noun} have been given the change."
         return " ".join(part for part in (first, self.doubt()) if part)
+
+    def _changed(self) -> str:
+        """How many changed and how far; four sentences, so that each can be translated as a whole."""
+        by = percent(self.share)
+        if self.beside and self.is_quantised:
+            if self.of_text:
+                return (
+                    f"{self.changed} of {self.total} text weights changed, by {by} of their norm (quantised: applied "
+                    "beside them)."
+                )
+            return (
+                f"{self.changed} of {self.total} weights changed, by {by} of their norm (quantised: applied beside "
+                "them)."
+            )
+        if self.of_text:
+            return f"{self.changed} of {self.total} text weights changed, by {by} of their norm."
+        return f"{self.changed} of {self.total} weights changed, by {by} of their norm."
 
     def doubt(self) -> str:
         """What speaks against relying on it, in a sentence; empty where nothing does."""

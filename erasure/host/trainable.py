@@ -21,6 +21,11 @@ def require_trainable(model) -> None:
             "The model carries an erasure that acts in a part of sampling only, which learning on it would not see: "
             "set start_percent to 0 and end_percent to 1 in its Apply Erasure node."
         )
+    if attach.is_beside(model):
+        raise ErasureError(
+            "The model carries an erasure beside its quantised weights, which learning on it would not see: learn on a "
+            "checkpoint of it in a higher precision, or take the erasure off."
+        )
     if model.is_dynamic() and model.cached_patcher_init is None:
         raise ErasureError(
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "

@@ -90,7 +90,7 @@ def test_what_is_applied_and_recovered_is_written_on_the_node(sent, model):
     on_canvas(ErasureApply).execute(model, both, 1.0, 0.5, 0.5)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0)
     on_canvas(ErasureApply).execute(model, tools.only_delta(both), 1.0, 0.0, 0.5)
-    took = "✓ 14 of 14 text layers changed.\nErasure of red, orange."
+    took = "✓ 14 of 14 text weights changed, by 11 % of their norm.\nErasure of red, orange."
     drawing = "\nActs while drawing only: a saved or merged checkpoint comes without it."
     assert [text for text, _ in sent] == [
         took + drawing, "The key for red, orange is on, at strength 1." + drawing, "Off: strength is 0.",
@@ -103,7 +103,8 @@ def test_erasing_by_text_is_erasing_with_an_instant_erasure(model, clip):
     changed = out.args[0]
     assert changed is not model and changed.patches and not model.patches
     assert out.ui.as_dict()["text"][0] == (
-        "✓ circle → square: moved 90 % of the way. Others moved at most 8 % (square). 14 of 14 text layers changed.\n"
+        "✓ circle → square: moved 90 % of the way. Others moved at most 8 % (square). 14 of 14 text "
+        "weights changed, by 49 % of their norm.\n"
         'Read 1 name: "circle".\nPreserved 2 texts: "square", "red".'
     )
 

@@ -53,7 +53,7 @@ def test_a_change_arrives_whole_on_full_precision(models, delta):
     norms = [[float(t.norm()) ** 2 for t in ts] for ts in (
         [change.dense() for change in delta.values()], effective_weights(models["fp32"], delta).values())]
     assert arrival.share == pytest.approx((sum(norms[0]) / sum(norms[1])) ** 0.5, rel=0.2)
-    assert arrival.sentence() == "14 of 14 text layers changed."
+    assert arrival.sentence() == f"14 of 14 text weights changed, by {percent(arrival.share)} of their norm."
     assert taken(models["fp32"], delta, 0.5).share == pytest.approx(arrival.share / 2)
     assert taken(models["fp32"], delta, -0.5).left == pytest.approx(1, abs=1e-5)
 
@@ -62,7 +62,8 @@ def test_a_change_arrives_whole_on_full_precision(models, delta):
 def test_what_is_measured_is_what_the_host_does_when_it_loads_the_model(models, delta, cond, name):
     """With ``Taken`` for one weight, beside what really stands in the network afterwards."""
     model, [key, *_] = models[name], delta
-    one = {key: LowRank(delta[key].up * 0.02, delta[key].down)}
+    size = 0.3 if "fp8" in name else 0.02  # a smaller one would be added beside eight bits
+    one = {key: LowRank(delta[key].up * size, delta[key].down)}
     before = effective_weights(model, [key])[key]
     erased = attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, changing(one)))
     draw(erased, cond("x"), cond(""))
@@ -74,14 +75,19 @@ def test_what_is_measured_is_what_the_host_does_when_it_loads_the_model(models, 
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16", "fp8", "scaled fp8"])
-def test_a_large_change_survives_and_a_tiny_one_is_refused(models, delta, name):
-    large, tiny = taken(models[name], delta), taken(models[name], delta, 1e-7)
+def test_a_large_change_survives_and_a_tiny_one_is_refused_or_added_beside(models, delta, name):
+    small = 3e-5 if "fp8" in name else 1e-7
+    large, tiny = taken(models[name], delta), taken(models[name], delta, small)
     assert large.is_whole and large.noise < 0.5
     assert tiny.is_lost and not tiny.is_whole
     erasure = Erasure(make_erasure(models[name], prompt=False).metadata, changing(delta))
+    if "fp8" in name:
+        arrival = attach.arrival_on(attach.erase(models[name], erasure, small))
+        assert arrival.is_whole and "% of their norm (quantised: applied beside" in arrival.sentence()
+        return
     with pytest.raises(ErasureError) as caught:
-        attach.erase(models[name], erasure, 1e-7)
-    assert f"{name.split()[-1]} weights" in sentence(caught) and "higher precision" in sentence(caught)
+        attach.erase(models[name], erasure, small)
+    assert f"{name} weights" in sentence(caught) and "higher precision" in sentence(caught)
 
 
 @pytest.mark.parametrize(("name", "strength"), [("bf16", 1e-3), ("fp8", 1e-2), ("scaled fp8", 1e-2)])
@@ -107,9 +113,9 @@ def test_zero_and_other_shapes_are_not_counted(models, delta):
     some = delta | {first: Full(torch.zeros(delta[first].dense().shape)), second: Full(torch.ones(3, 3))}
     arrival = taken(models["fp32"], some)
     assert arrival.changed == len(delta) - 2 and not arrival.is_whole
-    assert arrival.sentence().startswith("12 of 14 text layers changed")
+    assert arrival.sentence().startswith("12 of 14 text weights changed")
     nothing = {name: LowRank(torch.zeros_like(change.up), change.down) for name, change in delta.items()}
-    assert taken(models["fp32"], nothing).sentence() == "None of 14 text layers changed."
+    assert taken(models["fp32"], nothing).sentence() == "None of 14 text weights changed."
     assert taken(models["fp32"], delta, 0.0).changed == 0
 
 
@@ -159,7 +165,7 @@ def test_a_loader_that_drops_patches_is_found_out(checkpoint, delta):
     model = loaders.packed(loaders.unet_of(checkpoint))
     model.__class__ = Ignoring
     said = taken(model, delta).sentence()
-    assert said == "None of 14 text layers changed. The loader of the model's weights (Packed) drops the change."
+    assert said == "None of 14 text weights changed. The loader of the model's weights (Packed) drops the change."
     with pytest.raises(ErasureError) as caught:
         attach.erase(model, Erasure(make_erasure(model, prompt=False).metadata, changing(delta)))
     assert "drops changes" in sentence(caught) and "Packed" in sentence(caught)
@@ -168,7 +174,7 @@ def test_a_loader_that_drops_patches_is_found_out(checkpoint, delta):
 def test_a_loader_that_shows_nothing_is_named(models, delta):
     arrival = taken(models["sealed"], delta)
     assert arrival.unseen == arrival.changed == 14 and not arrival.is_lost and not arrival.is_whole
-    assert "14 of 14 text layers have been given the change" in arrival.sentence() and "Packed" in arrival.sentence()
+    assert "14 of 14 text weights have been given the change" in arrival.sentence() and "Packed" in arrival.sentence()
     require_taken(arrival)
 
 
@@ -201,7 +207,9 @@ def test_every_kind_of_layer_is_looked_at(models, delta):
 
 def test_words():
     whole = Taken(16, 16, 0.12)
-    assert whole.sentence() == "16 of 16 text layers changed."
+    assert whole.sentence() == "16 of 16 text weights changed, by 12 % of their norm."
+    beside = replace(whole, form="int8", beside=True).sentence()
+    assert beside == "16 of 16 text weights changed, by 12 % of their norm (quantised: applied beside them)."
     assert replace(whole, of_text=False).sentence().startswith("16 of 16 weights")
     small = replace(whole, left=0.3, form="fp8").sentence()
     assert small.endswith(

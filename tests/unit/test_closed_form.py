@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure.closed_form import dp, rece, speed, uce
+from concept_erasure.erasure.artifact import Full, LowRank
+from concept_erasure.erasure.closed_form import dp, oce, rece, speed, uce
 from concept_erasure.erasure.closed_form.balance import balance
 from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
 from concept_erasure.erasure.closed_form.textmap import moment
@@ -111,6 +112,37 @@ def test_dp_moves_nothing_that_the_preserved_use():
     source, target = pair(p)
     aim = target.double() @ safe.T @ safe  # what takes the concept's place is in the safe subspace, too
     assert way_made(edit, source, aim) > 0.95
+
+
+def test_oce_turns_what_a_layer_gives():
+    """Lengths and angles stay as they are, wide layers and narrow ones; the concept goes, and the rest stays."""
+    p = problem()
+    source, target = pair(p)
+    g = torch.Generator().manual_seed(5)
+    weights = {"wide": torch.randn(2 * D, D, generator=g), "narrow": torch.randn(D // 2, D, generator=g)}
+    for name, change in oce.edit(p, SMALL).delta(weights.items()).items():
+        weight = weights[name]
+        edited = weight + change.dense()
+        assert not torch.allclose(edited, weight, atol=0.1)
+        torch.testing.assert_close(edited.T @ edited, weight.T @ weight, rtol=1e-3, atol=1e-3)
+
+        if name == "wide":
+            back = (torch.linalg.pinv(weight.double()) @ change.dense().double()).T
+
+            def given(x, back=back):
+                return x + x @ back
+
+            assert way_made(given, source, target) > 0.5 and disturbance(given, p.some) < 0.4
+
+
+def test_oce_is_cut_to_the_directions_that_move_the_concept():
+    p = problem()
+    weights = {"a": torch.randn(2 * D, D, generator=torch.Generator().manual_seed(5))}
+    edit = oce.edit(p, SMALL)
+    whole, cut = (one.delta(weights.items())["a"] for one in (edit, edit.cut(4, p.moves.moment)))
+    assert isinstance(whole, Full) and isinstance(cut, LowRank) and len(cut.down) == 4
+    torch.testing.assert_close(cut.dense() @ p.moves.source.T, whole.dense() @ p.moves.source.T, rtol=1e-3, atol=1e-3)
+    assert (cut.dense() - whole.dense()).norm() > 0.3 * whole.dense().norm()
 
 
 def test_several_concepts_go_to_their_own_targets():

@@ -14,7 +14,7 @@ GERMAN = Catalogue(
         " at strength {0}": " bei Stärke {0}",
         "less than {0} %": "weniger als {0} %",
         "Others moved at most {0} ({1}).": "Andere höchstens zu {0} ({1}).",
-        "{0d} of {1d} text layers changed.": "Von {1} Schichten haben sich {0} geändert.",
+        "{0} of {1} text weights changed, by {2} of their norm.": "Von {1} Gewichten haben sich {0} um {2} geändert.",
         "Preserved {0}.": "Bewahrt: {0}.",
         "{0d} texts: {1}": "{0} Texte, {1}",
         "Asked by its name": "Nach dem Namen gefragt",
@@ -32,8 +32,10 @@ GERMAN = Catalogue(
         ("✓ circle → heart: moved 97 % of the way.", "✓ circle → heart: zu 97 % verschoben."),
         ("⚠ a: moved 9 % of the way at strength 0.5.", "⚠ a: zu 9 % verschoben bei Stärke 0.5."),
         (
-            "✓ a: moved 9 % of the way. Others moved at most less than 1 % (b). 7 of 14 text layers changed.",
-            "✓ a: zu 9 % verschoben. Andere höchstens zu weniger als 1 % (b). Von 14 Schichten haben sich 7 geändert.",
+            "✓ a: moved 9 % of the way. Others moved at most less than 1 % (b). 7 of 14 text weights changed, by 0.5 % "
+            "of their norm.",
+            "✓ a: zu 9 % verschoben. Andere höchstens zu weniger als 1 % (b). Von 14 Gewichten haben sich 7 um 0.5 % "
+            "geändert.",
         ),
         ('Preserved 2 texts: "a", "b".', 'Bewahrt: 2 Texte, "a", "b".'),
         ("🟢 Asked by its name: stayed away in 8 pictures.", "🟢 Nach dem Namen gefragt: blieb in 8 Bildern fort."),
