@@ -2,8 +2,10 @@
 
     python3 scripts/run.py benchmarks.lines               # 320 lines, about half an hour on one core
     python3 scripts/run.py benchmarks.lines --lines 20    # some of them
+    python3 scripts/run.py benchmarks.lines --world flux  # ten bare names, on the toy world in another architecture
 
-Writes ``benchmarks/results/lines.json``: how many names have which mark, and every line whose mark is wrong. A ✓ is
+Writes ``benchmarks/results/lines.json``, or ``lines_WORLD.json``: how many names have which mark, and every line whose
+mark is wrong. Bare names are typed into Erase Concept and nothing else, 16 pictures of each. A ✓ is
 wrong where the judge still sees the concept in more than a fifth of the pictures, or where a name names nothing here.
 A ✗ is wrong where the concept is gone. A line follows from its number and the seed alone.
 """
@@ -31,12 +33,15 @@ from concept_erasure.erasure.texts.names import plain, quoted, short
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
 from toyworld.world import FULL_CAPTIONS, KINDS, Scene, caption, first_name, kind_of
+from toyworld.worlds import WORLDS
 
 from .toy import Reader, Shot, Toy
 
 RESULTS = Path(__file__).with_name("results")
 LINES, SEED = 320, 17
 PICTURES, STEPS = 12, 8
+BARE = ("circle", "star", "heart", "moon", "square", "red", "green", "blue", "striped", "dotted")
+BARE_PICTURES = 16
 STILL_SEEN, GONE = 0.2, 0.05
 """Shares of the pictures above which a concept is still drawn, and up to which it is gone."""
 
@@ -100,6 +105,13 @@ def case(number: int, seed: int = SEED) -> Case:
         meanings = tuple(Meaning(m.words, m.labels, {kind_of(context): context}) for m in meanings)
         inputs["only_in"] = context
     return Case(number, sort, node, concept, inputs, meanings)
+
+
+def bare(number: int) -> Case:
+    """One name and no more, as most people begin."""
+    word = BARE[number]
+    inputs = {"target": TARGETS[0], "anchor": "", "preserve": "", "strength": 1.0}
+    return Case(number, "bare", "text", word, inputs, (_meaning(word),))
 
 
 def _word(rng: random.Random, kind: str | None = None) -> str:
@@ -350,23 +362,27 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=LINES, help="so many lines, from the first")
     parser.add_argument("--numbers", type=int, nargs="+", help="these lines only; nothing is written")
     parser.add_argument("--all", metavar="FILE", help="write every line to a file, too")
+    parser.add_argument("--world", choices=[name for name in WORLDS if name != "unet"], help="bare names on that one")
     options = parser.parse_args()
-    toy, rows, began = Toy(), [], time.monotonic()
-    reader = Reader(toy.clip)
-    instant.Encoder = lambda *_: reader  # every line reads much the same texts
-    for number in options.numbers or range(options.lines):
-        rows.append(run(toy, case(number)))
+    toy, rows, began = Toy(WORLDS[options.world or "unet"]), [], time.monotonic()
+    one, pictures, count = (bare, BARE_PICTURES, len(BARE)) if options.world else (case, PICTURES, options.lines)
+    if not options.world:
+        reader = Reader(toy.clip)
+        instant.Encoder = lambda *_: reader  # every line reads much the same texts
+    for number in options.numbers or range(count):
+        rows.append(run(toy, one(number), pictures))
         row = rows[-1]
         marks = [(o["mark"], o["seen"]) for o in row["outcomes"]] or row.get("refused")
         print(number, row["sort"], repr(row["concept"]), marks, *row["faults"], flush=True)
         if options.all:
             Path(options.all).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     found = summary(rows)
-    found |= {"seed": SEED, "pictures": PICTURES, "steps": STEPS, "seconds": round(time.monotonic() - began)}
+    found |= {"seed": SEED, "pictures": pictures, "steps": STEPS, "seconds": round(time.monotonic() - began)}
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     if not options.numbers:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "lines.json").write_text(text, encoding="utf-8")
+        name = f"lines_{options.world}.json" if options.world else "lines.json"
+        (RESULTS / name).write_text(text, encoding="utf-8")
     print(text)
 
 
