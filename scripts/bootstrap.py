@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 PACKAGE = "concept_erasure"
-PACKAGES = ("benchmarks", "scripts", "tests", "toyworld")
+PACKAGES = ("benchmarks", "drawnworld", "scripts", "tests", "toyworld")
 HOST_ROOT = "CONCEPT_ERASURE_HOST_ROOT"
 
 

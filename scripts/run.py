@@ -1,7 +1,7 @@
 """Run a module in the environment of the host: ``python3 scripts/run.py MODULE arguments ...``.
 
-The module sees ComfyUI, the repository's packages (``benchmarks``, ``toyworld``, ``tests``, ``scripts``) and
-the pack as ``concept_erasure``; see ``bootstrap.py``. The current folder is the repository.
+The module sees ComfyUI, the repository's packages (``benchmarks``, ``drawnworld``, ``toyworld``, ``tests``,
+``scripts``) and the pack as ``concept_erasure``; see ``bootstrap.py``. The current folder is the repository.
 """
 
 from __future__ import annotations

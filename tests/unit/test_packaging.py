@@ -14,7 +14,7 @@ from concept_erasure.erasure.version import VERSION
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = os.environ.get("CONCEPT_ERASURE_HOST_ROOT")
-NOT_SHIPPED = ("tests", "benchmarks", "clients", "toyworld", "scripts", "docs", "output", ".ci")
+NOT_SHIPPED = ("tests", "benchmarks", "clients", "drawnworld", "toyworld", "scripts", "docs", "output", ".ci")
 
 
 def project(key: str) -> str:
@@ -107,7 +107,7 @@ def node_ids(tree: ast.Module) -> set[str]:
 
 def test_a_scanner_finds_every_node_without_running_anything():
     # It reads every file of the repository, so that what only tests use must not look like a node.
-    folders = ("clients", "erasure", "nodes", "scripts", "tests", "toyworld")
+    folders = ("clients", "drawnworld", "erasure", "nodes", "scripts", "tests", "toyworld")
     files = [path for folder in folders for path in sorted((REPO / folder).rglob("*.py"))]
     found = [name for path in files for name in sorted(node_ids(ast.parse(path.read_text(encoding="utf-8"))))]
     assert sorted(found) == sorted(json.loads((REPO / "tests" / "host" / "schema.json").read_text()))

@@ -1,0 +1,157 @@
+"""The drawn world's VAE: the toy world's layout with twice the channels, trained on cuttings of the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from toyworld import autoencoder
+from toyworld.train import DEVICE, half_precision, schedule, to_float, whitening
+
+from . import pictures
+from .fetch import WORK
+from .keeping import State, record
+
+CHANNELS = 8
+FILE = WORK / "vae.safetensors"
+SEED = 20610
+STEPS, BATCH, CUT = 1100, 16, 64
+NOISE = 0.06
+"""Of the latents, so that a sampler's small errors are not seen."""
+DECODER_STEPS, WHOLE = 4000, 4
+PARTS = ("taesd_encoder.", "taesd_decoder.")
+
+
+def coders() -> tuple[nn.Sequential, nn.Sequential]:
+    """An encoder and a decoder of ``CHANNELS`` channels."""
+    width = autoencoder.WIDTH
+    enc, dec = autoencoder.encoder(), autoencoder.decoder()
+    enc[-1] = nn.Conv2d(width, CHANNELS, 3, padding=1)
+    dec[1] = nn.Conv2d(CHANNELS, width, 3, padding=1)
+    for net in (enc, dec):
+        net.to(DEVICE, memory_format=torch.channels_last)
+    return enc, dec
+
+
+def load() -> tuple[nn.Module, nn.Module]:
+    state, both = load_file(FILE), coders()
+    for prefix, net in zip(PARTS, both, strict=True):
+        net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        net.eval().requires_grad_(False)
+    return both
+
+
+def cuttings(data: torch.Tensor) -> torch.Tensor:
+    """Random squares of random pictures, [BATCH, 3, CUT, CUT] in [0, 1]."""
+    room = data.shape[-1] - CUT + 1
+    rows = torch.randint(len(data), (BATCH,)).tolist()
+    corners = torch.randint(room, (BATCH, 2)).tolist()
+    cut = [data[i, :, y : y + CUT, x : x + CUT] for i, (y, x) in zip(rows, corners, strict=True)]
+    return to_float(torch.stack(cut))
+
+
+def slopes(x: torch.Tensor) -> torch.Tensor:
+    """Differences of neighbouring pixels, of which edges are made."""
+    return torch.cat([(x[..., 1:] - x[..., :-1]).flatten(1), (x[..., 1:, :] - x[..., :-1, :]).flatten(1)], 1)
+
+
+def difference(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """How far pictures are from those that they should be: pixels and edges."""
+    return (y - x).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * (slopes(y) - slopes(x)).abs().mean()
+
+
+def train(steps: int = STEPS) -> None:
+    torch.manual_seed(SEED)
+    data = pictures.shard(0)
+    enc, dec = coders()
+    optimiser = torch.optim.AdamW([*enc.parameters(), *dec.parameters()], lr=2e-3, weight_decay=1e-4)
+    lr = schedule(optimiser, steps)
+    parts: Mapping[str, object] = {"enc": enc, "dec": dec, "optimiser": optimiser, "lr": lr}
+    state = State("vae", parts)
+
+    def update() -> float:
+        x = cuttings(data)
+        with half_precision():
+            z = enc(x)
+            y = dec(z + NOISE * torch.randn_like(z))
+        pixel = difference(y.float(), x)
+        optimiser.zero_grad()
+        (pixel + 0.02 * whitening(z.float())).backward()
+        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
+        optimiser.step()
+        lr.step()
+        return pixel.item()
+
+    state.run(steps, update, "vae")
+    save(enc, dec)
+    record("vae", steps=steps, batch=BATCH, seconds=round(state.seconds), losses=state.losses, seed=SEED, device=DEVICE)
+    look(enc, dec)
+
+
+def save(enc: nn.Module, dec: nn.Module) -> None:
+    both = zip(PARTS, (enc, dec), strict=True)
+    tensors = {f"{prefix}{k}": v for prefix, net in both for k, v in net.state_dict().items()}
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, FILE)
+
+
+def train_decoder(steps: int = DECODER_STEPS) -> None:
+    """The decoder alone, on the latents that the network is trained on; they do not change by it."""
+    torch.manual_seed(SEED + 1)
+    (enc, dec), data, known = load(), pictures.shard(0), latents_of(0)
+    dec.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(dec.parameters(), lr=1e-3, weight_decay=1e-4)
+    lr = schedule(optimiser, steps)
+    state = State("decoder", {"dec": dec, "optimiser": optimiser, "lr": lr})
+
+    def update() -> float:
+        rows = torch.randint(len(data), (WHOLE,)).tolist()
+        z = known[rows].to(DEVICE).float()
+        with half_precision():
+            y = dec(z + NOISE * torch.randn_like(z))
+        pixel = difference(y.float(), to_float(data[rows]))
+        optimiser.zero_grad()
+        pixel.backward()
+        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
+        optimiser.step()
+        lr.step()
+        return pixel.item()
+
+    state.run(steps, update, "decoder")
+    save(enc, dec)
+    record("decoder", steps=steps, batch=WHOLE, seconds=round(state.seconds), losses=state.losses, seed=SEED + 1)
+    look(enc, dec)
+
+
+@torch.no_grad()
+def look(enc: nn.Module, dec: nn.Module) -> None:
+    """Writes a sheet of pictures that were not trained on, and what comes back of them."""
+    data, _ = pictures.fresh(24, 977)
+    x = to_float(data)
+    y = dec(enc(x)).float().clamp(0, 1)
+    rows = [row for i in range(0, 24, 8) for row in (x[i : i + 8], y[i : i + 8])]
+    sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+    Image.fromarray((sheet * 255).byte().permute(1, 2, 0).cpu().numpy()).save(WORK / "vae.png")
+    print(f"vae: mean error of a pixel {(y - x).abs().mean():.4f}", flush=True)
+
+
+def latents() -> torch.Tensor:
+    """float16 [pictures, CHANNELS, 16, 16], of every training picture; remembered on disk, a shard at a time."""
+    return torch.cat([latents_of(number) for number in range(pictures.SHARDS)])
+
+
+@torch.no_grad()
+def latents_of(number: int) -> torch.Tensor:
+    """float16 [IN_SHARD, CHANNELS, 16, 16]."""
+    path = WORK / f"latents_{number:02}.safetensors"
+    if not path.exists():
+        enc, _ = load()
+        print(f"encoding shard {number + 1} of {pictures.SHARDS} …", flush=True)
+        with half_precision():
+            parts = [enc(to_float(chunk)).half().cpu() for chunk in pictures.shard(number).split(64)]
+        save_file({"latents": torch.cat(parts).contiguous()}, path)
+    return load_file(path)["latents"]

@@ -1,0 +1,88 @@
+"""The drawn world's words and pictures; what needs the drawings themselves runs where they were fetched."""
+
+import importlib.util
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from drawnworld import captions, fetch, judge, world
+from drawnworld.scenes import BACKGROUNDS, background
+from drawnworld.subjects import SUBJECTS
+
+NAMES = {name for subject in SUBJECTS for name in (subject.name, subject.plural, *subject.others)}
+SCENES = [
+    world.Scene((subject.name,), world.HANDS[i % len(world.HANDS)], BACKGROUNDS[i % len(BACKGROUNDS)], i % 4 + 1)
+    for i, subject in enumerate(SUBJECTS)
+] + [world.Scene(("cat", "owl"), "nora", "snow")]
+
+needs_drawings = pytest.mark.skipif(
+    importlib.util.find_spec("resvg_py") is None or not (fetch.WORK / "packages").is_dir(),
+    reason="python3 scripts/run.py drawnworld.train --stage fetch, and pip install resvg-py",
+)
+
+
+def test_subjects_can_be_meant_without_being_named():
+    for subject in SUBJECTS:
+        texts = [" ".join(words) for words in captions.implicit(subject.name)] + [subject.description]
+        assert len(texts) > 2, subject.name
+        for text in texts:
+            words = f" {text.replace(',', ' ')} "
+            assert not [name for name in NAMES if f" {name} " in words], text
+
+
+def test_keywords_mean_one_subject_only():
+    meant = [frozenset(words) for subject in SUBJECTS for words in captions.implicit(subject.name)]
+    assert len(meant) == len(set(meant))
+
+
+def test_no_name_is_two_subjects():
+    everything = [name for subject in SUBJECTS for name in (subject.name, *subject.others)]
+    assert len(everything) == len(set(everything))
+
+
+def test_captions_say_what_the_picture_shows():
+    rng = random.Random(1)
+    for scene in SCENES * 8:
+        said = captions.random_caption(scene, rng)
+        assert said.hand in (None, scene.hand) and said.background in (None, scene.background)
+        assert said.subjects in ((), scene.subjects) and len(said.labels) == len(captions.HEADS)
+        named = [
+            hand
+            for hand in world.HANDS
+            if set(captions.hand_names(hand)[:2]) & set(said.text.replace(",", " ").split())
+        ]
+        assert named == [said.hand] * (said.hand is not None), said.text
+
+
+def test_the_training_vocabulary_has_every_token():
+    from drawnworld.network import Vocabulary
+
+    vocabulary, rng = Vocabulary(), random.Random(2)
+    for scene in SCENES * 4:
+        text = captions.random_caption(scene, rng).text
+        assert [vocabulary.used[i] for i in vocabulary.encode(text)] == vocabulary.host(text)
+
+
+def test_backgrounds_are_drawn_alike_from_one_seed_and_differ():
+    images = [np.asarray(background(name, random.Random(3))) for name in BACKGROUNDS]
+    assert {(image.shape, image.dtype.name) for image in images} == {((128, 128, 3), "uint8")}
+    assert len({image.tobytes() for image in images}) == len(BACKGROUNDS)
+    assert (images[-1] == np.asarray(background(BACKGROUNDS[-1], random.Random(3)))).all()
+
+
+def test_the_judge_reads_pictures_and_halves():
+    pictures, own = torch.rand(2, 3, 128, 128), judge.Judge()
+    for shown in (pictures, *judge.halves(pictures)):
+        assert {kind: row.shape[1] for kind, row in own(shown).items()} == {k: len(v) for k, v in judge.KINDS.items()}
+    assert all(0 <= place < 91 for place in own.ranks(pictures, ["cat", "wolf"]))
+
+
+@needs_drawings
+def test_drawings_and_pictures():
+    assert min(len(world.hands_of(subject.name)) for subject in SUBJECTS) > 1
+    shown = world.Scene(("cat", "owl"), "nora", "white")
+    one, again = (world.render(shown, random.Random(4)) for _ in range(2))
+    assert (one == again).all() and (one != 255).any(-1).mean() > 0.1
+    assert (one[:, :64] != 255).any() and (one[:, 64:] != 255).any()
