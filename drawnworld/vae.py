@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -20,7 +21,7 @@ from .keeping import State, record
 CHANNELS = 8
 FILE = WORK / "vae.safetensors"
 SEED = 20610
-STEPS, BATCH, CUT = 1100, 16, 64
+STEPS, BATCH, CUT = 6000, 16, 64
 NOISE = 0.06
 """Of the latents, so that a sampler's small errors are not seen."""
 DECODER_STEPS, WHOLE = 4000, 4
@@ -61,8 +62,9 @@ def slopes(x: torch.Tensor) -> torch.Tensor:
 
 
 def difference(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """How far pictures are from those that they should be: pixels and edges."""
-    return (y - x).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * (slopes(y) - slopes(x)).abs().mean()
+    """How far pictures are from those that they should be: pixels, edges, and the colours of whole areas."""
+    areas = (F.avg_pool2d(y, 8) - F.avg_pool2d(x, 8)).abs().mean()
+    return (y - x).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * (slopes(y) - slopes(x)).abs().mean() + areas
 
 
 def train(steps: int = STEPS) -> None:
@@ -96,7 +98,9 @@ def train(steps: int = STEPS) -> None:
 def save(enc: nn.Module, dec: nn.Module) -> None:
     both = zip(PARTS, (enc, dec), strict=True)
     tensors = {f"{prefix}{k}": v for prefix, net in both for k, v in net.state_dict().items()}
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, FILE)
+    partial = FILE.with_suffix(".part")
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial)
+    partial.replace(FILE)
 
 
 def train_decoder(steps: int = DECODER_STEPS) -> None:
@@ -144,12 +148,18 @@ def latents() -> torch.Tensor:
     return torch.cat([latents_of(number) for number in range(pictures.SHARDS)])
 
 
+def fingerprint(net: nn.Module) -> str:
+    """Short, and another one for other weights."""
+    data = b"".join(v.cpu().numpy().tobytes() for v in net.state_dict().values())
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
 @torch.no_grad()
 def latents_of(number: int) -> torch.Tensor:
     """float16 [IN_SHARD, CHANNELS, 16, 16]."""
-    path = WORK / f"latents_{number:02}.safetensors"
+    enc, _ = load()
+    path = WORK / f"latents_{fingerprint(enc)}_{number:02}.safetensors"
     if not path.exists():
-        enc, _ = load()
         print(f"encoding shard {number + 1} of {pictures.SHARDS} …", flush=True)
         with half_precision():
             parts = [enc(to_float(chunk)).half().cpu() for chunk in pictures.shard(number).split(64)]
