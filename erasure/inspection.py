@@ -219,7 +219,11 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
         if staying := {word: share for word, share in shares.items() if share < ARRIVED}:
             words = ", ".join(f'"{word}" alone moved {percent(share)} of the way' for word, share in staying.items())
             findings.append(
-                Finding("⚠", f"Only {quoted([name])} as a whole is erased: {words}, and may still be drawn.")
+                Finding(
+                    "⚠",
+                    f"Only {quoted([name])} as a whole is erased: {words}, and may still be drawn. "
+                    "Words on lines of their own are erased one by one.",
+                )
             )
     return bounded(findings)
 

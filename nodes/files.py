@@ -28,6 +28,7 @@ PREFIX = "erasures/%concept%_%family%"
 NONE_YET = "no erasures yet: make one with Save Erasure"
 """The only choice while there is no file."""
 KEY_PLACES = ["in the same file", "in a file of its own", "not at all"]
+KEY_INSIDE = "The key is inside: whoever has the file can bring the concept back."
 NAMELESS = "erasure"
 """What a file is called whose prefix is a folder."""
 DATE = re.compile("%date:([^%]*)%")
@@ -266,7 +267,8 @@ class ErasureSave(io.ComfyNode):
             erasure = replace(erasure, metadata=replace(erasure.metadata, thumbnail=thumbnail(picture[0])))
         graph = graph_of(cls) if workflow else {}
         saved = save_new(filename_prefix, with_key_at(erasure, key), graph)
-        return io.NodeOutput(ui=show(cls, "Saved " + " and ".join(saved)))
+        inside = [KEY_INSIDE] if erasure.key and key == KEY_PLACES[0] else []
+        return io.NodeOutput(ui=show(cls, "\n".join(["Saved " + " and ".join(saved), *inside])))
 
 
 def with_key_at(erasure: Erasure, key: str) -> dict[str, Erasure]:
@@ -282,7 +284,7 @@ def with_key_at(erasure: Erasure, key: str) -> dict[str, Erasure]:
 
 
 def describe(erasure: Erasure) -> str:
-    """A card of what an erasure is, a few lines."""
+    """A card of what an erasure is, a few lines, the verdict first."""
     m = erasure.metadata
     holds = dict.fromkeys(part.noun for part in erasure.parts)
     becomes = bounded(dict.fromkeys(m.target.splitlines()))
@@ -290,6 +292,7 @@ def describe(erasure: Erasure) -> str:
     coverage = Coverage.of(m)
     return "\n".join(
         [
+            *(line for line in [read_verdict(m.verdict).text()] if line),
             f"Erases: {names(erasure)}",
             *([f"Becomes: {becomes}"] if m.target else []),
             *([f"Only beside: {bounded(m.only_in.splitlines())}"] if m.only_in else []),
@@ -299,7 +302,6 @@ def describe(erasure: Erasure) -> str:
             *([f"Learned: {'; '.join(scores)}"] if scores else []),
             f"Holds: {', '.join(holds)}; {erasure.bytes() / 1e6:.2f} MB",
             *([coverage.text()] if coverage else []),
-            *(line for line in [read_verdict(m.verdict).text()] if line),
         ]
     )
 

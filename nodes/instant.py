@@ -12,7 +12,8 @@ from .messages import TextWithTargets, file_facts, message_of, open_input_file, 
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 ALIASES = (
-    "erase", "remove", "remove concept", "ban", "block", "delete", "suppress", "exclude", "avoid", "unlearn", "forget",
+    "erase", "erase style", "remove", "remove concept", "remove object", "remove style", "ban", "ban word", "block",
+    "block word", "delete", "delete concept", "delete object", "suppress", "exclude", "avoid", "unlearn", "forget",
     "censor", "nsfw", "nudity", "style", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP",
 )  # fmt: skip
 """What people type who want something gone. All of it leads to Erase Concept, which needs nothing but a word."""

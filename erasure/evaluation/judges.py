@@ -27,7 +27,7 @@ NO_PROJECTION = (
 
 
 class Judge(Protocol):
-    """Places labels in pictures."""
+    """Places labels in pictures. An attribute ``name`` is what reports call it; without one, its class."""
 
     def ranks(self, pictures: torch.Tensor, labels: Sequence[str], among: Sequence[str]) -> list[int]:
         """For each picture [n, h, w, 3] in [0, 1], the place (0 = top) of its label among all of ``among``."""
@@ -50,7 +50,7 @@ def name_of(judge: Judge | None) -> str:
     if judge is None:
         return ""
     names = {DiffusionJudge: "the unedited model itself", ClipJudge: "the connected CLIP"}
-    return names.get(type(judge), "the one that is connected")
+    return names.get(type(judge)) or str(getattr(judge, "name", "") or type(judge).__name__)
 
 
 class ClipJudge:

@@ -19,6 +19,15 @@ FILES = "id => app.graph.getNodeById(id).widgets.find(({name}) => name == 'file'
 ELEMENT = "app.graph.getNodeById(id).widgets.find(({name}) => name == 'erasure_card').element"
 CARD = f"([id, text]) => {ELEMENT}.innerText.includes(text)"
 PICTURE = f"id => {ELEMENT}.querySelector('img').naturalWidth > 0"
+WHOLE = f"""id => {{
+    const card = {ELEMENT}, text = card.firstElementChild, lines = text.textContent.split("\\n").length;
+    return text.offsetHeight > 17 * lines + 1 && card.scrollHeight <= card.clientHeight + 1;
+}}"""
+NARROW = """id => {
+    const node = app.graph.getNodeById(id), [file] = node.widgets;
+    node.setSize([180, node.size[1]]);
+    file.callback?.(file.value);
+}"""
 CHOOSE = """([id, value]) => {
     const widget = app.graph.getNodeById(id).widgets.find(({name}) => name == "file");
     widget.value = value;
@@ -59,9 +68,11 @@ def test_what_was_saved_is_in_the_list_with_a_card_and_opens_its_graph_when_drop
     editor.load(workflow)
     load = editor.number("ErasureLoad")
     editor.until(CARD, [load, "circle → heart · ToyWorld"])
+    editor.ask(NARROW, load)
+    editor.until(WHOLE, load)
     before = set(editor.ask(FILES, load))
     editor.run()
-    saved = editor.said("ErasureSave").removeprefix("Saved erasures/")
+    saved = editor.said("ErasureSave").splitlines()[0].removeprefix("Saved erasures/")
     editor.until(f"([id, name]) => ({FILES})(id).includes(name)", [load, saved])
     assert saved.startswith("circle_ToyWorld_0000") and set(editor.ask(FILES, load)) - before == {saved}
     editor.ask(CHOOSE, [load, saved])

@@ -25,6 +25,21 @@ TEXTS_HERE = f"""id => {{
     app.api.addEventListener("executed", () => window.textsHere.push(...[({SAID})(id)].filter(Boolean)));
     setInterval(() => window.textsHere.push(...[({SAID})(id)].filter(Boolean)), 20);
 }}"""
+SHOWN = ".dom-widget .break-all, .lg-node .comfy-markdown-content"
+WORDS = f"""text => {{
+    const bare = text => text.replace(/\\s/g, ""), words = [];
+    const box = [...document.querySelectorAll("{SHOWN}")].find(box => bare(box.textContent) == bare(text));
+    const walker = document.createTreeWalker(box ?? document.createElement("p"), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode())
+        for (const {{ 0: word, index }} of walker.currentNode.textContent.matchAll(/\\S+/g)) {{
+            const range = document.createRange();
+            range.setStart(walker.currentNode, index);
+            range.setEnd(walker.currentNode, index + word.length);
+            words.push([...new Set([...range.getClientRects()].map(({{ top }}) => Math.round(top)))]);
+        }}
+    return words;
+}}"""
+"""For each word of a text that is shown: where the lines are on which it stands, from the top."""
 OUTPUT = "id => app.nodeOutputs[id]?.text"
 TAB = "() => app.extensionManager.workflow.activeWorkflow.filename"
 COLLAPSED = "id => Boolean(app.graph.getNodeById(id)?.flags.collapsed)"
@@ -40,6 +55,18 @@ def reporting(info, prompts: int) -> dict:
     values = {"pictures": 1, "steps": 1, "cfg": 1.0, "width": TOY_SIZE, "height": TOY_SIZE, "count": False}
     graph.node("ErasureReport", (400, 0, 400, 1310), sockets=sockets, erase=erase, **values)
     return graph.saved()
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+def test_what_a_node_says_keeps_its_lines_and_words(editor, info, nodes_2):
+    editor.ask("([name, value]) => app.ui.settings.setSettingValueAsync(name, value)", [NODES_2, nodes_2])
+    editor.load(erasing(info))
+    editor.run()
+    lines = editor.said("ErasureText").splitlines()
+    editor.until(f"text => ({WORDS})(text).length && ({WORDS})(text).every(tops => tops.length == 1)", "\n".join(lines))
+    tops = [top for [top] in editor.ask(WORDS, "\n".join(lines))]
+    starts = [len(" ".join(lines[:i]).split()) for i in range(1, len(lines))]
+    assert len(lines) > 2 and all(tops[i - 1] < tops[i] for i in starts)
 
 
 def undo_a_change(editor) -> None:

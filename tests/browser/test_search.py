@@ -4,7 +4,8 @@ from playwright.sync_api import expect
 
 WORDS = (
     "erase", "remove", "ban", "unlearn", "style", "delete", "block", "suppress", "exclude", "avoid", "forget", "censor",
-    "nsfw", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP",
+    "nsfw", "artist", "copyright", "brand", "negative", "LECO", "ESD", "UCE", "KPOP", "delete concept", "remove object",
+    "erase style", "ban word",
 )  # fmt: skip
 OTHERS = {"ksampler": "KSampler", "style model": "Load Style Model", "remove background": "Remove Background"}
 """What the editor's own nodes are called still finds them first."""

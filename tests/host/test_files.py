@@ -42,6 +42,17 @@ def test_what_is_saved_can_be_loaded_at_once(output, erasure):
     assert all(word in text(result) for word in ("circle", "ToyWorld", "a key"))
 
 
+def test_whoever_saves_a_key_is_told_so(output, erasure):
+    inside, apart = (text(ErasureSave.execute(erasure, "erasures/circle", place)) for place in KEY_PLACES[:2])
+    assert "The key is inside: whoever has the file can bring the concept back." in inside
+    assert "The key is inside" not in apart
+
+
+def test_the_verdict_comes_first_for_little_may_be_shown(erasure):
+    judged = replace(erasure, metadata=replace(erasure.metadata, verdict='[["✓", "circle is gone."]]'))
+    assert files.describe(judged).startswith("✓ circle is gone.")
+
+
 def test_the_card_says_how_well_it_was_learned_where_that_is_known(erasure):
     known = replace(erasure, metadata=replace(erasure.metadata, loss="first 0.1, last 0.02", gate_gap="7.2"))
     assert "Learned: loss first 0.1, last 0.02; gap of the text gate 7.2" in files.describe(known).splitlines()

@@ -44,7 +44,7 @@ AS_CIRCLE = [
 """What is typed in place of "circle" alone."""
 WARNED = {
     "red circle": 'Only "red circle" as a whole is erased',
-    "circle shape": 'Only "circle shape" as a whole is erased',
+    "circle shape": "and may still be drawn. Words on lines of their own are erased one by one.",
     "striped background": 'Only "striped background" as a whole is erased',
     PROMPT: "reads like a whole prompt",
     "cirkle": '"cirkle" is not a word this text encoder knows. Did you mean "circle"?',

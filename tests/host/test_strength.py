@@ -115,6 +115,7 @@ def test_the_smallest_strength_is_found_on_the_toy_world(found, output):
     assert told["points"][0]["gone"]["hits"] == 0 and told["points"][-1]["gone"]["hits"] == 2
     assert 0.2 < strength <= 1
     assert text.startswith(f"✓ {strength:g} is the smallest strength that erases: gone in 2 of 2")
+    assert "The judge is Toy World Judge." in text
     assert len(out.ui["images"]) == 1 + len(sheet) and picture.shape[0] == 1
     assert json.loads((output / "erasures" / "strength_00001.json").read_text(encoding="utf-8")) == told
 

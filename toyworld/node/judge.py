@@ -17,6 +17,8 @@ SIDE = 64
 class Ranking:
     """Places a concept among all concepts of its kind, whatever other labels there are."""
 
+    name = "Toy World Judge"
+
     def __init__(self) -> None:
         world = _toyworld()
         self.judge, self.known = world.judge.load_judge(), world.world.KINDS

@@ -5,6 +5,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { linesOf } from "./room.js";
 
 const ROUTE = "/concept_erasure/erasures";
 const LOAD = "ErasureLoad";
@@ -12,6 +13,7 @@ const LOADERS = { ckpt_name: "checkpoints", unet_name: "diffusion_models" }; // 
 const PICTURE = /^data:image\/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+$/;
 const PICTURE_SIDE = 128, LINE = 17, GAP = 4;
 const MARGINS = 24; // that the editor leaves above and below
+const LETTER = 6, BESIDE = 40; // pixels of a letter, and left and right of a line
 const FARTHEST = 50; // nodes between Load Erasure and the model's loader
 const PAUSE = 150; // ms in which changes of the graph are taken together
 const known = new Map(); // address -> what the server answered
@@ -129,7 +131,9 @@ async function fill(node, erasures) {
     card.text.textContent = lines.filter(Boolean).join("\n");
     card.picture.style.display = picture ? "block" : "none";
     if (picture) card.picture.src = picture;
-    card.height = lines.length ? lines.length * LINE + MARGINS + (picture ? PICTURE_SIDE + GAP : 0) : 0;
+    const letters = Math.max(8, Math.floor((node.size[0] - BESIDE) / LETTER));
+    const tall = linesOf(card.text.textContent, letters) * LINE;
+    card.height = lines.length ? tall + MARGINS + (picture ? PICTURE_SIDE + GAP : 0) : 0;
     const [width, height] = node.computeSize();
     if (height > node.size[1]) node.setSize([Math.max(width, node.size[0]), height]);
     node.graph?.setDirtyCanvas(true, true);

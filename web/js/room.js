@@ -13,7 +13,7 @@ const LETTER = 6.5, BESIDE = 48; // pixels of a letter, and left and right of a 
 const WIDE = /[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\uff00-\uff60]/gu; // letters as wide as two
 
 /** How many lines a text takes in a width of so many letters. */
-function linesOf(text, letters) {
+export function linesOf(text, letters) {
     const length = (line) => line.length + (line.match(WIDE)?.length ?? 0);
     return text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(length(line) / letters)), 0);
 }
