@@ -56,13 +56,7 @@ def prepare(
     settings.check()
     here = subject(model)
     require_trainable(model)
-    if LEARNED[settings.method].watches and not here.family.attends:
-        raise ErasureError(
-            f"'{settings.method}' watches layers that attend to the text alone, which {here.family.name} models do not "
-            "have: choose another method."
-        )
-    if LEARNED[settings.method].role:
-        here.require_blocks(settings.blocks)
+    LEARNED[settings.method].require(here, settings)
     on_stage("Reading the names")
     encode = Encoder(clip, on_read)
     request = with_names_in_front(_read(model, encode, concept, preserve, only_in, open_file), model)

@@ -10,23 +10,34 @@ set, or without one the nearest common words; the temperature is the published o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from ..training.choice import Choice
 from ..training.loop import Method, Phase
 from ..training.preservation import with_preservation
 from ..training.run import Run
 from ..training.settings import Settings
 
+if TYPE_CHECKING:
+    from ..training.setting_up import Setting
+
+TARGETS = 8
+"""Texts nearest to each name, among which a target is learned."""
+
 
 class AdaptiveTarget(Method):
     """Alternates an update of the weights and one of the target."""
 
-    targets = True
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 2e-3,
         "drawn_by": "edited", "refresh": 10,
     }  # fmt: skip
+
+    def choices(self, setting: Setting) -> dict[str, Choice]:
+        words = [word for row in setting.near for word in row[:TARGETS]]
+        return {"target": Choice([setting.encode(word) for word in words], temperature=0.1, hard=False)}
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("erase", "delta", erase), Phase("choose", "target", choose)]

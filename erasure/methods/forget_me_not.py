@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..artifact import ErasureError
+from ..host.subject import Subject
 from ..training.loop import Method, Phase
 from ..training.preservation import with_preservation
 from ..training.run import Run
@@ -21,11 +23,17 @@ from ..training.settings import Settings
 class ForgetMeNot(Method):
     """One update a step, of the weights."""
 
-    watches = True
     settings = {
         "weights": "cross-attention", "rank": 0, "in_context": False, "preserve_weight": 0.0, "weight_lr": 1e-3,
         "steps": 100, "refresh": 10,
     }  # fmt: skip
+
+    def require(self, here: Subject, settings: Settings) -> None:
+        if not here.family.attends:
+            raise ErasureError(
+                f"'{settings.method}' watches layers that attend to the text alone, which {here.family.name} models do "
+                "not have: choose another method."
+            )
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("steer attention", "delta", steer)]

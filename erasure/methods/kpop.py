@@ -20,6 +20,7 @@ these weights, and learns alone at first: a key that cannot recover yet would pu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -27,6 +28,15 @@ from ..training.loop import Method, Phase
 from ..training.preservation import with_preservation
 from ..training.run import Run
 from ..training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """w_wo and w_w above, and T: the ``target`` (version 2 of the paper) or the ``original`` prediction (version 3)."""
+
+    erase_weight: float = 1.0
+    with_prompt_weight: float = 2.0
+    keep_with_prompt: str = "original"
 
 
 class KPOP(Method):
@@ -50,11 +60,11 @@ def transfer(run: Run) -> torch.Tensor:
 
 def removal(run: Run) -> torch.Tensor:
     """The weights learn: without the prompt, the edited model predicts the target."""
-    s = run.settings
+    options = Options(**run.settings.options)
     batch = run.concept_batch()
     original, target = run.original_and_target(batch)
-    loss = s.erase_weight * run.distance(run.edited(batch, prompt=False), target, batch)
-    if s.with_prompt_weight > 0:
-        kept = target if s.keep_with_prompt == "target" else original
-        loss = loss + s.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
+    loss = options.erase_weight * run.distance(run.edited(batch, prompt=False), target, batch)
+    if options.with_prompt_weight > 0:
+        kept = target if options.keep_with_prompt == "target" else original
+        loss = loss + options.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
     return with_preservation(run, loss)

@@ -10,6 +10,7 @@ every prompt alike, and the preserve term has to hold the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,14 +19,19 @@ from ..training.preservation import preservation
 from ..training.run import Run
 from ..training.settings import Settings
 
+if TYPE_CHECKING:
+    from ..training.setting_up import Setting
+
 
 class PromptOnly(Method):
     """One update a step, of the prompt."""
 
     role = "eraser"
-    changes = "nothing"
     # a prompt that erases alone has to move much further than a key that starts at the concept
     settings = {"steps": 120, "prompt_lr": 1e-1, "start": "empty prompt"}
+
+    def change(self, setting: Setting) -> None:
+        return None
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("erase", "prompt", erase)]

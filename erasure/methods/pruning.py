@@ -10,14 +10,19 @@ as a term the share of weights that are pruned. Taking the erasure off brings ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from ..host.weights import effective_weights
 from ..parts.delta import Mask
 from ..training.loop import Method, Phase
 from ..training.run import Run
 from ..training.settings import Settings
 from . import esd
+
+if TYPE_CHECKING:
+    from ..training.setting_up import Setting
 
 SPARSITY = 0.02
 """Weight of the share of pruned weights."""
@@ -26,11 +31,16 @@ SPARSITY = 0.02
 class Pruning(Method):
     """One update a step, of the mask."""
 
-    changes = "pruned"
     settings = {
         "weights": "cross-attention", "in_context": False, "eta": 1.0, "preserve_weight": 0.0, "weight_lr": 0.02,
         "drawn_by": "edited", "refresh": 10,
     }  # fmt: skip
+
+    def change(self, setting: Setting) -> Mask:
+        mask = Mask(effective_weights(setting.model, setting.weights))
+        if setting.resume is not None:
+            mask.start_from(setting.resume.delta)
+        return mask
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         return [Phase("prune", "delta", prune)]

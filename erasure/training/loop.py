@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comfy.model_management
 import torch
@@ -16,9 +16,14 @@ from torch import nn
 
 from ..artifact import ErasureError
 from ..parts.delta import Delta, Mask
+from .choice import Choice
 from .last_states import keep_the_best, marks, restore, state_of
 from .run import Run
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..host.subject import Subject
+    from .setting_up import Setting
 
 log = logging.getLogger("concept_erasure")
 NO_GRADIENT = ("modified by an inplace operation", "Inference tensors cannot be saved")
@@ -37,17 +42,25 @@ class Phase:
 class Method:
     """What a file in ``methods`` provides: an update of the weights alone, where it says nothing else.
 
-    ``role``: of the erasure prompt, or empty without one. ``changes``: what happens to the weights: ``nothing``, they
-    are ``added`` to, or some are ``pruned``. ``targets``: whether the concept's target is a learned choice.
-    ``watches``: whether it looks at what layers attend to. ``settings``: what the recommended preset does differently
+    ``role``: of the erasure prompt, or empty without one. ``settings``: what the recommended preset does differently
     for this method.
     """
 
     role: str = ""
-    changes: str = "added"
-    targets: bool = False
-    watches: bool = False
     settings: Mapping[str, Any] = {}
+
+    def require(self, here: Subject, settings: Settings) -> None:
+        """Raises ErasureError where the method has nothing to learn by on a MODEL."""
+        if self.role:
+            here.require_blocks(settings.blocks)
+
+    def change(self, setting: Setting) -> Delta | Mask | None:
+        """What learns to change the weights, where it starts; None where the weights stay."""
+        return setting.delta()
+
+    def choices(self, setting: Setting) -> dict[str, Choice]:
+        """Choices of texts that phases train, by name."""
+        return {}
 
     def phases(self, settings: Settings) -> Sequence[Phase]:
         """What one step does, in order."""

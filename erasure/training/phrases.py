@@ -15,14 +15,8 @@ from ..targets import anchors_for
 from ..texts.encoder import Encoder
 from ..texts.names import Name
 from ..texts.phrases import IN_CONTEXT, PHRASINGS, say
-from .choice import Choice
-from .run import Phrase
+from .pool import Phrase
 from .settings import Settings
-
-CANDIDATES = 100
-"""Size of the pool, nearest texts first, in which the adversary searches (arXiv 2410.15618)."""
-TARGETS = 8
-"""Size of the pool, nearest texts first, from which a target is learned."""
 
 
 def with_names_in_front(request: Request, model) -> Request:
@@ -82,19 +76,3 @@ def from_the_name_on(encode: Encoder, names: Sequence[str], count: int) -> torch
     each = -(-count // len(names))
     rows = [encode(name).context[0, encode.place("{}", name).start :][:each] for name in names]
     return torch.cat(rows)[:count]
-
-
-def choices_among(
-    encode: Encoder, near: Sequence[Sequence[str]], targets: bool, settings: Settings
-) -> dict[str, Choice]:
-    """Choices that learn beside the weights: among the preserve set, or without one among the nearest common words."""
-    adversarial = settings.preserve_by == "adversarial"
-    if not targets and not adversarial:
-        return {}
-    texts = list(dict.fromkeys(word for row in near for word in row[:CANDIDATES]))
-    choices = {}
-    if adversarial:
-        choices["preserved"] = Choice([encode(text) for text in texts], temperature=2.0, hard=True)
-    if targets:
-        choices["target"] = Choice([encode(row[i]) for row in near for i in range(min(TARGETS, len(row)))], 0.1, False)
-    return choices

@@ -15,9 +15,14 @@ from dataclasses import replace
 
 import torch
 
+from ..texts.encoder import Encoder
+from .choice import Choice
 from .loop import Phase
 from .run import Run
 from .settings import Settings
+
+CANDIDATES = 100
+"""Size of the pool, nearest texts first, in which the adversary searches (arXiv 2410.15618)."""
 
 
 def with_preservation(run: Run, loss: torch.Tensor) -> torch.Tensor:
@@ -41,6 +46,14 @@ def find_the_hurt(run: Run) -> torch.Tensor:
     rows = [mixture] * len(batch.phrases)
     hurt = run.distance(run.edited_under(batch, rows), run.original_under(batch, rows, learning=True)[0], batch)
     return -hurt
+
+
+def choice_of_adversary(encode: Encoder, near: Sequence[Sequence[str]], settings: Settings) -> dict[str, Choice]:
+    """What the adversary chooses among, where there is one: the texts nearest to each name."""
+    if settings.preserve_by != "adversarial":
+        return {}
+    texts = list(dict.fromkeys(word for row in near for word in row[:CANDIDATES]))
+    return {"preserved": Choice([encode(text) for text in texts], temperature=2.0, hard=True)}
 
 
 def adversary(settings: Settings) -> Sequence[Phase]:

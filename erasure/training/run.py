@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -16,76 +16,42 @@ from torch import nn
 
 from ..host import attach
 from ..host.attention import AttentionMaps
-from ..host.network import Network, rows_as_conditioning
-from ..host.trajectories import Trajectory, joined, sample_trajectory
+from ..host.network import Network
+from ..host.trajectories import sample_trajectory
 from ..parts.delta import Delta, Mask
 from ..parts.prompt import ErasurePrompt, PromptTensors
 from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
 from .memory import Memory
 from .objectives import append_dims, distance, negative_guidance
+from .pool import Batch, Phrase, Pool
 from .settings import Settings
 
-TRAJECTORIES = 4
-"""How many recent trajectories losses draw from."""
-
 
 @dataclass(frozen=True)
-class Phrase:
-    """A text with the concept's ``name`` in it, the same without (``neutral``), and with the anchor in its place.
+class Learners:
+    """What can learn in a training: a prompt, and how it is ``attached``; a change of the weights; choices, by name."""
 
-    ``template``: the phrase that the name is said in.
-    """
-
-    text: Text
-    neutral: Text
-    anchor: Text | None = None
-    name: str = ""
-    template: str = "{}"
-
-    @property
-    def replacement(self) -> Text:
-        """The same text with what is to take the concept's place: the anchor, or nothing."""
-        return self.anchor or self.neutral
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Latents z [b, c, h, w] at noise levels sigma [b], and the phrase that each row was drawn for."""
-
-    z: torch.Tensor
-    sigma: torch.Tensor
-    phrases: list
-
-    @property
-    def texts(self) -> list[Text]:
-        return [p.text if isinstance(p, Phrase) else p for p in self.phrases]
+    prompt: ErasurePrompt | None = None
+    attached: PromptTensors | None = None
+    delta: Delta | Mask | None = None
+    choices: Mapping[str, Choice | Soft] = field(default_factory=dict)
 
 
 class Run:
     """One training: what learns in it, on which network, from which texts."""
 
     def __init__(
-        self,
-        model,
-        encode: Encoder,
-        phrases: Sequence[Phrase],
-        kept: Sequence[Text],
-        prompt: ErasurePrompt | None,
-        attached: PromptTensors | None,
-        delta: Delta | Mask | None,
-        choices: Mapping[str, Choice | Soft],
-        settings: Settings,
-        memory: Memory | None = None,
-    ):
+        self, model, encode: Encoder, settings: Settings, learners: Learners = Learners(),  # noqa: B008, it is frozen
+        phrases: Sequence[Phrase] = (), kept: Sequence[Text] = (), memory: Memory | None = None,
+    ):  # fmt: skip
         self.model, self.encode, self.settings = model, encode, settings
-        self.phrases, self.kept = list(phrases), list(kept)
-        self.prompt, self.attached, self.delta, self.choices = prompt, attached, delta, dict(choices)
-        self.average = copy.deepcopy(delta) if settings.average > 0 else None
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.pool: list[tuple[Trajectory, list]] = []
-        self.memory = memory or Memory()
+        self.prompt, self.attached = learners.prompt, learners.attached
+        self.delta, self.choices = learners.delta, dict(learners.choices)
+        self.average = copy.deepcopy(self.delta) if settings.average > 0 else None
         self.network = Network(model, settings.sampling.shape, settings.checkpointing)
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.pool = Pool(self.network, phrases, kept, encode(""), settings, generator, memory or Memory())
         for module in (*self.learned.values(), self.average):
             if module is not None:
                 module.to(self.network.device)
@@ -108,15 +74,25 @@ class Run:
             return None
         return replace(self.attached, keys=self.prompt.keys, values=self.prompt.values, pooled=self.prompt.pooled)
 
+    @property
+    def generator(self) -> torch.Generator:
+        """All random numbers of the training come from it."""
+        return self.pool.generator
+
+    @property
+    def kept(self) -> list[Text]:
+        """The preserve set's texts."""
+        return self.pool.kept
+
     # -- what losses are made of ------------------------------------------------------------------------------------
 
     def concept_batch(self) -> Batch:
         """Latents drawn for phrases of the concept."""
-        return self._draw(lambda row: isinstance(row, Phrase))
+        return self.pool.draw(lambda row: isinstance(row, Phrase))
 
     def kept_batch(self) -> Batch:
         """Latents drawn for texts of the preserve set."""
-        return self._draw(lambda row: not isinstance(row, Phrase))
+        return self.pool.draw(lambda row: not isinstance(row, Phrase))
 
     def chosen(self, name: str) -> Mixture:
         """A draw of one of the run's choices."""
@@ -188,13 +164,13 @@ class Run:
         weights = self.network.changed(self.result)
         done = whole = moved = 0.0
         for _ in range(batches):
-            batch, other = self.concept_batch(), self._draw(lambda row: True)
+            batch, other = self.concept_batch(), self.pool.draw(lambda row: True)
             original, target = self.original_and_target(batch)
             edited = self.network.computing_with(weights, partial(self.edited, batch, prompt))
             scale = append_dims(batch.sigma, batch.z)
             wanted, change = (target - original) * scale, (edited - original) * scale
             done, whole = done + float((wanted * change).sum()), whole + float(wanted.square().sum())
-            texts = [self._pick(self.kept) for _ in other.phrases]
+            texts = [self.pool.pick(self.kept) for _ in other.phrases]
             [before] = self.original_under(other, texts)
             after = self.network.computing_with(weights, partial(self.edited_under, other, texts))
             moved += float(((after - before) * append_dims(other.sigma, other.z)).square().sum())
@@ -203,74 +179,19 @@ class Run:
 
     # -- where latents come from ------------------------------------------------------------------------------------
 
-    def _draw(self, wanted: Callable) -> Batch:
-        """Rows of the pooled trajectories that were sampled for wanted texts."""
-        places = [(t, r) for t, (_, rows) in enumerate(self.pool) for r, row in enumerate(rows) if wanted(row)]
-        z, sigma, phrases = [], [], []
-        for i in torch.randint(len(places), (self.settings.batch,), generator=self.generator).tolist():
-            trajectory, rows = self.pool[places[i][0]]
-            step = int(torch.randint(len(trajectory.sigmas), (1,), generator=self.generator))
-            z.append(trajectory.latents[step, places[i][1]])
-            sigma.append(trajectory.sigmas[step])
-            phrases.append(rows[places[i][1]])
-        return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
-
     def sample(self, preview: Callable | None = None) -> None:
-        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves.
-
-        ``preview``: the host's sampler callback. The first one that the original model draws is remembered.
-        """
-        runs = max(4, self.settings.batch)
-        rows: list = [self._pick(self.phrases) for _ in range(runs)]
-        if self.settings.preserve_weight > 0:
-            rows += [self._pick(self.kept) for _ in range(runs)]
-        texts = [self._drawn_for(row) for row in rows]
-        if self.pool or self.settings.drawn_by != "original":
-            trajectory = self._draw_for(texts, preview)
-        else:
-            key = ([text.text for text in texts], self.settings.sampling, self.generator.get_state().tolist())
-            drawn = self.memory.part("latents", key, lambda: self._drawn_with_state(texts, preview))
-            trajectory = Trajectory(*(part.to(self.network.device) for part in drawn[:2]))
-            self.generator.set_state(drawn[2])
-        self.pool = [*self.pool, (trajectory, rows)][-TRAJECTORIES:]
-
-    def _draw_for(self, texts: Sequence[Text], preview: Callable | None) -> Trajectory:
-        """A trajectory for each of the texts, drawn by the model that the settings ask for."""
-        drawn_by = {"original": None, "edited": self.delta, "average": self.average or self.delta}
-        groups = self.network.together(texts)
-
-        def draw() -> list[Trajectory]:
-            return [
-                sample_trajectory(
-                    self.model, rows_as_conditioning([texts[i] for i in group]), self.encode("").cond,
-                    self.settings.sampling, len(group), self.generator, preview,
-                )
-                for group in groups
-            ]  # fmt: skip
-
-        with torch.no_grad():
-            weights = self.network.changed(drawn_by[self.settings.drawn_by])
-            return joined(self.network.computing_with(weights, draw), groups)
-
-    def _drawn_with_state(self, texts: Sequence[Text], preview: Callable | None) -> tuple[torch.Tensor, ...]:
-        """Latents and sigmas of a trajectory, on the CPU, and the state that the random numbers are left in."""
-        trajectory = self._draw_for(texts, preview)
-        return trajectory.latents.cpu(), trajectory.sigmas.cpu(), self.generator.get_state()
+        """Adds one trajectory to the pool, drawn by the model that the settings ask for."""
+        drawn_by = {"original": None, "edited": self.delta, "average": self.result}
+        self.pool.sample(drawn_by[self.settings.drawn_by], preview)
 
     @contextlib.contextmanager
     def apart(self, seed: int) -> Iterator[None]:
         """With random numbers and a pool of its own, of which nothing is left afterwards."""
-        before = self.generator, self.pool, self.memory
-        self.generator, self.pool, self.memory = torch.Generator().manual_seed(seed), [], Memory()
+        before, self.pool = self.pool, self.pool.apart(seed)
         try:
             yield
         finally:
-            self.generator, self.pool, self.memory = before
-
-    def _drawn_for(self, row: Phrase | Text) -> Text:
-        if not isinstance(row, Phrase):
-            return row
-        return row.text if self.settings.drawn_for == "concept" else row.replacement
+            self.pool = before
 
     def follow(self) -> None:
         """Moves the averaged delta a little towards the one that learns."""
@@ -285,12 +206,9 @@ class Run:
         if edited and self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
             model = attach.with_part(model, self.prompt.at_rest_like(self.attached))
         generator = torch.Generator().manual_seed(self.settings.seed)
-        positive, negative = self.phrases[0].text.cond, self.encode("").cond
+        positive, negative = self.pool.phrases[0].text.cond, self.encode("").cond
         with torch.no_grad():
             self.network.computing_with(
                 self.network.changed(self.result if edited else None),
                 lambda: sample_trajectory(model, positive, negative, self.settings.sampling, 1, generator, preview),
             )
-
-    def _pick(self, things: Sequence):
-        return things[int(torch.randint(len(things), (1,), generator=self.generator))]

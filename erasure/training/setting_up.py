@@ -34,8 +34,9 @@ from .gate import build_gate, concept_directions
 from .learned import Learning
 from .loop import Progress
 from .memory import Memory
-from .phrases import anchors_of, choices_among, from_the_name_on, phrases_of, preserved_texts
-from .run import Run
+from .phrases import anchors_of, from_the_name_on, phrases_of, preserved_texts
+from .preservation import choice_of_adversary
+from .run import Learners, Run
 from .settings import Settings
 
 REVIVING = 1e-2
@@ -93,16 +94,17 @@ class Setting:
         gate, gap = self._gate() if method.role and s.gate else (None, None)
         prompt = _prompt(self.model, encode, self.names, s, self.generator, resume) if method.role else None
         attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
-        delta = self._delta(prompt) if method.changes != "nothing" else None
+        delta = self._change(prompt)
         self.on_stage("Reading the texts to learn on")
         encode.known.update(self._remembered())
         contexts = self.request.contexts
         phrases = phrases_of(encode, self.anchors, self.short, s, contexts)
         staying = only_in_.staying(self.names, contexts, self.short) if contexts else ()
         kept = preserved_texts(encode, list(self.request.preserve), staying)
-        choices = choices_among(encode, self.near, method.targets, s)
+        choices = {**choice_of_adversary(encode, self.near, s), **method.choices(self)}
         self._remember_texts()
-        run = Run(plain_patcher(self.model), encode, phrases, kept, prompt, attached, delta, choices, s, self.memory)
+        learners = Learners(prompt, attached, delta, choices)
+        run = Run(plain_patcher(self.model), encode, s, learners, phrases, kept, self.memory)
         steps = int(resume.metadata.steps or 0) if resume else 0
         target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
         checks = self.memory.part("checks", self._key(), self._checks)
@@ -127,12 +129,30 @@ class Setting:
         key = (self.names, self.short, self.request.contexts)
         return self.memory.part("gate", key, lambda: build_gate(self.encode, self.names, self.short, self._beside()))
 
-    def _delta(self, prompt: ErasurePrompt | None) -> Delta | Mask:
+    @property
+    def weights(self) -> list[str]:
+        """Names of the weights that the settings ask for."""
+        return subject(self.model).weights(self.settings.weights)
+
+    def delta(self) -> Delta:
+        """A change that is added to the weights, where it starts."""
+        shapes, rank, entry = true_shapes(self.model, self.weights), self.settings.rank, subject(self.model).entry
+        delta = Delta(shapes, rank, self.generator, None if self.resume else self._directions(), entry)
+        if self.resume is not None:
+            delta.start_from(self.resume.delta)
+        return delta
+
+    def _directions(self) -> torch.Tensor | None:
+        """Directions of the text that a change of low rank reads it by."""
+        s = self.settings
+        if s.rank == 0 or s.down_start == "random":
+            return None
+        return concept_directions(self.encode, self.names, self.short, s.rank, self._beside())
+
+    def _change(self, prompt: ErasurePrompt | None) -> Delta | Mask | None:
         """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
-        s, resume = self.settings, self.resume
-        directions = None if resume else _directions(self.encode, self.names, self.short, s, self._beside())
-        delta = _delta(self.model, self.method.changes, s, self.generator, directions, resume)
-        if isinstance(delta, Delta) and s.weights_start == "closed form" and resume is None:
+        s, delta = self.settings, self.method.change(self)
+        if isinstance(delta, Delta) and s.weights_start == "closed form" and self.resume is None:
             change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
             delta.begin_with(change)
             if prompt is not None and s.start == "concept":
@@ -236,27 +256,3 @@ def _pooled_width(model, encode: Encoder) -> int:
     """The width of the pooled text that a MODEL reads; 0 for none."""
     reads = subject(model).family.pooled_entry(model.model) is not None and encode.has_pooled
     return encode.pooled([""])[0].shape[1] if reads else 0
-
-
-def _directions(
-    encode: Encoder, names: Sequence[str], kept: Sequence[str], settings: Settings, texts: GateTexts | None
-) -> torch.Tensor | None:
-    if settings.rank == 0 or settings.down_start == "random":
-        return None
-    return concept_directions(encode, names, kept, settings.rank, texts)
-
-
-def _delta(
-    model, changes: str, settings: Settings, generator: torch.Generator, directions: torch.Tensor | None,
-    resume: Erasure | None,
-) -> Delta | Mask:  # fmt: skip
-    here = subject(model)
-    names = here.weights(settings.weights)
-    delta: Delta | Mask
-    if changes == "pruned":
-        delta = Mask(effective_weights(model, names))
-    else:
-        delta = Delta(true_shapes(model, names), settings.rank, generator, directions, here.entry)
-    if resume is not None:
-        delta.start_from(resume.delta)
-    return delta

@@ -29,14 +29,14 @@ class Settings:
     ``weights_start``: ``unchanged``, or the ``closed form`` of Instant Erasure for the same target.
     ``down_start``: what the rows of a low-rank change's down matrix start from: the directions of the ``concept``, or
     ``random`` ones as in LoRA.
-    ``keep_with_prompt``: what the edited model should predict *with* the prompt: ``target`` (paper v2) or
-    ``original`` (paper v3). ``in_context``: train on phrases that put the concept beside the preserve set, and aim at
-    the same phrase without it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which
-    are ``drawn_by`` the ``edited`` model as it stands (paper), its ``average`` or the ``original``, ``drawn_for`` the
-    ``concept`` or its ``replacement``. ``preserve_by``: the loss looks at ``all`` of the preserve set, or
-    (``adversarial``) at what a learned choice finds hurt most. ``average``: share of the past in the moving average of
-    the delta that is then the result; 0 for none. ``best_of``: so many of the last states are compared on latents that
-    were not learned on, and the best one is the result (see ``last_states.py``); 1: the last one, whatever it is like.
+    ``in_context``: train on phrases that put the concept beside the preserve set, and aim at the same phrase without
+    it, instead of on the bare concept alone. ``refresh``: steps between two trajectories, which are ``drawn_by`` the
+    ``edited`` model as it stands (paper), its ``average`` or the ``original``, ``drawn_for`` the ``concept`` or its
+    ``replacement``. ``preserve_by``: the loss looks at ``all`` of the preserve set, or (``adversarial``) at what a
+    learned choice finds hurt most. ``average``: share of the past in the moving average of the delta that is then the
+    result; 0 for none. ``best_of``: so many of the last states are compared on latents that were not learned on, and
+    the best one is the result (see ``last_states.py``); 1: the last one, whatever it is like. ``options``: what only
+    the method knows, see its ``Options``.
     """
 
     method: str = "kpop"
@@ -58,9 +58,6 @@ class Settings:
     anchor: str = ""
     eta: float = 2.0
     space: str = "x0"
-    erase_weight: float = 1.0
-    with_prompt_weight: float = 2.0
-    keep_with_prompt: str = "original"
     preserve_weight: float = 2.0
     in_context: bool = True
     refresh: int = 20
@@ -74,6 +71,7 @@ class Settings:
     checkpointing: bool = False
     seed: int = 0
     sampling: Sampling = Sampling()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raises ErasureError for values that cannot be trained with."""
@@ -132,7 +130,6 @@ PAPER = replace(
     target="empty prompt",
     eta=1.0,
     space="noise",
-    with_prompt_weight=0.1,
     preserve_weight=0.0,
     in_context=False,
     refresh=5,
@@ -142,8 +139,8 @@ PAPER = replace(
 
 PRESETS = {
     "recommended": Settings(),
-    "paper v2": replace(PAPER, keep_with_prompt="target"),
-    "paper v3": replace(PAPER, keep_with_prompt="original"),
+    "paper v2": replace(PAPER, options={"with_prompt_weight": 0.1, "keep_with_prompt": "target"}),
+    "paper v3": replace(PAPER, options={"with_prompt_weight": 0.1, "keep_with_prompt": "original"}),
 }
 
 

@@ -17,8 +17,7 @@ from concept_erasure.erasure.methods import LEARNED, preset_for
 from concept_erasure.erasure.request import Request
 from concept_erasure.erasure.texts import encoder
 from concept_erasure.erasure.texts.names import Name
-from concept_erasure.erasure.training import last_states, loop, setting_up
-from concept_erasure.erasure.training import run as runs
+from concept_erasure.erasure.training import last_states, loop, pool, setting_up
 from concept_erasure.erasure.training.memory import Memory
 from concept_erasure.erasure.training.pictures import picture_size
 from concept_erasure.erasure.training.settings import FROM_PRESET, PRESETS, Own
@@ -140,7 +139,8 @@ def test_an_empty_preserve_set_is_found_as_by_erase_concept_and_said(model, clip
     assert line in said and "Nothing was typed into 'preserve'" in said
     kept = out.result[0].metadata.preserve.splitlines()
     assert len(kept) > 8 and {text.text for text in prepared[0].run.kept} >= set(kept), "the loss holds them"
-    assert prepared[0].run.attached.gate is not None and any(kept[0] in p.text.text for p in prepared[0].run.phrases)
+    one = prepared[0].run
+    assert one.attached.gate is not None and any(kept[0] in p.text.text for p in one.pool.phrases)
 
 
 def test_nothing_is_found_where_nothing_would_hold_it(prepare):
@@ -157,7 +157,7 @@ def test_going_on_for_a_few_steps_does_not_set_everything_up_again(train, prepar
     start = {"weights_start": "closed form", "target": "nearest neighbour", "drawn_by": "original"}
     erasure, _ = train(**start)
     calls = []
-    for module, name in ((setting_up, "build_gate"), (setting_up, "_checks"), (runs, "sample_trajectory")):
+    for module, name in ((setting_up, "build_gate"), (setting_up, "_checks"), (pool, "sample_trajectory")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, r=real, **k: calls.append(n) or r(*a, **k))
     again, _ = train(resume=erasure, steps=2, **start)
@@ -189,7 +189,7 @@ def test_another_text_or_seed_is_not_taken_for_the_same(train, monkeypatch):
     learning.MEMORY.forget()
     train(steps=1)
     calls = []
-    for module, name in ((setting_up, "build_gate"), (runs, "sample_trajectory")):
+    for module, name in ((setting_up, "build_gate"), (pool, "sample_trajectory")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, r=real, **k: calls.append(n) or r(*a, **k))
     train(steps=1, seed=5)
@@ -232,7 +232,7 @@ def test_the_better_of_the_last_states_is_kept(prepare):
         assert all(torch.equal(value, good[name]) for name, value in last_states.state_of(found).items())
         assert last_states.keep_the_best(found, phases, {2: spoiled, 3: good}) == "the last one"
         assert last_states.keep_the_best(found, phases, {2: good, 3: good}) == "the last one"
-    assert torch.equal(found.generator.get_state(), draws) and len(found.pool) == 1
+    assert torch.equal(found.generator.get_state(), draws) and len(found.pool.trajectories) == 1
 
 
 def test_papers_keep_the_last_state(train, monkeypatch):

@@ -13,11 +13,11 @@ from concept_erasure.erasure.host.network import extended
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.methods import LEARNED, preset_for
+from concept_erasure.erasure.methods.adaptive_target import TARGETS
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.training import loop, preservation
-from concept_erasure.erasure.training import run as training_run
+from concept_erasure.erasure.training import pool as training_pool
 from concept_erasure.erasure.training.choice import Choice
-from concept_erasure.erasure.training.phrases import TARGETS
 from concept_erasure.erasure.training.pictures import with_sampling
 from tests.host.tools import PRESERVE, difference, sample
 
@@ -63,7 +63,7 @@ def test_its_loss_falls_and_its_erasure_is_weights_alone(prepare, model, cond, m
     before = loss_now(run)
     with learning.gradients():
         erasure = learning.learn(learned)
-    run.pool = run.pool[:1]
+    del run.pool.trajectories[1:]
     if method != "pruning":  # where weights of a random network go all at once, there is no slope to follow
         assert loss_now(run) < before
     assert not erasure.of(PromptTensors) and erasure.metadata.role == erasure.metadata.tokens == ""
@@ -83,7 +83,7 @@ def test_concept_ablation_draws_latents_for_what_comes_instead(prepare, monkeypa
     run = prepare("concept ablation", target="anchor", anchor="star").run
     seen = []
     monkeypatch.setattr(
-        training_run, "rows_as_conditioning", lambda texts: seen.extend(t.text for t in texts) or texts[0].cond
+        training_pool, "rows_as_conditioning", lambda texts: seen.extend(t.text for t in texts) or texts[0].cond
     )
     run.sample()
     assert seen and all("star" in text and "circle" not in text for text in seen)

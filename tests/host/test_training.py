@@ -16,7 +16,7 @@ from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.neighbours import neighbours
-from concept_erasure.erasure.training.run import Batch, Phrase
+from concept_erasure.erasure.training.pool import Batch, Phrase
 from concept_erasure.erasure.training.settings import PRESETS
 from tests import worlds
 from tests.host import tools
@@ -58,7 +58,7 @@ def test_other_settings_learn_too(train, settings):
 def test_the_nearest_neighbour_takes_the_place_of_each_name(prepare, encode):
     names, kept = ["circle", "red"], ["square", "green", "dotted"]
     run = prepare(concept="\n".join(names), preserve="\n".join(kept), target="nearest neighbour").run
-    replaced = {(phrase.text.text, phrase.anchor.text) for phrase in run.phrases}
+    replaced = {(phrase.text.text, phrase.anchor.text) for phrase in run.pool.phrases}
     for name, near in zip(names, neighbours(encode, names, kept), strict=True):
         assert (f"a {name}", f"a {near[0]}") in replaced and (f"a {name}", f"a {near[1]}") not in replaced
 

@@ -18,7 +18,7 @@ from concept_erasure.erasure.texts.phrases import gate_texts
 from concept_erasure.erasure.training import loop
 from concept_erasure.erasure.training.gate import build_gate, concept_directions
 from concept_erasure.erasure.training.loop import Phase
-from concept_erasure.erasure.training.run import TRAJECTORIES, Phrase
+from concept_erasure.erasure.training.pool import TRAJECTORIES, Phrase
 from concept_erasure.erasure.training.settings import Settings
 from concept_erasure.nodes import learn as learn_node
 from tests.host import tools
@@ -128,7 +128,7 @@ def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_har
 
 def test_a_name_inside_another_word_is_left_alone(prepare):
     run = prepare(concept="man", preserve="woman\nsquare", target="anchor", anchor="robot").run
-    anchors = {phrase.text.text: phrase.anchor.text for phrase in run.phrases}
+    anchors = {phrase.text.text: phrase.anchor.text for phrase in run.pool.phrases}
     assert anchors["woman man"] == "woman robot" and anchors["man, woman"] == "robot, woman"
 
 
@@ -157,7 +157,8 @@ def test_a_context_that_is_said_again_changes_nothing(prepare, encode):
 def test_trajectories_are_in_the_models_own_scale_whatever_the_sampler(prepare, sampler):
     run = prepare().run
     how = replace(run.settings.sampling, sampler=sampler, steps=10)
-    texts, generator, shown = (run.phrases[0].text.cond, run.encode("").cond), torch.Generator().manual_seed(0), []
+    texts = (run.pool.phrases[0].text.cond, run.encode("").cond)
+    generator, shown = torch.Generator().manual_seed(0), []
     with torch.inference_mode(), learning.gradients():
         found = trajectories.sample_trajectory(run.model, *texts, how, 4, generator, lambda *step: shown.append(step))
     assert shown and len(found.latents) == len(found.sigmas) >= 8
@@ -172,7 +173,7 @@ def test_latents_are_drawn_for_the_texts_that_are_asked_for(prepare):
     assert not any(isinstance(p, Phrase) for p in run.kept_batch().phrases)
     for _ in range(TRAJECTORIES + 1):
         run.sample()
-    assert len(run.pool) == TRAJECTORIES
+    assert len(run.pool.trajectories) == TRAJECTORIES
 
 
 # ---------------------------------------------------------------- rates and starts

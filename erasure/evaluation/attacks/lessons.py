@@ -16,7 +16,8 @@ from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from ...training import loop
 from ...training.loop import Phase, Progress
-from ...training.run import TRAJECTORIES, Batch, Phrase, Run
+from ...training.pool import TRAJECTORIES, Batch, Phrase
+from ...training.run import Learners, Run
 from ...training.settings import Settings
 
 Lessons = Sequence[tuple[Batch, torch.Tensor]]
@@ -36,7 +37,7 @@ def lessons(
     """
     phrases = [Phrase(encode(p.format(name)), encode(""), name=name) for name in names for p in PHRASINGS[:4]]
     settings = replace(SETTINGS, sampling=sampling)
-    run = Run(plain_patcher(model), encode, phrases, [], None, None, None, {}, settings)
+    run = Run(plain_patcher(model), encode, settings, phrases=phrases)
     for _ in range(TRAJECTORIES):
         run.sample()
         tick(_trajectory(sampling))
@@ -61,14 +62,14 @@ class Pupil(Run):
     """A run on the edited model, which draws nothing itself."""
 
     def __init__(self, model, encode: Encoder, taught: Lessons, settings: Settings, delta=None, choices=None):
-        super().__init__(plain_patcher(model), encode, [], [], None, None, delta, choices or {}, settings)
+        super().__init__(plain_patcher(model), encode, settings, Learners(delta=delta, choices=choices or {}))
         self.taught = taught
 
     def sample(self, preview: Callable | None = None) -> None:
         """Lessons take the place of trajectories."""
 
     def lesson(self) -> tuple[Batch, torch.Tensor]:
-        return self._pick(self.taught)
+        return self.pool.pick(self.taught)
 
     def learn(self, trains: str, predict: Callable[[Batch], torch.Tensor], on_step: OnStep) -> None:
         """Trains ``trains`` until ``predict`` gives what was taught."""
