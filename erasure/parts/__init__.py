@@ -7,4 +7,10 @@ from .delta import DeltaTensors
 from .part import Part
 from .prompt import PromptTensors
 
-PARTS: dict[str, type[Part]] = {part.kind: part for part in (PromptTensors, DeltaTensors)}
+PARTS: dict[str, type[Part]] = {
+    part.kind: part
+    for part in (
+        PromptTensors,
+        DeltaTensors,
+    )
+}
