@@ -128,6 +128,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_taken(port: int) -> bool:
+    """Whether something listens on a TCP port of the loopback address."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def get(address: str, timeout: float = 10.0) -> bytes:
     """GET a local address, past any proxy of the machine."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -182,10 +189,13 @@ class Server:
     def start(self, timeout: float = 180) -> None:
         """Start the server and return when it answers.
 
-        Raises ``HostError`` with the end of the log when it ends early, or takes over ``timeout`` seconds.
+        Raises ``HostError`` where another program has its port, and with the end of the log when it ends early, or
+        takes over ``timeout`` seconds.
         """
         if self.process is not None:
             raise shared.HostError("This server is running already.")
+        if is_taken(self.port):
+            raise shared.HostError(f"Another program listens on port {self.port} already: choose another one.")
         command = self.command()
         self.say(f"Starting ComfyUI {self.host.version} at {self.address}, log in {self.log}")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

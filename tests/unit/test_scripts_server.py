@@ -121,3 +121,11 @@ def test_server_that_does_not_answer_is_ended(tmp_path, monkeypatch):
     with pytest.raises(shared.HostError, match=r"did not answer within 1 s[\s\S]*thinking"):
         server.start(timeout=1)
     assert server.process is None
+
+
+def test_a_server_is_not_taken_for_another_on_its_port(tmp_path, monkeypatch):
+    with make_server(tmp_path, monkeypatch, ANSWERING) as first:
+        second = servers.Server(first.host, tmp_path / "other", port=first.port, say=silent)
+        with pytest.raises(shared.HostError, match=f"listens on port {first.port}"):
+            second.start()
+        assert first.process.poll() is None
