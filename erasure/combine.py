@@ -20,6 +20,7 @@ from .host.subject import subject
 from .inspection import MOST_OTHERS
 from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
 from .parts import PARTS
+from .protocols import Clip, Model
 from .request import Request, check_width
 from .texts.encoder import Encoder
 from .texts.names import Name, is_form_of, lines, others, plain, quoted, spelled
@@ -119,7 +120,7 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
     )  # fmt: skip
 
 
-def solve_jointly(model, clip, erasures: Sequence[Erasure]) -> Erasure:
+def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Erasure:
     """One closed-form solve for the concepts of several, with the settings of the first: none disturbs another.
 
     Raises ErasureError when one of them was learned, or when the model and its CLIP are missing.
@@ -156,7 +157,7 @@ def _joint_request(erasures: Sequence[Erasure]) -> Request:
     return Request(names, lines(summed.metadata.preserve), warnings=warnings)
 
 
-def elastic_weights(clip, prompt: str, erasures: Sequence[Erasure]) -> list[float]:
+def elastic_weights(clip: Clip, prompt: str, erasures: Sequence[Erasure]) -> list[float]:
     """How much each erasure has to do with a prompt: elastic weight aggregation of CIDM (arXiv 2410.17594)::
 
         psi_i = M_i^2 / ||M^2||,    M_i = max over the prompt's tokens of cos(token, name of concept i)

@@ -22,6 +22,7 @@ from .host.subject import subject
 from .host.weights import Weights
 from .modelspec import lora_strings
 from .parts.delta import changing
+from .protocols import Model
 from .texts.names import lines, read_field
 from .version import host_version, pack_version
 
@@ -51,12 +52,12 @@ EXACT = 1e-6
 # ---------------------------------------------------------------- out
 
 
-def lora_keys(model) -> dict[str, str]:
+def lora_keys(model: Model) -> dict[str, str]:
     """Host weight name -> the key under which LoRA files keep it, for every weight of a MODEL's network."""
     return dict(subject(model).family.lora_names(model.model))
 
 
-def lora_tensors(model, erasure: Erasure, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+def lora_tensors(model: Model, erasure: Erasure, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
     """The erasure's change as the tensors of a LoRA file. Raises ErasureError when it has none or fits another model.
 
     Low-rank parts go out as they are; parts that are written out are factored without loss of more than rounding.
@@ -106,7 +107,7 @@ def factor(matrix: torch.Tensor) -> LowRank:
     return LowRank((u[:, :rank] * root).float(), (root[:, None] * v[:rank]).float())
 
 
-def export_lora(model, erasure: Erasure, path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def export_lora(model: Model, erasure: Erasure, path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Writes the LoRA file in one move and returns its tensors. Raises ErasureError."""
     tensors = lora_tensors(model, erasure, dtype)
     m = erasure.metadata
@@ -176,7 +177,7 @@ class Misfit(Exception):
         self.why = why
 
 
-def import_erasure(model, path: Path, concept: str, content: str = CONTENTS[0]) -> Erasure:
+def import_erasure(model: Model, path: Path, concept: str, content: str = CONTENTS[0]) -> Erasure:
     """An erasure from a file of another program; the MODEL tells names and, for full weights, what they differ from.
 
     Read are LoRA files (kohya, diffusers, peft and this pack's own), ``.diff`` files, and what the public UCE and ESD
@@ -218,7 +219,7 @@ def _check_numbers(file: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _read(
-    file: str, model, tensors: Mapping[str, torch.Tensor], content: str
+    file: str, model: Model, tensors: Mapping[str, torch.Tensor], content: str
 ) -> tuple[dict[str, Change], Coverage]:
     """What a file changes, and how much of it that is."""
     weights, misfits = Weights(model), dict[str, Misfit]()
@@ -291,7 +292,7 @@ def _check_size(file: str, name: str, change: Change) -> None:
         )
 
 
-def _weight_names(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def _weight_names(model: Model, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Which tensors of a file are weights of the UNet, and their names in the host."""
     theirs = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     known = {name: f"diffusion_model.{ours}" for name, ours in theirs.items()}
@@ -300,7 +301,7 @@ def _weight_names(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     return {key: known[name] for key, name in bare if name in known}
 
 
-def _lora_names(model) -> dict[str, str]:
+def _lora_names(model: Model) -> dict[str, str]:
     """The layers of LoRA files -> the host's weights: the host's table, and what peft writes."""
     theirs = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     known = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .artifact import Erasure
 from .host import attach
+from .protocols import Model
 from .texts.names import is_form_of
 
 
@@ -23,7 +24,7 @@ def moves(erasure: Erasure) -> list[Erased]:
     return [Erased(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True)]
 
 
-def erased_from(model) -> list[Erased]:
+def erased_from(model: Model) -> list[Erased]:
     """All names that the erasures on a MODEL erase, in the order of its nodes."""
     return [move for applied in attach.applied(model) if erases(applied.erasure) for move in moves(applied.erasure)]
 

@@ -13,6 +13,7 @@ from .history import erases, moves
 from .host import attach
 from .host.subject import subject
 from .host.weights import Weights, effective_weights
+from .protocols import Model
 from .texts.encoder import Encoder, paired
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
 from .texts.names import words as words_of
@@ -169,7 +170,7 @@ def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> d
     return out
 
 
-def in_pooled(encode: Encoder, model, erasure: Erasure, pairs: Sequence[tuple[str, str]]) -> list[Finding]:
+def in_pooled(encode: Encoder, model: Model, erasure: Erasure, pairs: Sequence[tuple[str, str]]) -> list[Finding]:
     """Which names have not moved in the pooled text, where an erasure changes what reads it: pairs of names and what
     takes their places."""
     name = subject(model).family.pooled_entry(model.model)
@@ -231,7 +232,7 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
 # ---------------------------------------------------------------- on a MODEL
 
 
-def base_weights(model, erasure: Erasure) -> dict[str, torch.Tensor]:
+def base_weights(model: Model, erasure: Erasure) -> dict[str, torch.Tensor]:
     """Some of the projections of text [out, d] that an erasure changes, float32, with what is on the MODEL already."""
     there = dict(model.model.named_parameters())
     return effective_weights(model, [name for name in sampled(erasure) if name in there])
@@ -242,7 +243,7 @@ def sampled(erasure: Erasure) -> list[str]:
     return sample([name for name in erasure.delta if reads_text(name)])
 
 
-def shares(model, erasure: Erasure, strength: float = 1.0) -> list[float]:
+def shares(model: Model, erasure: Erasure, strength: float = 1.0) -> list[float]:
     """How far an erasure moves the keys and values of each of its concepts on a MODEL, as a share of the way; empty
     where it changes none."""
     with torch.inference_mode(False), torch.no_grad():
@@ -250,7 +251,7 @@ def shares(model, erasure: Erasure, strength: float = 1.0) -> list[float]:
         return list(movement(weights, erasure.delta, erasure.probes, strength).concepts.values()) if weights else []
 
 
-def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
+def inspect(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     """The verdict on an erasure that goes onto a MODEL, with the erasures in front of it.
 
     Names that the text encoder does not know are passed over, because what moves there is nothing that prompts draw,
@@ -270,11 +271,11 @@ def inspect(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
         return verdict.plus(*of_parts(erasure), *coming_back(model, erasure, strength))
 
 
-def _erased_before(model) -> set[str]:
+def _erased_before(model: Model) -> set[str]:
     return {probe.text for one in attach.applied(model) for probe in one.erasure.probes if probe.goal is not None}
 
 
-def full(model, erasure: Erasure, strength: float = 1.0) -> Verdict:
+def full(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
     """The verdict, with what was doubtful about the erasure's words when it was made."""
     return inspect(model, erasure, strength).plus(*read_verdict(erasure.metadata.doubts).findings)
 
@@ -284,7 +285,7 @@ def of_parts(erasure: Erasure) -> list[Finding]:
     return [finding for part in erasure.parts for finding in part.findings(erasure.probes)]
 
 
-def coming_back(model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:
+def coming_back(model: Model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:
     """Which concepts the erasures on a MODEL, with one more, bring back: in prompts for themselves or for another."""
     together = [*((one.erasure, one.strength) for one in attach.applied(model)), (erasure, strength)]
     untold = _aiming_at_erased([one for one, _ in together])

@@ -21,6 +21,7 @@ from .history import Erased, erased_from, leading_to
 from .host.subject import subject
 from .host.weights import effective_weights
 from .parts.delta import changing
+from .protocols import Clip, Model
 from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
@@ -100,7 +101,7 @@ class Texts:
 
 
 def erase_instantly(
-    model, clip, concepts: str, preserve: str, settings: Instant,
+    model: Model, clip: Clip, concepts: str, preserve: str, settings: Instant,
     steps: Steps = Steps(),  # noqa: B008
     only_in: str = "", open_file: OpenFile | None = None,
 ) -> Erasure:  # fmt: skip
@@ -130,7 +131,7 @@ def _typed(request: Request, settings: Instant) -> list[str]:
     return [*request.texts, *targets, *request.preserve, *request.contexts, settings.anchor]
 
 
-def examined(model, encode: Encoder, request: Request, erasure: Erasure) -> Erasure:
+def examined(model: Model, encode: Encoder, request: Request, erasure: Erasure) -> Erasure:
     """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words."""
     findings, strange = inspection.knowledge(encode, erasure.names, erasure.targets)
     findings += [Finding("⚠", warning) for warning in request.warnings]
@@ -255,7 +256,7 @@ def siblings_for(names: Sequence[str]) -> int:
 # ---------------------------------------------------------------- from texts to a change of the weights
 
 
-def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
+def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     here = subject(model)
     weights = effective_weights(model, here.family.text_entry(model.model, settings.weights))
@@ -280,7 +281,7 @@ def solve_texts(model, encode: Encoder, texts: Texts, settings: Instant, steps: 
     return Erasure(metadata, changing(delta), probes, tuple(map(tuple, texts.choices)))
 
 
-def pooled_delta(model, encode: Encoder, texts: Texts, settings: Instant) -> dict[str, Change]:
+def pooled_delta(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> dict[str, Change]:
     """The same for the pooled text, where the network reads one: a change of the columns that read it."""
     name = subject(model).family.pooled_entry(model.model)
     if name is None or not encode.has_pooled:

@@ -13,6 +13,7 @@ from .artifact import Erasure, ErasureError
 from .host.subject import subject
 from .host.trainable import require_trainable
 from .methods import LEARNED
+from .protocols import Clip, Model
 from .request import OpenFile, Request, read_request
 from .targets import anchors_for
 from .texts.encoder import Encoder
@@ -43,7 +44,7 @@ def gradients() -> Iterator[None]:
 
 
 def prepare(
-    model, clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
+    model: Model, clip: Clip, concept: str, preserve: str, settings: Settings, resume: Erasure | None = None,
     on_read: Callable[[int, int], None] = lambda done, total: None, open_file: OpenFile | None = None,
     only_in: str = "", on_stage: Callable[[str], None] = lambda name: None,
 ) -> Learning:  # fmt: skip
@@ -74,7 +75,9 @@ def _says_embedding(request: Request) -> bool:
     return any(text.startswith(EMBEDDING) for text in (*request.texts, *request.preserve, *request.contexts))
 
 
-def _read(model, encode: Encoder, concept: str, preserve: str, only_in: str, open_file: OpenFile | None) -> Request:
+def _read(
+    model: Model, encode: Encoder, concept: str, preserve: str, only_in: str, open_file: OpenFile | None
+) -> Request:
     """The request of a training's fields. Raises ErasureError for what only a closed form can be asked."""
     request = read_request(model, encode, concept, preserve, only_in, open_file)
     for name in request.names:

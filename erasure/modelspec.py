@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 
 from .artifact import Metadata
+from .protocols import Model
 from .version import pack_version
 
 
@@ -55,7 +56,7 @@ BASES = {
 count as it, as they do where the host itself saves a checkpoint."""
 
 
-def base_of(model, family: str) -> Base:
+def base_of(model: Model, family: str) -> Base:
     """What an erasure of a family goes onto, on a host MODEL that it fits.
 
     A class of the host's own says so. ``family`` comes from a file and may be any text; it counts for another pack's
@@ -75,7 +76,7 @@ def _host_class(name: str) -> type | None:
     return kind if isinstance(kind, type) else None
 
 
-def prediction(model) -> str:
+def prediction(model: Model) -> str:
     """What a host MODEL predicts, in ModelSpec's word; empty for what it has no word for."""
     kinds = {kind.__name__ for kind in type(model.get_model_object("model_sampling")).__mro__}
     if kinds & {"EDM", "X0"}:  # which derive from the two below
@@ -83,7 +84,9 @@ def prediction(model) -> str:
     return "v" if "V_PREDICTION" in kinds else "epsilon" if "EPS" in kinds else ""
 
 
-def lora_strings(model, made: Metadata, title: str, rank: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def lora_strings(
+    model: Model, made: Metadata, title: str, rank: int, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
     """The strings of a LoRA file of some tensors, whose largest rank is given, of an erasure for a host MODEL."""
     base, predicted = base_of(model, made.family), prediction(model)
     version, architecture = base.names(predicted == "v")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .artifact import ErasureError
 from .host.subject import subject
+from .protocols import Model
 from .texts.encoder import Encoder
 from .texts.names import (
     Name,
@@ -50,7 +51,7 @@ class Request:
 
 
 def read_request(
-    model, encode: Encoder, concept: str, preserve: str, only_in: str = "", open_file: OpenFile | None = None
+    model: Model, encode: Encoder, concept: str, preserve: str, only_in: str = "", open_file: OpenFile | None = None
 ) -> Request:
     """Reads the fields, and checks them against the text encoder and the model.
 
@@ -86,7 +87,7 @@ def read_request(
     return Request(entries, preserved.texts, contexts.texts, notes, warnings, names.weights)
 
 
-def check_width(model, encode: Encoder) -> None:
+def check_width(model: Model, encode: Encoder) -> None:
     """Raises ErasureError for a CLIP whose encodings the model cannot read."""
     width = encode.rows([""])[0].shape[-1]
     expected = subject(model).width

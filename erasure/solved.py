@@ -12,6 +12,7 @@ from torch import nn
 from .artifact import Erasure
 from .host.attach import applied
 from .host.subject import subject
+from .protocols import Model
 from .texts.encoder import Encoder
 from .texts.recall import hashed
 
@@ -24,7 +25,7 @@ _solved: WeakKeyDictionary[nn.Module, OrderedDict[str, Erasure]] = WeakKeyDictio
 
 
 def solved(
-    model, encode: Encoder, request: object, texts: Sequence[str], settings, solve: Callable[[], Erasure]
+    model: Model, encode: Encoder, request: object, texts: Sequence[str], settings, solve: Callable[[], Erasure]
 ) -> Erasure:
     """The erasure of a request, solved at most once for the same MODEL, CLIP and settings; all that ``solve`` reads
     is in them. ``texts``: those of the request, which an embedding can stand in."""
@@ -48,7 +49,7 @@ def forget() -> None:
     _solved.clear()
 
 
-def _on(model) -> str:
+def _on(model: Model) -> str:
     """What a MODEL is, with the patches and the erasures that are on it."""
     before = [(one.erasure.identity(), one.erasure.metadata, one.strength, one.window) for one in applied(model)]
     return repr((model.patches_uuid, str(subject(model).fingerprint), before))

@@ -16,6 +16,7 @@ import comfy.samplers
 import torch
 
 from ..host.latents import to_latents
+from ..protocols import Clip, Model, Vae
 from ..texts.encoder import Encoder
 from .metrics import places
 
@@ -42,7 +43,9 @@ class DiffusionJudge:
     ``on_look(done, total)`` is told how many of the pictures it has seen.
     """
 
-    def __init__(self, model, clip, vae, on_look: Callable[[int, int], None] = lambda done, total: None):
+    def __init__(
+        self, model: Model, clip: Clip, vae: Vae, on_look: Callable[[int, int], None] = lambda done, total: None
+    ):
         self.model, self.clip, self.vae, self.on_look = model, clip, vae, on_look
 
     def ranks(

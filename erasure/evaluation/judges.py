@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..artifact import ErasureError
+from ..protocols import Clip
 from .diffusion_judge import DiffusionJudge
 from .metrics import places
 
@@ -60,7 +61,7 @@ class ClipJudge:
     be told apart, but place labels at random, which shows in ``doubt`` and in the unedited model's row of any report.
     """
 
-    def __init__(self, vision, clip):
+    def __init__(self, vision, clip: Clip):
         if vision is None or clip is None:
             raise ErasureError(
                 "The CLIP judge needs both halves of one CLIP: connect Load CLIP Vision and the matching Load CLIP."
@@ -114,7 +115,7 @@ class ClipJudge:
 
 
 @torch.no_grad()
-def projected(clip, pooled: torch.Tensor) -> torch.Tensor:
+def projected(clip: Clip, pooled: torch.Tensor) -> torch.Tensor:
     """A text's embedding, [1, d], in the space that both halves of CLIP share.
 
     For SD 1.x and others the host returns it before that projection, because nothing in these models reads it.

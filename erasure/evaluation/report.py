@@ -19,6 +19,7 @@ import torch
 
 from ..artifact import ErasureError
 from ..host.latents import latent_shape, to_pictures
+from ..protocols import Clip, Model, Vae
 from ..texts.encoder import Encoder
 from ..texts.names import is_form_of, prompt_lines, read_name
 from ..version import host_version, pack_version
@@ -184,9 +185,9 @@ def choices(
 
 
 def compare(
-    models: Mapping[str, object],
-    clip,
-    vae,
+    models: Mapping[str, Model],
+    clip: Clip,
+    vae: Vae,
     prompts: Sequence[Prompt],
     drawing: Drawing,
     judge: Judge | None = None,
@@ -222,7 +223,7 @@ def compare(
     return Report(rows, prompts, drawing, pictures, doubt, name_of(judge), uncounted, subject)
 
 
-def draw(model, vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
+def draw(model: Model, vae: Vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
     """Pictures for the host's conditioning, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every
     batch."""
     empty = torch.zeros(1, *latent_shape(model, how.width, how.height))

@@ -12,6 +12,7 @@ import torch
 from .. import inspection
 from ..artifact import Erasure, ErasureError
 from ..host import attach
+from ..protocols import Clip, Model, Vae
 from ..texts.encoder import Encoder
 from ..verdict import ARRIVED, percent
 from ..version import host_version, pack_version
@@ -234,8 +235,9 @@ OnPicture = Callable[[float, int, int, torch.Tensor | None], None]
 
 
 def find_strength(
-    model, erasure: Erasure, clip, vae, prompts: Sequence[Prompt], drawing: Drawing, how: How | None = None,
-    judge: Judge | None = None, on_picture: OnPicture = lambda strength, done, total, pictures: None,
+    model: Model, erasure: Erasure, clip: Clip, vae: Vae, prompts: Sequence[Prompt], drawing: Drawing,
+    how: How | None = None, judge: Judge | None = None,
+    on_picture: OnPicture = lambda strength, done, total, pictures: None,
 ) -> StrengthReport:  # fmt: skip
     """Draws prompts with an erasure at several strengths; ``on_picture`` is told how far it is, and may raise.
 
@@ -272,10 +274,10 @@ def between(points: Sequence[Point], enough: float) -> float | None:
 class Sweep:
     """The same prompts and noise with one erasure; the unedited model's pictures wait in files to be compared with."""
 
-    model: object
+    model: Model
     erasure: Erasure
     encode: Encoder
-    vae: object
+    vae: Vae
     prompts: Sequence[Prompt]
     drawing: Drawing
     judge: Judge | None

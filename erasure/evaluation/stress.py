@@ -17,6 +17,7 @@ from ..host.latents import latent_shape
 from ..host.subject import subject
 from ..host.trainable import require_trainable
 from ..host.trajectories import Sampling
+from ..protocols import Clip, Model, Vae
 from ..texts.encoder import Encoder
 from ..version import host_version, pack_version
 from .attacks import ATTACKS, Attack, Budget, Case, Concept, lessons
@@ -220,7 +221,7 @@ OnMoment = Callable[[Moment], None]
 
 
 def stress(
-    before, after, clip, vae, concept: Concept, drawing: Drawing, tests: Sequence[str] = tuple(ATTACKS),
+    before, after, clip: Clip, vae: Vae, concept: Concept, drawing: Drawing, tests: Sequence[str] = tuple(ATTACKS),
     budget: Budget | None = None, judge: Judge | None = None, on_moment: OnMoment = lambda moment: None,
 ) -> StressReport:  # fmt: skip
     """Runs attacks on an edited model. ``on_moment`` is told how far it is, and may raise, to stop.
@@ -253,7 +254,13 @@ class StressTest:
     """One run of some attacks, which counts what is done."""
 
     def __init__(
-        self, case: Case, vae, drawing: Drawing, judge: Judge | None, attacks: Sequence[Attack], on_moment: OnMoment
+        self,
+        case: Case,
+        vae: Vae,
+        drawing: Drawing,
+        judge: Judge | None,
+        attacks: Sequence[Attack],
+        on_moment: OnMoment,
     ):
         self.case, self.vae, self.drawing, self.judge = replace(case, tick=self.tick), vae, drawing, judge
         self.attacks, self.on_moment = attacks, on_moment
@@ -286,7 +293,7 @@ class StressTest:
             trials.append(Trial(attack.name, spent, list(asked.prompts), (before, after), base, back))
         return trials
 
-    def counted(self, model, prompts: Mapping[str, list]) -> tuple[torch.Tensor, Share | None]:
+    def counted(self, model: Model, prompts: Mapping[str, list]) -> tuple[torch.Tensor, Share | None]:
         """A model's pictures, shrunk, and in how many of them the judge sees the concept."""
         negative, drawn, places = self.case.encode(self.drawing.negative).cond, [], []
         for text, positive in prompts.items():
@@ -329,7 +336,7 @@ def ranks(judge: Judge, pictures: torch.Tensor, concept: Concept, text: str) -> 
     return judge.ranks(pictures, labels, concept.labels)
 
 
-def sampling_of(model, drawing: Drawing) -> Sampling:
+def sampling_of(model: Model, drawing: Drawing) -> Sampling:
     """The same sampler for attacks that learn as for the pictures."""
     shape = latent_shape(model, drawing.width, drawing.height)
     return Sampling(drawing.sampler, drawing.scheduler, drawing.steps, drawing.cfg, shape)

@@ -10,6 +10,7 @@ from ..artifact import Erasure
 from ..host import attach
 from ..host.subject import subject
 from ..modelspec import base_of
+from ..protocols import Model
 from ..texts.names import plain, short
 
 LONGEST = 80
@@ -69,14 +70,14 @@ def entry(erasure: Erasure, strength: float = 1.0) -> Entry:
     return Entry(", ".join(moves) + more, erasure.metadata.method, erasure.file, strength)
 
 
-def checkpoint_name(model) -> str:
+def checkpoint_name(model: Model) -> str:
     """The file that a MODEL was loaded from; empty where the host does not tell it."""
     loader = getattr(model, "cached_patcher_init", None)
     path = loader[1][0] if loader and len(loader) > 1 and loader[1] else None
     return Path(path).name if isinstance(path, str) else ""
 
 
-def family_name(model) -> str:
+def family_name(model: Model) -> str:
     """What kind of model it is, as people call it."""
     architecture = base_of(model, subject(model).kind).architecture
     return FAMILIES.get(architecture, architecture)

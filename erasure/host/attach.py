@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..artifact import Change, Erasure, ErasureError
 from ..families.family import Family
 from ..parts.part import Part
+from ..protocols import Model
 from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .subject import subject
 from .taken import Taken, require_taken, taken
@@ -95,23 +95,23 @@ class Attachment:
         return executor(*args, **kwargs)
 
 
-def attachments(model: ModelPatcher) -> list[Attachment]:
+def attachments(model: Model) -> list[Attachment]:
     """The parts already on a MODEL that join its runs, in order."""
     return list(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
-def is_windowed(model: ModelPatcher) -> bool:
+def is_windowed(model: Model) -> bool:
     """Whether an erasure on a MODEL acts in a part of sampling only."""
     windows = [switch.window for switch in switches(model)] + [attachment.window for attachment in attachments(model)]
     return any(window is not None for window in windows)
 
 
-def is_beside(model: ModelPatcher) -> bool:
+def is_beside(model: Model) -> bool:
     """Whether the change of an erasure on a MODEL is beside its quantised weights, in all of sampling."""
     return any(switch.window is None for switch in switches(model))
 
 
-def switches(model: ModelPatcher) -> list[Switch]:
+def switches(model: Model) -> list[Switch]:
     """What adds changes beside the weights of a MODEL while it draws."""
     return list(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
 
@@ -131,12 +131,12 @@ class Applied:
     arrival: Taken | None = None
 
 
-def applied(model: ModelPatcher) -> tuple[Applied, ...]:
+def applied(model: Model) -> tuple[Applied, ...]:
     """The erasures on a MODEL, in the order of its nodes."""
     return model.get_attachment(KEY) or ()
 
 
-def carries(model: ModelPatcher, erasure: Erasure) -> bool:
+def carries(model: Model, erasure: Erasure) -> bool:
     """Whether an erasure's change of the weights is on a MODEL, by itself or as a part of a combined one."""
     return any(
         erasure.identity() in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())
@@ -144,15 +144,15 @@ def carries(model: ModelPatcher, erasure: Erasure) -> bool:
     )
 
 
-def arrival_on(model: ModelPatcher) -> Taken | None:
+def arrival_on(model: Model) -> Taken | None:
     """How the change of the last erasure that was put on a MODEL arrived there; None without one."""
     return applied(model)[-1].arrival if applied(model) else None
 
 
 def erase(
-    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0,
+    model: Model, erasure: Erasure, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0,
     warn: Warn = log.warning,
-) -> ModelPatcher:  # fmt: skip
+) -> Model:  # fmt: skip
     """The model with the parts of the erasure that erase on it; the same object when strength is 0.
 
     ``warn`` is told what goes otherwise than expected while the model runs. Raises ErasureError when the erasure does
@@ -175,8 +175,8 @@ def erase(
 
 
 def recover(
-    model: ModelPatcher, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning
-) -> ModelPatcher:
+    model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning
+) -> Model:
     """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
 
     Raises ErasureError when the erasure has no key or does not fit the model.
@@ -192,14 +192,14 @@ def recover(
     return _with_parts(model, erasure.key, strength, None, warn)
 
 
-def with_part(model: ModelPatcher, part: Part) -> ModelPatcher:
+def with_part(model: Model, part: Part) -> Model:
     """A clone of the model with one part on it, as learned."""
     return _with_parts(model, [part], 1.0, None)
 
 
 def _with_parts(
-    model: ModelPatcher, parts: Sequence[Part], strength: float, window: Window | None, warn: Warn = log.warning
-) -> ModelPatcher:
+    model: Model, parts: Sequence[Part], strength: float, window: Window | None, warn: Warn = log.warning
+) -> Model:
     holder = Holder(model.clone(), strength, window, warn)
     for part in parts:
         part.attach(holder)
@@ -210,7 +210,7 @@ def _with_parts(
 class Holder:
     """A MODEL that is given the parts of an erasure; see ``parts.part.Holder`` for what a part can ask of it."""
 
-    model: ModelPatcher
+    model: Model
     strength: float
     window: Window | None
     warn: Warn
@@ -226,7 +226,7 @@ class Holder:
         self.model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment)
 
 
-def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
+def check_fit(model: Model, erasure: Erasure) -> None:
     """Raises ErasureError when the erasure was made for another family or width; see ``doubts`` for the rest."""
     here, made_for = subject(model), erasure.metadata
     if made_for.context_dim and made_for.context_dim != str(here.width):
@@ -242,7 +242,7 @@ def check_fit(model: ModelPatcher, erasure: Erasure) -> None:
         )
 
 
-def doubts(model: ModelPatcher, erasure: Erasure) -> list[str]:
+def doubts(model: Model, erasure: Erasure) -> list[str]:
     """Sentences on why an erasure that fits a MODEL may do less there than where it was made."""
     saved, here = parse_fingerprint(erasure.metadata.fingerprint), subject(model).fingerprint
     if saved is None or of_one_checkpoint(saved, here):
@@ -250,7 +250,7 @@ def doubts(model: ModelPatcher, erasure: Erasure) -> list[str]:
     return [f"This erasure was made on another {here.family} checkpoint and may erase less here."]
 
 
-def missing(model: ModelPatcher, erasure: Erasure) -> list[str]:
+def missing(model: Model, erasure: Erasure) -> list[str]:
     """A sentence where a key comes to a MODEL that does not carry its erasure."""
     if carries(model, erasure) if erasure.delta else applied(model):
         return []
@@ -260,7 +260,7 @@ def missing(model: ModelPatcher, erasure: Erasure) -> list[str]:
     ]
 
 
-def _change_weights(model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
+def _change_weights(model: Model, delta: Mapping[str, Change], strength: float, window: Window | None) -> None:
     """Puts a change on a MODEL: into the weights, or beside them in a window, and where they are quantised so coarsely
     that rounding would cost too much."""
     known = model.model.state_dict()
@@ -283,7 +283,7 @@ def _change_weights(model: ModelPatcher, delta: Mapping[str, Change], strength: 
 
 
 def _add_beside(
-    model: ModelPatcher, delta: Mapping[str, Change], strength: float, window: Window | None
+    model: Model, delta: Mapping[str, Change], strength: float, window: Window | None
 ) -> list[str]:
     """Adds changes to what layers compute, without touching their weights; names those whose layers do not allow it,
     and then adds none."""

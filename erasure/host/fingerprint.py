@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..artifact import ErasureError
+from ..protocols import Model
 from .weights import Weights, is_ordinary
 
 CLOSE = 5e-3
@@ -43,7 +44,7 @@ def hash_of_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def fingerprint_of(model, entry: Sequence[str]) -> Fingerprint:
+def fingerprint_of(model: Model, entry: Sequence[str]) -> Fingerprint:
     """Of a host MODEL with these weights that read text; its patches (LoRA, other erasures) do not count."""
     weights = Weights(model)
     names = sorted(entry)

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..parts.delta import Delta, Mask
 from ..parts.prompt import PromptTensors
+from ..protocols import Model
 from ..texts.encoder import Text
 from ..training.choice import Mixture, Soft
 from . import attach
@@ -36,7 +37,7 @@ class Network:
     ``shape``: of a latent [c, h, w]. ``checkpointing``: layers are run again in backward, which saves memory.
     """
 
-    def __init__(self, model, shape: Sequence[int], checkpointing: bool):
+    def __init__(self, model: Model, shape: Sequence[int], checkpointing: bool):
         self.model, self.shape, self.checkpointing = model, shape, checkpointing
         self.family = subject(model).family
         self.device: torch.device = model.load_device

@@ -11,6 +11,7 @@ import torch
 from ..artifact import ErasureError
 from ..families import FAMILIES, family_of
 from ..families.family import Family
+from ..protocols import Model
 from .fingerprint import Fingerprint, fingerprint_of
 from .weights import Weights, shape_of
 
@@ -18,7 +19,7 @@ from .weights import Weights, shape_of
 class Subject:
     """``model``: the host's MODEL; ``family``: of its network."""
 
-    def __init__(self, model, family: Family):
+    def __init__(self, model: Model, family: Family):
         self.model, self.family = model, family
 
     @cached_property
@@ -75,7 +76,7 @@ class Subject:
             )
 
 
-def subject(model) -> Subject:
+def subject(model: Model) -> Subject:
     """Raises ErasureError, naming the MODEL, when its network is of no family that is known."""
     family = family_of(model.model)
     if family is None:

@@ -10,6 +10,7 @@ import torch
 
 from ..artifact import Change, ErasureError
 from ..families import reads_text
+from ..protocols import Model
 from .weights import (
     Weights,
     ask,
@@ -148,7 +149,7 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.2g} %"
 
 
-def taken(model, delta: Mapping[str, Change], strength: float = 1.0, beside: bool = False) -> Taken:
+def taken(model: Model, delta: Mapping[str, Change], strength: float = 1.0, beside: bool = False) -> Taken:
     """How a change at a strength arrives on the MODEL that it is put on, which stays as it is and is not loaded.
 
     ``beside``: it acts in a part of sampling only, so that no weight is rounded. Counts and shares are of a sample of
@@ -210,7 +211,7 @@ class Group:
     form: str
 
 
-def sample(model, names: Sequence[str]) -> list[Group]:
+def sample(model: Model, names: Sequence[str]) -> list[Group]:
     """Some weights of every kind of layer, ``SAMPLE`` in all where there are not more kinds."""
     stored = stored_weights(model)
     kinds: dict[tuple, list[str]] = {}
@@ -233,7 +234,7 @@ class Arrival:
     beside: bool
 
 
-def look(model, name: str, change: Change, strength: float, beside: bool) -> Arrival | None:
+def look(model: Model, name: str, change: Change, strength: float, beside: bool) -> Arrival | None:
     """How the change of one weight arrives; None where its loader does not show it."""
     wanted = change.dense().double() * strength
     stored = stored_weights(model)[name]
@@ -256,7 +257,7 @@ def look(model, name: str, change: Change, strength: float, beside: bool) -> Arr
     return Arrival(w, r, k, n, kind(stored), beside or is_packed(stored))
 
 
-def _packed(model, name: str, stored: torch.Tensor, patches: list) -> torch.Tensor:
+def _packed(model: Model, name: str, stored: torch.Tensor, patches: list) -> torch.Tensor:
     """A packed weight as its layer computes with it once its loader's patcher has put patches on it, float32."""
     if not patches:
         return read(model, name, stored).float()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from ..artifact import ErasureError
+from ..protocols import Model
 from . import attach
 from .subject import subject
 from .weights import require_unpacked
 
 
-def plain_patcher(model):
+def plain_patcher(model: Model):
     """A clone whose weights are ordinary tensors in one place, which training needs. Raises ErasureError."""
     require_trainable(model)
     return model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
 
 
-def require_trainable(model) -> None:
+def require_trainable(model: Model) -> None:
     """Raises ErasureError for a model of which the host cannot make a ``plain_patcher``, or that changes on its way."""
     if attach.is_windowed(model):
         raise ErasureError(

@@ -11,6 +11,7 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from ..protocols import Model
 from . import attach
 
 
@@ -43,7 +44,7 @@ def joined(parts: Sequence[Trajectory], groups: Sequence[Sequence[int]]) -> Traj
 
 
 @contextlib.contextmanager
-def _asked(model, wrapper: Callable) -> Iterator[None]:
+def _asked(model: Model, wrapper: Callable) -> Iterator[None]:
     """Wraps what samplers ask of a MODEL; on the MODEL itself, because a clone would have the host load it anew."""
     before = model.model_options
     model.model_options = comfy.model_patcher.create_model_options_clone(before)
@@ -56,7 +57,7 @@ def _asked(model, wrapper: Callable) -> Iterator[None]:
 
 @torch.no_grad()
 def sample_trajectory(
-    model,
+    model: Model,
     positive: list,
     negative: list,
     how: Sampling,

@@ -23,6 +23,7 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import nn
 
 from ..artifact import Change, ErasureError, LowRank
+from ..protocols import Model
 
 try:
     from comfy.utils import string_to_seed
@@ -36,7 +37,7 @@ FROM_THE_DYNAMIC_LOADER = ("_v", "_prefetch", "weight_lowvram_function", "bias_l
 """What the host's dynamic loader leaves on a layer, with which it computes on the GPU alone."""
 
 
-def stored_weights(model) -> dict[str, torch.Tensor]:
+def stored_weights(model: Model) -> dict[str, torch.Tensor]:
     """The parameters of a host MODEL as its checkpoint has them, in whatever form its layers keep them.
 
     Clones share one network, which still carries the patches of whichever of them ran last; the host keeps what was
@@ -53,7 +54,7 @@ class Weights(Mapping[str, torch.Tensor]):
     ErasureError for packed weights that their layer does not give away.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Model):
         self.model, self.stored = model, stored_weights(model)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -91,13 +92,13 @@ def kind(weight: torch.Tensor) -> str:
     return str(weight.dtype).removeprefix("torch.") if plain else type(weight).__name__
 
 
-def layer_of(model, name: str) -> tuple[nn.Module, str]:
+def layer_of(model: Model, name: str) -> tuple[nn.Module, str]:
     """The layer of a host MODEL that has a weight, and the weight's name in it."""
     path, _, part = name.rpartition(".")
     return model.get_model_object(path), part
 
 
-def shape_of(model, name: str, weight: torch.Tensor) -> torch.Size:
+def shape_of(model: Model, name: str, weight: torch.Tensor) -> torch.Size:
     """The true shape of a weight, which a packed one may not tell."""
     if is_packed(weight):
         layer, part = layer_of(model, name)
@@ -106,7 +107,7 @@ def shape_of(model, name: str, weight: torch.Tensor) -> torch.Size:
     return weight.shape
 
 
-def read(model, name: str, weight: torch.Tensor) -> torch.Tensor:
+def read(model: Model, name: str, weight: torch.Tensor) -> torch.Tensor:
     """A stored weight as plain numbers of its true shape. Raises ErasureError where its layer does not give it away."""
     if is_ordinary(weight):
         return weight
@@ -121,7 +122,7 @@ def read(model, name: str, weight: torch.Tensor) -> torch.Tensor:
     return ask(layer_of(model, name)[0], name, kind(weight), shape)
 
 
-def with_patches(model, name: str, weight: torch.Tensor, patches: list) -> torch.Tensor:
+def with_patches(model: Model, name: str, weight: torch.Tensor, patches: list) -> torch.Tensor:
     """A stored weight with patches as the host has it once the MODEL is loaded, float32: rounded to its own precision,
     or quantised anew by its layer. Not for packed weights."""
     dense = read(model, name, weight).detach().float().clone()
@@ -144,7 +145,7 @@ def plain_numbers(weight: torch.Tensor) -> torch.Tensor:
     return weight if type(weight) in (torch.Tensor, nn.Parameter) else weight.as_subclass(torch.Tensor)
 
 
-def leave_nothing_on(model) -> None:
+def leave_nothing_on(model: Model) -> None:
     """Has the host take the patches of any clone off the network, where some are on it: a packed weight carries them.
 
     The model is loaded again when it draws.
@@ -253,7 +254,7 @@ def _by_unit_vectors(layer: nn.Module, shape: torch.Size, dtype: torch.dtype) ->
     return matrix
 
 
-def require_unpacked(model) -> None:
+def require_unpacked(model: Model) -> None:
     """Raises ErasureError for a MODEL with packed weights, through which gradients do not pass."""
     for name, weight in model.model.named_parameters():
         if is_packed(weight):
@@ -265,7 +266,7 @@ def require_unpacked(model) -> None:
 
 
 
-def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
+def effective_weights(model: Model, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures).
 
     Raises ErasureError for packed weights that their layer does not give away.
@@ -277,7 +278,7 @@ def effective_weights(model, names: Iterable[str]) -> dict[str, torch.Tensor]:
     }
 
 
-def true_shapes(model, names: Iterable[str]) -> dict[str, torch.Size]:
+def true_shapes(model: Model, names: Iterable[str]) -> dict[str, torch.Size]:
     """The shapes of named weights of a host MODEL, however its layers keep them."""
     weights = Weights(model)
     return {name: weights.shape(name) for name in names}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 
 from ..artifact import Change, Probe
+from ..protocols import Model
 from ..verdict import Finding
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Holder(Protocol):
     """A MODEL that an erasure is being put on, at a strength and for a part of sampling; see ``host.attach``."""
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The host's MODEL, a clone that is the holder's own."""
 
     def require_blocks(self, blocks: str) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..artifact import ErasureError
+from ..protocols import Clip
 from .names import EMBEDDING, is_said, plain
 from .phrases import say
 from .recall import Recall
@@ -71,7 +72,7 @@ class Encoder:
     """
 
     def __init__(
-        self, clip, on_read: Callable[[int, int], None] = lambda done, total: None, entry: Entry | None = None
+        self, clip: Clip, on_read: Callable[[int, int], None] = lambda done, total: None, entry: Entry | None = None
     ):
         if clip is None:
             raise ErasureError(

@@ -21,6 +21,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import nn
 
 from ..host.weights import stored_weights
+from ..protocols import Clip
 from ..version import host_version
 
 SAMPLES = 16
@@ -48,7 +49,7 @@ class Untold(Exception):
     """Something may change the encodings that cannot be told from outside."""
 
 
-def identity(clip) -> str | None:
+def identity(clip: Clip) -> str | None:
     """What the encodings of a CLIP depend on; None where that cannot be told."""
     try:
         _check_clip(clip)
@@ -64,7 +65,7 @@ def identity(clip) -> str | None:
 # ---------------------------------------------------------------- nothing in the host's way
 
 
-def _check_clip(clip) -> None:
+def _check_clip(clip: Clip) -> None:
     """Raises Untold for a CLIP that does not encode as the host's own does."""
     patcher = clip.patcher
     own = all(_is_of(getattr(type(clip), name), comfy.sd.__file__) and name not in vars(clip) for name in ENCODING)
@@ -94,7 +95,7 @@ def _is_of(function, file: str) -> bool:
 # ---------------------------------------------------------------- what it is made of
 
 
-def _surroundings(clip) -> str:
+def _surroundings(clip: Clip) -> str:
     """The layer that is read, and what computes."""
     device = clip.patcher.load_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -168,7 +169,7 @@ def weights_sum(patcher) -> str:
     return known[1]
 
 
-def pooling(clip) -> str:
+def pooling(clip: Clip) -> str:
     """What pooled vectors depend on beside what encodings do."""
     stored = stored_weights(clip.patcher)
     return repr([checksum(weight) for name, weight in stored.items() if name.endswith(POOLED)])

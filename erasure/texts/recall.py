@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..protocols import Clip
 from .identity import checksum, identity, pooling
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class Recall:
     last bit, so there a text is remembered together with those that were read in the same run.
     """
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip):
         self.clip, self.identity = clip, identity(clip)
         self.apart = self.identity is not None and clip.patcher.load_device.type == "cpu"
         self._tokens: dict[str, Tokens] = {}

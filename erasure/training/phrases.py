@@ -10,6 +10,7 @@ import torch
 
 from .. import only_in
 from ..history import erased_from, leading_to
+from ..protocols import Model
 from ..request import Request
 from ..targets import anchors_for
 from ..texts.encoder import Encoder
@@ -19,7 +20,7 @@ from .pool import Phrase
 from .settings import Settings
 
 
-def with_names_in_front(request: Request, model) -> Request:
+def with_names_in_front(request: Request, model: Model) -> Request:
     """The request with names that were erased from the model before and became one of its names: they go with it."""
     chained = leading_to(erased_from(model), request.texts)
     targets = {name.text: name.target for name in request.names}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import comfy.model_base
 
 from ..host.latents import latent_shape
+from ..protocols import Model
 from .settings import Settings
 
 SMALLEST_PUBLISHED = 192
@@ -18,13 +19,13 @@ def with_sampling(settings: Settings, **changes) -> Settings:
     return replace(settings, sampling=replace(settings.sampling, **changes))
 
 
-def with_pictures(model, settings: Settings, width: int | None = None, height: int | None = None) -> Settings:
+def with_pictures(model: Model, settings: Settings, width: int | None = None, height: int | None = None) -> Settings:
     """The settings with pictures of a size in pixels, or of that which the model was made for."""
     side = picture_size(model)
     return with_sampling(settings, shape=latent_shape(model, width or side, height or side))
 
 
-def picture_size(model) -> int:
+def picture_size(model: Model) -> int:
     """Pixels a side of the pictures that a UNet was made for, as far as its sizes tell: 1024 for SDXL and its refiner,
     768 for those of SD 2 that predict v, 512 for other published ones, 64 for toys."""
     network = getattr(model.model.model_config, "unet_config", {})

@@ -20,6 +20,7 @@ from ..host.network import Network
 from ..host.trajectories import sample_trajectory
 from ..parts.delta import Delta, Mask
 from ..parts.prompt import ErasurePrompt, PromptTensors
+from ..protocols import Model
 from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
 from .memory import Memory
@@ -42,7 +43,7 @@ class Run:
     """One training: what learns in it, on which network, from which texts."""
 
     def __init__(
-        self, model, encode: Encoder, settings: Settings, learners: Learners = Learners(),  # noqa: B008, it is frozen
+        self, model: Model, encode: Encoder, settings: Settings, learners: Learners = Learners(),  # noqa: B008, it is frozen
         phrases: Sequence[Phrase] = (), kept: Sequence[Text] = (), memory: Memory | None = None,
     ):  # fmt: skip
         self.model, self.encode, self.settings = model, encode, settings

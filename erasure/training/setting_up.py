@@ -23,6 +23,7 @@ from ..methods import LEARNED
 from ..parts.delta import Delta, Mask
 from ..parts.gate import GateTensors
 from ..parts.prompt import ErasurePrompt, PromptTensors
+from ..protocols import Model
 from ..request import Request
 from ..texts.encoder import Encoder, Text
 from ..texts.names import Name, is_form_of, others
@@ -49,8 +50,8 @@ class Setting:
     """Sets a training up: from texts that have been read and checked to a run."""
 
     def __init__(
-        self, model, encode: Encoder, request: Request, settings: Settings, resume: Erasure | None, memory: Memory,
-        on_stage: Callable[[str], None],
+        self, model: Model, encode: Encoder, request: Request, settings: Settings, resume: Erasure | None,
+        memory: Memory, on_stage: Callable[[str], None],
     ):  # fmt: skip
         self.model, self.encode, self.resume, self.memory, self.on_stage = model, encode, resume, memory, on_stage
         self.typed, self.settings, self.method = request, settings, LEARNED[settings.method]
@@ -189,7 +190,7 @@ def _checks(
 
 
 def _closed_form(
-    model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
+    model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
 ) -> Mapping[str, Change]:
     """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
     weights = "values" if settings.weights == "values" else "keys+values"
@@ -200,7 +201,7 @@ def _closed_form(
     return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model)), how).delta
 
 
-def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:
+def _revived(model: Model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:
     """The encodings [n, d] for which changed projections come nearest to what the original ones gave for ``tokens``:
     what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
     """
@@ -214,7 +215,7 @@ def _revived(model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.
     return (tokens.double().cpu() @ torch.linalg.solve(normal, cross).T).float()
 
 
-def check_resume(model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
+def check_resume(model: Model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
     """Raises ErasureError for an erasure that training cannot go on from."""
     attach.check_fit(model, resume)
     before = resume.metadata
@@ -232,7 +233,12 @@ def check_resume(model, names: Sequence[str], settings: Settings, resume: Erasur
 
 
 def _prompt(
-    model, encode: Encoder, names: Sequence[str], settings: Settings, generator: torch.Generator, resume: Erasure | None
+    model: Model,
+    encode: Encoder,
+    names: Sequence[str],
+    settings: Settings,
+    generator: torch.Generator,
+    resume: Erasure | None,
 ) -> ErasurePrompt:
     if resume is None:
         own = torch.cat([encode.span(name) for name in names])
@@ -252,7 +258,7 @@ def _prompt(
     return ErasurePrompt(old.keys, old.values, old.pooled)
 
 
-def _pooled_width(model, encode: Encoder) -> int:
+def _pooled_width(model: Model, encode: Encoder) -> int:
     """The width of the pooled text that a MODEL reads; 0 for none."""
     reads = subject(model).family.pooled_entry(model.model) is not None and encode.has_pooled
     return encode.pooled([""])[0].shape[1] if reads else 0

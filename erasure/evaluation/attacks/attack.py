@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from ... import learning
 from ...families import Family
 from ...host.trajectories import Sampling
+from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from .lessons import Lessons, lessons
@@ -60,8 +62,8 @@ class Case:
     concept: Concept
     budget: Budget = field(default_factory=Budget)
     tick: Tick = lambda rows: None
-    before: object = None
-    after: object = None
+    before: Any = None
+    after: Any = None
     sampling: Sampling = field(default_factory=Sampling)
 
     @cached_property
@@ -75,7 +77,7 @@ class Asked:
     """What an attack asks: the host's conditioning for each prompt, and the edited model, where that is another now."""
 
     prompts: Mapping[str, list]
-    model: object = None
+    model: Model | None = None
 
 
 class Attack:

@@ -12,6 +12,7 @@ import torch
 
 from ...host.trainable import plain_patcher
 from ...host.trajectories import Sampling
+from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from ...training import loop
@@ -28,7 +29,7 @@ OnStep = Callable[[int, float], None]
 
 
 def lessons(
-    model, encode: Encoder, names: Sequence[str], sampling: Sampling,
+    model: Model, encode: Encoder, names: Sequence[str], sampling: Sampling,
     tick: Callable[[int], None] = lambda rows: None, count: int = LESSONS,
 ) -> Lessons:  # fmt: skip
     """What the unedited model predicts on its own way to the concept; call inside ``learning.gradients()``.
@@ -61,7 +62,7 @@ def _trajectory(sampling: Sampling) -> int:
 class Pupil(Run):
     """A run on the edited model, which draws nothing itself."""
 
-    def __init__(self, model, encode: Encoder, taught: Lessons, settings: Settings, delta=None, choices=None):
+    def __init__(self, model: Model, encode: Encoder, taught: Lessons, settings: Settings, delta=None, choices=None):
         super().__init__(plain_patcher(model), encode, settings, Learners(delta=delta, choices=choices or {}))
         self.taught = taught
 

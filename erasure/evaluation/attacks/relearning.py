@@ -12,6 +12,7 @@ import torch
 from ...host.subject import subject
 from ...host.weights import patches, true_shapes
 from ...parts.delta import Delta
+from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from .attack import Asked, Budget, Case, Learned
@@ -39,7 +40,7 @@ class Relearning(Learned):
 
 
 def relearned(
-    model, encode: Encoder, taught: Lessons, steps: int,
+    model: Model, encode: Encoder, taught: Lessons, steps: int,
     on_step: OnStep = lambda step, loss: None, rate: float = 1e-3,
 ):  # fmt: skip
     """The edited model after a few steps of fine-tuning on the concept."""

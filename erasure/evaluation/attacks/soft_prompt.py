@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...training.choice import Soft
 from .attack import Asked, Budget, Case, Learned
@@ -38,7 +39,7 @@ class SoftPrompt(Learned):
 
 
 def soft_prompt(
-    model, encode: Encoder, taught: Lessons, tokens: int, steps: int,
+    model: Model, encode: Encoder, taught: Lessons, tokens: int, steps: int,
     on_step: OnStep = lambda step, loss: None, rate: float = 0.05,
 ) -> list:  # fmt: skip
     """The host's conditioning whose learned ``tokens`` make the edited model predict the concept."""
