@@ -22,9 +22,7 @@ def rows(
 ) -> Iterator[dict]:
     """One row a method: means over its cells on wanted concepts."""
     for method in methods:
-        own = {
-            tuple(name.split(" | ")[1:]): cell for name, cell in measured.items() if name.split(" | ")[0] == method
-        }
+        own = {tuple(name.split(" | ")[1:]): cell for name, cell in measured.items() if name.split(" | ")[0] == method}
         own = {place: cell for place, cell in own.items() if wanted(place[0])}
         if not own:
             continue

@@ -225,9 +225,7 @@ def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[word for word in row if word not in strange] or list(row) for row in near]
 
 
-def _targets(
-    encode: Encoder, request: Request, near: Sequence[Sequence[str]], settings: Instant
-) -> list[str]:
+def _targets(encode: Encoder, request: Request, near: Sequence[Sequence[str]], settings: Instant) -> list[str]:
     """What takes the place of each name of a request: what its line says, or what the settings say of all."""
     if settings.target == "anchor":
         targets = anchors_for(settings.anchor, request.texts)
@@ -406,7 +404,12 @@ def siblings(texts: Texts, templates: Sequence[str]) -> list[list[str]]:
 
 
 def _pairs(
-    encode: Encoder | Pooled, templates: Sequence[str], name: str, target: str, tokens: str, strength: float = 1.0,
+    encode: Encoder | Pooled,
+    templates: Sequence[str],
+    name: str,
+    target: str,
+    tokens: str,
+    strength: float = 1.0,
     contexts: Sequence[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodings of one concept, or of it beside ``contexts``, and where they go, [n, d] each: so much of the way."""

@@ -171,9 +171,7 @@ def missing(file: str | None) -> str:
         return ""
     if file == NONE_YET:
         return "There is no erasure yet: make one with Save Erasure, or put a file into models/erasures, and choose it."
-    return (
-        f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
-    )
+    return f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
 
 
 class ErasureLoad(io.ComfyNode):

@@ -110,9 +110,7 @@ def budget_from(how: dict) -> Budget:
         seed=how["seed"],
     )  # fmt: skip
     strengths = [top / 3, top * 2 / 3, top]
-    return Budget(
-        strengths, search, how.pop("learned_tokens"), how.pop("learned_steps"), how.pop("relearning_steps")
-    )
+    return Budget(strengths, search, how.pop("learned_tokens"), how.pop("learned_steps"), how.pop("relearning_steps"))
 
 
 LATER = ("behind tags",)

@@ -43,9 +43,7 @@ class _Finder:
             return _package_spec(name, self.repo / name)
         if self.host_root is not None and (self.repo / name).is_dir():
             # The repository may still be on the path, put there by pytest or by the current folder.
-            return _module_spec(name, self.host_root / f"{name}.py") or _package_spec(
-                name, self.host_root / name
-            )
+            return _module_spec(name, self.host_root / f"{name}.py") or _package_spec(name, self.host_root / name)
         return None
 
 

@@ -166,9 +166,7 @@ def widget_inputs(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, An
         for name in (info.get("input_order") or {}).get(group) or declared:
             specification = declared[name]
             kind = specification[0]
-            options = (
-                specification[1] if len(specification) > 1 and isinstance(specification[1], dict) else {}
-            )
+            options = specification[1] if len(specification) > 1 and isinstance(specification[1], dict) else {}
             shown = isinstance(kind, list) or options.get("widgetType", kind) in WIDGET_TYPES
             if shown and not options.get("forceInput") and not options.get("rawLink"):
                 yield name, kind, options
@@ -221,9 +219,7 @@ class Client:
             raise ClientError(_refusal(answer, prompt))
         return str(answer["prompt_id"])
 
-    def wait(
-        self, prompt_id: str, progress: Progress | None = None, timeout: float | None = None
-    ) -> dict[str, Any]:
+    def wait(self, prompt_id: str, progress: Progress | None = None, timeout: float | None = None) -> dict[str, Any]:
         """Wait for a prompt and return its history entry.
 
         ``progress`` gets the server's messages about it: ``{"type": "progress", "data": {...}}`` and such.
@@ -265,9 +261,7 @@ class Client:
 
     def _is_queued(self, prompt_id: str) -> bool:
         queue = self._json("/queue")
-        return any(
-            prompt_id in entry[:2] for part in ("queue_running", "queue_pending") for entry in queue[part]
-        )
+        return any(prompt_id in entry[:2] for part in ("queue_running", "queue_pending") for entry in queue[part])
 
     def outputs(self, prompt_id: str) -> dict[str, Any]:
         """The history entry of a prompt that is done, as the server keeps it."""
@@ -279,9 +273,7 @@ class Client:
     def images(self, history: dict[str, Any]) -> dict[str, list[bytes]]:
         """The image files of a history entry, by the id of the node that saved them."""
         return {
-            node: [
-                self._request("/view?" + urllib.parse.urlencode(_place(image))) for image in output["images"]
-            ]
+            node: [self._request("/view?" + urllib.parse.urlencode(_place(image))) for image in output["images"]]
             for node, output in history.get("outputs", {}).items()
             if output.get("images")
         }
@@ -384,9 +376,7 @@ class _WebSocket:
 
     def __init__(self, address: str, client_id: str) -> None:
         place = urllib.parse.urlsplit(address)
-        self.connection = socket.create_connection(
-            (place.hostname or "127.0.0.1", place.port or 80), timeout=10
-        )
+        self.connection = socket.create_connection((place.hostname or "127.0.0.1", place.port or 80), timeout=10)
         self.buffer = b""
         self.text = b""
         self.text_opcode = 0

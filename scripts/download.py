@@ -134,11 +134,7 @@ def unpack(archive: Path, inside: str, destination: Path) -> int:
 def _harmless(member: tarfile.TarInfo, rest: tuple[str, ...]) -> bool:
     # Written by hand instead of tarfile's filter= because early 3.10 and 3.11 releases do not have it.
     plain = member.isfile() or member.isdir()
-    return (
-        plain
-        and not member.name.startswith("/")
-        and not any(p == ".." or set(p) & set(":\\\0") for p in rest)
-    )
+    return plain and not member.name.startswith("/") and not any(p == ".." or set(p) & set(":\\\0") for p in rest)
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

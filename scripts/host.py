@@ -224,9 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--toy", action="store_true", help="with --start: with a tiny model, and templates that run on it"
     )
-    parser.add_argument(
-        "--base", type=Path, help="base directory of the server (default: in the cache folder)"
-    )
+    parser.add_argument("--base", type=Path, help="base directory of the server (default: in the cache folder)")
     parser.add_argument("--port", type=int, help="port of the server (default: a free one)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop_on_signal)

@@ -72,9 +72,7 @@ def runs(python: Path, *arguments: str) -> bool:
     if not python.is_file():
         return False
     try:
-        done = subprocess.run(
-            [str(python), *arguments], capture_output=True, env=_clean_environ(), timeout=120
-        )
+        done = subprocess.run([str(python), *arguments], capture_output=True, env=_clean_environ(), timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -107,9 +105,7 @@ class _PipStatus:
             self.found += 1
             self.downloaded += 1
             self.now = "taking " + _short(line.split(" (from ")[0])
-        elif line.startswith(("Downloading ", "Using cached ")) and not line.split(" (")[0].endswith(
-            ".metadata"
-        ):
+        elif line.startswith(("Downloading ", "Using cached ")) and not line.split(" (")[0].endswith(".metadata"):
             self.downloaded += 1
             self.megabytes += _megabytes(line)
             self.now = "fetching " + _short(line)

@@ -111,9 +111,7 @@ def accelerator(python: Path) -> str:
         " else 'mps' if mps and mps.is_available() else 'cpu')"
     )
     try:
-        done = subprocess.run(
-            [str(python), "-c", code], capture_output=True, text=True, errors="replace", timeout=300
-        )
+        done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, errors="replace", timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise shared.HostError(f"{python} could not be asked for its torch: {error}.") from error
     if done.returncode:
@@ -176,9 +174,7 @@ class Server:
         known = (self.host.root / "comfy" / "cli_args.py").read_text(encoding="utf-8")
         command = [str(self.host.python), str(self.host.root / "main.py"), "--listen", "127.0.0.1"]
         command += ["--port", str(self.port), "--base-directory", str(self.base)]
-        command += [
-            option for option in ("--disable-auto-launch", "--disable-api-nodes") if f'"{option}"' in known
-        ]
+        command += [option for option in ("--disable-auto-launch", "--disable-api-nodes") if f'"{option}"' in known]
         if '"--database-url"' in known:
             # The default is a file in the host's own tree, which two servers cannot share.
             command += ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
@@ -227,8 +223,7 @@ class Server:
             seconds = time.monotonic() - begun
             if self.process.poll() is not None:
                 raise shared.HostError(
-                    f"The server ended with code {self.process.returncode} before it answered. "
-                    f"Its log:\n{self.tail()}"
+                    f"The server ended with code {self.process.returncode} before it answered. Its log:\n{self.tail()}"
                 )
             if seconds > timeout:
                 raise shared.HostError(f"The server did not answer within {timeout:.0f} s. Its log:\n{self.tail()}")

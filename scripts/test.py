@@ -34,9 +34,12 @@ NO_TESTS_FOUND = 5
 
 
 def lint(host: shared.Host, options: argparse.Namespace) -> int:
-    """Ruff over the whole repository, mypy over the packages that have types."""
-    ruff = subprocess.run([str(host.python), "-m", "ruff", "check", "."], cwd=REPO).returncode
-    return mypy(host) or ruff
+    """Ruff over the whole repository, rules and format; mypy over the packages that have types."""
+    ruff = [str(host.python), "-m", "ruff"]
+    codes = [
+        subprocess.run([*ruff, *words], cwd=REPO).returncode for words in (["check", "."], ["format", "--check", "."])
+    ]
+    return mypy(host) or max(codes)
 
 
 def mypy(host: shared.Host) -> int:

@@ -1,7 +1,7 @@
 """What to draw for a concept of the toy world, and how well the drawn pictures show what they should.
 
-    python3 scripts/run.py toyworld.scoring plan circle plan.json
-    python3 scripts/run.py toyworld.scoring judge pictures.json scores.json
+python3 scripts/run.py toyworld.scoring plan circle plan.json
+python3 scripts/run.py toyworld.scoring judge pictures.json scores.json
 """
 
 from __future__ import annotations

@@ -360,8 +360,14 @@ def train_unet(steps: int, batch: int = 48) -> None:
     tensors = {k: v.float().cpu().contiguous() for k, v in average.values.items()}
     save_file(tensors, WORK / "unet.safetensors")
     record(
-        "unet", steps=steps, batch=batch, seconds=round(time.time() - start), losses=losses, seed=SEED + 2,
-        parameters=sum(p.numel() for p in both["unet"].parameters()), device=DEVICE,
+        "unet",
+        steps=steps,
+        batch=batch,
+        seconds=round(time.time() - start),
+        losses=losses,
+        seed=SEED + 2,
+        parameters=sum(p.numel() for p in both["unet"].parameters()),
+        device=DEVICE,
     )
 
 

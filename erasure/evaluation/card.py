@@ -145,9 +145,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Erasure", f"{in_words(entry.moves)}; method {entry.method}{file}, strength {entry.strength:g}"
     yield "Pictures", _drawn(drawing, report.prompts)
     negative = f", negative prompt '{short(drawing.negative)}'" if drawing.negative else ""
-    yield "Sampler", (
-        f"{drawing.sampler}, {drawing.scheduler}, {drawing.steps} steps, CFG {drawing.cfg:g}, {drawing.width} by "
-        f"{drawing.height} pixels{negative}"
+    yield (
+        "Sampler",
+        (
+            f"{drawing.sampler}, {drawing.scheduler}, {drawing.steps} steps, CFG {drawing.cfg:g}, {drawing.width} by "
+            f"{drawing.height} pixels{negative}"
+        ),
     )
     share = accuracy(report.rows[0])
     if share is not None:

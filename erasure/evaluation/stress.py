@@ -310,9 +310,7 @@ def _check(concept: Concept) -> None:
         raise ErasureError("The concept is empty: type what was erased, one name a line.")
 
 
-def _choices(
-    judge: Judge | None, concept: Concept, targets: Sequence[str]
-) -> tuple[Judge | None, Concept, str]:
+def _choices(judge: Judge | None, concept: Concept, targets: Sequence[str]) -> tuple[Judge | None, Concept, str]:
     """The judge, the concept with all that the judge chooses from, and why nothing is counted, if so.
 
     ``targets``, what the erasures aim at, are among the labels of judges that know every label.

@@ -174,9 +174,7 @@ def erase(
     return out
 
 
-def recover(
-    model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning
-) -> Model:
+def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning) -> Model:
     """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
 
     Raises ErasureError when the erasure has no key or does not fit the model.
@@ -282,9 +280,7 @@ def _change_weights(model: Model, delta: Mapping[str, Change], strength: float, 
         model.add_patches(patches(delta), strength)
 
 
-def _add_beside(
-    model: Model, delta: Mapping[str, Change], strength: float, window: Window | None
-) -> list[str]:
+def _add_beside(model: Model, delta: Mapping[str, Change], strength: float, window: Window | None) -> list[str]:
     """Adds changes to what layers compute, without touching their weights; names those whose layers do not allow it,
     and then adds none."""
     changes = {name: SwitchedChange(change, strength) for name, change in delta.items()}

@@ -265,7 +265,6 @@ def require_unpacked(model: Model) -> None:
             )
 
 
-
 def effective_weights(model: Model, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The named weights [out, in] of a host MODEL, float32, with this MODEL's own patches (LoRA, other erasures).
 

@@ -28,6 +28,7 @@ LEARNED: dict[str, Method] = {
     "pruning": pruning.Pruning(),
 }
 
+
 def preset_for(name: str, method: str | None = None) -> Settings:
     """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each."""
     settings = PRESETS[name]

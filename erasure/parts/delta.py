@@ -148,10 +148,7 @@ class Delta(nn.Module):
 
     def changes(self) -> dict[str, torch.Tensor]:
         """The changes as tensors that carry gradients, by weight name."""
-        return {
-            name: part["full"] if "full" in part else part["up"] @ part["down"]
-            for name, part in self._named()
-        }
+        return {name: part["full"] if "full" in part else part["up"] @ part["down"] for name, part in self._named()}
 
     def at_rest(self) -> dict[str, Change]:
         """The delta as it stands now, as plain tensors for an ``Erasure``."""

@@ -102,9 +102,7 @@ def choose_threshold(speaking: list[float], silent: list[float]) -> tuple[float,
         return (low + high) / 2, low - high
     places = sorted({*speaking, *silent})
     between = [(a + b) / 2 for a, b in pairwise(places)] or places
-    wrong = [
-        sum(s < t for s in speaking) / len(speaking) + sum(s >= t for s in silent) / len(silent) for t in between
-    ]
+    wrong = [sum(s < t for s in speaking) / len(speaking) + sum(s >= t for s in silent) / len(silent) for t in between]
     best = [t for t, share in zip(between, wrong, strict=True) if share == min(wrong)]
     return (best[0] + best[-1]) / 2, low - high
 

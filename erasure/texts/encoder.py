@@ -392,8 +392,7 @@ def alike_long(*parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class Ahead(Encoder):
-    """Of a CLIP whose context begins with what OpenAI's text encoders give, and goes on with what T5 does: the former.
-    """
+    """Of a CLIP whose context begins with what OpenAI's text encoders give, and goes on with T5's: the former."""
 
     def __init__(self, whole: Encoder):
         super().__init__(whole.clip)

@@ -140,9 +140,7 @@ class _Reader:
     def line(self, line: str) -> None:
         line = re.sub(" {2,}", " ", line.strip())
         if len(line) > LONGEST_LINE:
-            raise ErasureError(
-                f"A line of {len(line)} letters is too long: put each name on its own line."
-            )
+            raise ErasureError(f"A line of {len(line)} letters is too long: put each name on its own line.")
         if line.startswith("#"):
             if match := OFF.fullmatch(line):
                 self.off.append(match[1])

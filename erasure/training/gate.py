@@ -50,9 +50,7 @@ def build_gate(
         return either(gate, _far_gate(encode, names, texts, near)), min(gaps)
 
 
-def _far_gate(
-    encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor
-) -> GateTensors:
+def _far_gate(encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor) -> GateTensors:
     """A gate for ``behind_filler``, silent for ``near`` [q, n, d], too; ``texts``: those that speak and that do not.
 
     It starts from what tells the names' own tokens from all others: a convex problem.
@@ -107,7 +105,11 @@ def _plain_and_weighted(encode: Encoder, parts: Sequence[Sequence[str]]) -> list
 
 
 def concept_directions(
-    encode: Encoder, names: Sequence[str], preserve: Sequence[str], count: int, texts: GateTexts | None = None,
+    encode: Encoder,
+    names: Sequence[str],
+    preserve: Sequence[str],
+    count: int,
+    texts: GateTexts | None = None,
     shrinkage: float = 1e-3,
 ) -> torch.Tensor:
     """Directions [count, d] in which texts that speak of the concept are strong and other texts are weak.

@@ -100,9 +100,7 @@ def test_weights_follow_the_prompt(clip, parts):
     assert sum(w * w for w in near) == pytest.approx(1.0)
     out = combine.combine(parts, near)
     name = next(iter(out.delta))
-    torch.testing.assert_close(
-        out.delta[name].dense(), dense(parts[0], near[0])[name] + dense(parts[1], near[1])[name]
-    )
+    torch.testing.assert_close(out.delta[name].dense(), dense(parts[0], near[0])[name] + dense(parts[1], near[1])[name])
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,7 @@ def test_the_part_is_stored_applied_and_combined(module, model, cond, gated, tmp
     erasure = load_erasure(tmp_path / "x.safetensors")
     assert erasure.identity() == made.identity() and erasure.beside == erasure.parts
     text, nothing = cond("a circle"), cond("")
-    base, erased, half = (
-        sample(attach.erase(model, erasure, strength), text, nothing) for strength in (0.0, 1.0, 0.5)
-    )
+    base, erased, half = (sample(attach.erase(model, erasure, strength), text, nothing) for strength in (0.0, 1.0, 0.5))
     assert torch.equal(base, sample(model, text, nothing))
     assert (half - base).norm() > 0 and (erased - base).norm() > 0
     other = Erasure(gated.metadata, changing(gated.delta))

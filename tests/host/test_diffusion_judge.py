@@ -77,5 +77,3 @@ def test_one_label_alone_is_not_counted_and_said(toy, output):
     with torch.inference_mode():
         out = ErasureReport.execute(toy[0], toy[0], toy[1], toy[2], "circle", "", **{**DRAWING, "steps": 1})
     assert out.result[1].startswith("Not counted: the judge has nothing to choose from but 'circle'.")
-
-

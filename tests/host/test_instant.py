@@ -87,9 +87,7 @@ def test_what_another_clone_has_done_to_the_shared_network_does_not_count(model,
 def test_what_is_on_the_model_already_counts(model, clip):
     """Erasing on an erased model changes the weights that this has."""
     first = erase_instantly(model, clip, "star", KEPT, TO_SQUARE)
-    alone, second = (
-        erase_instantly(m, clip, "circle", KEPT, TO_SQUARE) for m in (model, attach.erase(model, first))
-    )
+    alone, second = (erase_instantly(m, clip, "circle", KEPT, TO_SQUARE) for m in (model, attach.erase(model, first)))
     assert alone.identity() != second.identity()
 
 
@@ -130,6 +128,7 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
     assert len(kept) >= 16 and {"blue", "striped"} <= set(kept)
     assert not {"circle", "red"} & {*kept, *found.target.splitlines()}
     assert all(target in kept for target in found.target.splitlines())
+
 
 def test_when_all_common_words_are_concepts_a_target_is_asked_for(model, clip, monkeypatch):
     monkeypatch.setattr(instant, "everyday_texts", instant.everyday_texts.__wrapped__)  # not remembered for others

@@ -151,7 +151,6 @@ def test_the_editors_rows_are_told_of_each_line_that_is_one_name_what_it_became_
     assert target_rows("file: names.txt\na circle", out.args[0]) == rows[:1]
 
 
-
 def test_what_is_no_name_at_all_is_refused_in_a_sentence(toys):
     for typed in ("", "# circle", ", ,", "(:1.2)"):
         with pytest.raises(ErasureError, match=r"The concept is empty|No name can be read in"):

@@ -39,9 +39,7 @@ def prepare(model, clip, encoded_once):
     def prepared(method, preserve=KEPT, resume=None, **changes):
         settings = replace(preset_for("recommended", method), **{**SHORT, **changes})
         with learning.gradients():
-            return learning.prepare(
-                model, clip, "circle", preserve, with_sampling(settings, steps=2), resume
-            )
+            return learning.prepare(model, clip, "circle", preserve, with_sampling(settings, steps=2), resume)
 
     return prepared
 

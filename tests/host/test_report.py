@@ -196,9 +196,7 @@ def test_erasures_are_compared_beside_the_unedited_model(model, clip, world, out
 
 def test_a_judge_of_another_kind_counts(model, clip, world, output):
     with torch.inference_mode():
-        out = ErasureReport.execute(
-            model, model, clip, world[2], "circle", "square", **HOW, judge=Always("circle")
-        )
+        out = ErasureReport.execute(model, model, clip, world[2], "circle", "square", **HOW, judge=Always("circle"))
     assert "ESR-1 0.000" in out.result[1] and "PSR-1 0.000" in out.result[1] and "CLIP" not in out.result[1]
 
 

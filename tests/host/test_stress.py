@@ -168,9 +168,7 @@ def test_the_outcome_comes_first_for_prompts_and_for_training_apart():
 
 
 def test_attacks_that_say_nothing_are_not_taken_for_ones_that_brought_the_concept_back():
-    trials = [
-        Trial("by name", "", ["x"], (PICTURE, PICTURE), Share(before, 8), Share(0, 8)) for before in (8, 0)
-    ]
+    trials = [Trial("by name", "", ["x"], (PICTURE, PICTURE), Share(before, 8), Share(0, 8)) for before in (8, 0)]
     headline = StressReport(trials, CIRCLE, SMALL, LITTLE).headline()
     assert headline == "🟢 Prompts did not bring 'circle' back in 1 of 2 attacks; the others say nothing."
 

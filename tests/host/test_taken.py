@@ -50,8 +50,10 @@ def test_a_change_arrives_whole_on_full_precision(models, delta):
     arrival = taken(models["fp32"], delta)
     assert (arrival.changed, arrival.total, arrival.form) == (len(delta), len(delta), "fp32")
     assert arrival.left == pytest.approx(1, abs=1e-5) and arrival.noise < 1e-3 and arrival.is_whole
-    norms = [[float(t.norm()) ** 2 for t in ts] for ts in (
-        [change.dense() for change in delta.values()], effective_weights(models["fp32"], delta).values())]
+    norms = [
+        [float(t.norm()) ** 2 for t in ts]
+        for ts in ([change.dense() for change in delta.values()], effective_weights(models["fp32"], delta).values())
+    ]
     assert arrival.share == pytest.approx((sum(norms[0]) / sum(norms[1])) ** 0.5, rel=0.2)
     assert arrival.sentence() == f"14 of 14 text weights changed, by {percent(arrival.share)} of their norm."
     assert taken(models["fp32"], delta, 0.5).share == pytest.approx(arrival.share / 2)

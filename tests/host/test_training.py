@@ -47,7 +47,10 @@ def test_every_method_and_preset_learns_something_that_a_file_can_hold(train, mo
 @pytest.mark.parametrize(
     "settings",
     [
-        {"target": "anchor", "anchor": "square"}, {"target": "nearest neighbour"}, {"space": "x0"}, {"gate": False},
+        {"target": "anchor", "anchor": "square"},
+        {"target": "nearest neighbour"},
+        {"space": "x0"},
+        {"gate": False},
         {"rank": 0},
     ],
 )

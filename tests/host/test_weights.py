@@ -178,9 +178,7 @@ NODES = {
 LEARNS = ("train", "train a prompt", "prune", "relearning")
 
 
-@pytest.mark.parametrize(
-    ("name", "node"), [*(("sealed", n) for n in NODES), *(("packed", n) for n in LEARNS)]
-)
+@pytest.mark.parametrize(("name", "node"), [*(("sealed", n) for n in NODES), *(("packed", n) for n in LEARNS)])
 def test_what_cannot_be_read_or_learned_on_is_refused_in_a_sentence(models, clip, tmp_path, output, name, node):
     path = whole_weights(models, tmp_path / "x.safetensors")
     with pytest.raises(ErasureError) as caught, torch.inference_mode():

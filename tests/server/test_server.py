@@ -204,6 +204,7 @@ def test_typing_a_concept_erases_it(client, info):
 
 def test_another_seed_solves_nothing_anew(client, info):
     """The host keeps what Instant Erasure made, and the node says what it did."""
+
     def graph(seed: int):
         return picture(info, ["3", 0], seed=seed) | {
             "2": node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts="circle\nstar"),
@@ -220,6 +221,7 @@ def test_another_seed_solves_nothing_anew(client, info):
 
 def test_erasures_combine_in_a_graph(client, info):
     """Sockets that grow are sent as 'erasures.erasure0', …; the sum draws what two nodes in a row draw."""
+
     def instant(concept: str) -> dict:
         return node(info, "ErasureInstant", model=["1", 0], clip=["1", 1], concepts=concept, preserve="square\nred")
 

@@ -32,9 +32,7 @@ INFO = {
     },
     "Noise": {"input": {"required": {"noise_seed": ["INT", {}], "text": ["STRING", {"multiline": True}]}}},
     "Image": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
-    "Patch": {
-        "input": {"required": {"clip": ["CLIP"], "model": ["MODEL"], "ratio": ["FLOAT", {"default": 0.5}]}}
-    },
+    "Patch": {"input": {"required": {"clip": ["CLIP"], "model": ["MODEL"], "ratio": ["FLOAT", {"default": 0.5}]}}},
 }
 
 

@@ -137,6 +137,7 @@ class Learned(Attack):
 
     def misfit(self, encode: Encoder, family: Family) -> str:
         return "" if family.learns else f"for it trains, and learning on {family.name} models is not supported."
+
     ROWS = 24
     """Rows through the network in a step of learning: a batch of 8, once there and about twice as much back."""
 

@@ -1,6 +1,6 @@
 """A few steps of fine-tuning on keys and values::
 
-    min_θ'  || e'(z_t, c_e) - e(z_t, c_e) ||^2
+min_θ'  || e'(z_t, c_e) - e(z_t, c_e) ||^2
 """
 
 from __future__ import annotations

@@ -107,9 +107,7 @@ def distances(
     return torch.cat(out)
 
 
-def bred(
-    texts: torch.Tensor, apart: torch.Tensor, pool: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def bred(texts: torch.Tensor, apart: torch.Tensor, pool: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """As many new texts as there are: two good parents each, one cut, and some tokens from the pool.
 
     ``apart`` [texts]: how far each is from what is searched for.

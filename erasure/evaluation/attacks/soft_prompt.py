@@ -44,8 +44,6 @@ def soft_prompt(
 ) -> list:  # fmt: skip
     """The host's conditioning whose learned ``tokens`` make the edited model predict the concept."""
     soft = Soft(encode(""), tokens)
-    pupil = Pupil(
-        model, encode, taught, replace(SETTINGS, steps=steps, choice_lr=rate), choices={"soft": soft}
-    )
+    pupil = Pupil(model, encode, taught, replace(SETTINGS, steps=steps, choice_lr=rate), choices={"soft": soft})
     pupil.learn("soft", lambda batch: pupil.edited_under(batch, [soft] * len(batch.phrases)), on_step)
     return encode("").reading(soft.context()[0].detach().cpu())
