@@ -312,7 +312,7 @@ def test_a_report_shows_the_grid_and_keeps_the_scores(client, info, server):
     [said], [image] = shown["text"], shown["images"]
     first, few, judge, *_ = said.splitlines()
     assert first == "✓ Gone in 2 of 2 pictures; everything else kept in 2 of 2."
-    assert few.startswith("⚠ Too few pictures") and judge.startswith("The judge is the one that is")
+    assert few.startswith("⚠ Too few pictures") and judge.startswith("The judge is Toy World Judge:")
     assert said.index("after:") < said.index("before:") and "PSNR" in said and image["type"] == "temp"
     saved = json.loads((server.base / "output" / "erasures" / "report_00001.json").read_text())
     assert [row["name"] for row in saved["rows"]] == ["before", "after"]
