@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from toyworld.judge import halving
+
 from .hands import HANDS
 from .scenes import BACKGROUNDS
 from .subjects import SUBJECTS
@@ -27,10 +29,7 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = [3, 32, 64, 96, 128]
-        layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(a, b, 3, padding=1, stride=2), nn.GroupNorm(8, b), nn.ReLU()]
+        layers = halving([32, 64, 96, 128])
         for a, b in ((128, 160), (160, 192)):
             layers += [nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.ReLU()]
         self.features = nn.Sequential(*layers)

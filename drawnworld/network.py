@@ -17,18 +17,17 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import ModelSamplingDiscrete
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from toyworld import autoencoder
-from toyworld.train import DEVICE, Average, differentiable_attention, half_precision
+from toyworld.node.families.drawn import NETWORK, TEXT_CONFIG, DrawnTokenizer
+from toyworld.train import DEVICE, Average, differentiable_attention, half_precision, save_half, sd1_state
 
 from . import pictures, vae
 from .captions import HEADS, Caption, pieces, random_caption
 from .fetch import HERE, WORK
 from .keeping import State, record
-from .node.family import TEXT_CONFIG, UNET_CONFIG, DrawnTokenizer
 
 SEED = 20630
 STEPS, BATCH, RATE = 60_000, 32, 8e-4
@@ -74,7 +73,7 @@ def text_model(vocabulary: Vocabulary) -> CLIPTextModel:
 
 def unet_model() -> UNetModel:
     """The host's UNet with ordinary initial weights (the host's layers skip theirs) and silent last layers."""
-    net = UNetModel(**UNET_CONFIG, operations=comfy.ops.disable_weight_init)
+    net = UNetModel(**NETWORK, operations=comfy.ops.disable_weight_init)
     for module in net.modules():
         for layer in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm):
             if isinstance(module, layer):
@@ -240,21 +239,5 @@ def swap(module: nn.Module, values: dict[str, torch.Tensor]) -> None:
 
 
 def assemble(trained: dict[str, torch.Tensor], vocabulary: Vocabulary, path) -> None:
-    """One SD 1.x style checkpoint in half precision: UNet, text encoder (full token table), VAE."""
-    state: dict[str, torch.Tensor] = {}
-    for name, value in trained.items():
-        part, key = name.split(".", 1)
-        if part == "unet":
-            state[f"model.diffusion_model.{key}"] = value
-        else:
-            key = key if key.startswith("text_model.") else f"text_model.{key}"
-            state[f"cond_stage_model.transformer.{key}"] = value
-    key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-    table = torch.zeros(TEXT_CONFIG["vocab_size"], TEXT_CONFIG["hidden_size"])
-    table[vocabulary.used] = state[key]
-    state[key] = table
-    coder = autoencoder.widen(load_file(vae.FILE))
-    state |= {f"first_stage_model.{k}": v for k, v in coder.items()}
-    state |= {"first_stage_model.vae_scale": torch.tensor(1.0), "first_stage_model.vae_shift": torch.tensor(0.0)}
-    save_file({k: v.half().contiguous() for k, v in state.items()}, path, metadata={"format": "pt"})
-    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    """One SD 1.x style checkpoint: UNet, text encoder, VAE."""
+    save_half(sd1_state(trained, vocabulary.used, load_file(vae.FILE)), path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import resvg_py
 from PIL import Image
 
 from . import fetch, scenes
@@ -47,10 +48,8 @@ class Scene:
 Drawings = Mapping[tuple[str, str], Image.Image]
 
 
-def _raster(svg: str) -> Image.Image:
+def raster(svg: str) -> Image.Image:
     """A drawing, RGBA, cut to what is not transparent."""
-    import resvg_py
-
     png = resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     return image.crop(image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
@@ -65,11 +64,7 @@ def drawings() -> Drawings:
         known = pickle.loads(path.read_bytes())
         if known.keys() == wanted.keys():
             return known
-    try:
-        import resvg_py  # noqa: F401
-    except ImportError:
-        raise RuntimeError("Drawings are rendered by resvg: pip install resvg-py.") from None
-    known = {key: _raster(svg) for key, svg in wanted.items()}
+    known = {key: raster(svg) for key, svg in wanted.items()}
     path.write_bytes(pickle.dumps(known))
     return known
 

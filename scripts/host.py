@@ -46,6 +46,7 @@ DEVELOPMENT = (
     "hypothesis>=6.130,<7",
     "websocket-client>=1.8,<2",
     "playwright>=1.55,<2",
+    "resvg-py>=0.5,<1",
 )
 MARKER = "complete.json"
 

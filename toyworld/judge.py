@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,15 +15,20 @@ from .world import KINDS, kind_of
 FILE = Path(__file__).with_name("judge.safetensors")
 
 
+def halving(widths: Sequence[int]) -> list[nn.Module]:
+    """Convolutions that each halve a picture's edge, from 3 channels to the last of the widths."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise([3, *widths]):
+        layers += [nn.Conv2d(a, b, 3, padding=1, stride=2), nn.GroupNorm(8, b), nn.ReLU()]
+    return layers
+
+
 class Judge(nn.Module):
     """Pictures [b, 3, 64, 64] in [0, 1] -> logits by kind: ``{"shape": [b, 8], "colour": [b, 6], "style": [b, 4]}``."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = [3, 32, 64, 96, 128]
-        layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(a, b, 3, padding=1, stride=2), nn.GroupNorm(8, b), nn.ReLU()]
+        layers = halving([32, 64, 96, 128])
         self.features = nn.Sequential(*layers, nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Linear(128 * 16, len(names)) for kind, names in KINDS.items()})
 

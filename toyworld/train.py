@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.ldm.modules.attention as host_attention
@@ -30,7 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from . import autoencoder
 from .judge import FILE as JUDGE_FILE
 from .judge import Judge
-from .node.family import RGB_FILE, TEXT_CONFIG, UNET_CONFIG, ToyTokenizer
+from .node.family import RGB_FILE, TEXT_CONFIG, TOKENS, UNET_CONFIG, ToyTokenizer
 from .world import FULL_CAPTIONS, KINDS, PARTIAL_CAPTIONS, Scene, caption, random_caption, random_scene, render
 
 HERE = Path(__file__).parent
@@ -371,10 +372,9 @@ def train_unet(steps: int, batch: int = 48) -> None:
     )
 
 
-def assemble() -> None:
-    """One SD 1.x style checkpoint in half precision: UNet, text encoder (full token table), VAE."""
-    trained = load_file(WORK / "unet.safetensors")
-    vocabulary = Vocabulary()
+def sd1_state(trained: dict[str, torch.Tensor], used: Sequence[int], coder: dict[str, torch.Tensor]) -> dict:
+    """What a checkpoint of SD 1.x's shape holds: UNet and text encoder by what was trained, with the whole table of
+    tokens, of which ``used`` were, and the VAE."""
     state: dict[str, torch.Tensor] = {}
     for name, value in trained.items():
         part, key = name.split(".", 1)
@@ -384,15 +384,28 @@ def assemble() -> None:
             key = key if key.startswith("text_model.") else f"text_model.{key}"
             state[f"cond_stage_model.transformer.{key}"] = value
     key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-    table = torch.zeros(TEXT_CONFIG["vocab_size"], TEXT_CONFIG["hidden_size"])
-    table[vocabulary.used] = state[key]
+    table = torch.zeros(TOKENS, state[key].shape[1])
+    table[used] = state[key]
     state[key] = table
-    vae = autoencoder.widen(load_file(WORK / "vae.safetensors"))
-    state |= {f"first_stage_model.{k}": v for k, v in vae.items()}
-    state |= {"first_stage_model.vae_scale": torch.tensor(1.0), "first_stage_model.vae_shift": torch.tensor(0.0)}
-    save_file({k: v.half().contiguous() for k, v in state.items()}, CHECKPOINT, metadata={"format": "pt"})
-    record("checkpoint", bytes=CHECKPOINT.stat().st_size)
-    print(f"{CHECKPOINT.name}: {CHECKPOINT.stat().st_size / 1e6:.1f} MB")
+    state |= {f"first_stage_model.{k}": v for k, v in autoencoder.widen(coder).items()}
+    return state | {
+        "first_stage_model.vae_scale": torch.tensor(1.0),
+        "first_stage_model.vae_shift": torch.tensor(0.0),
+    }
+
+
+def save_half(state: dict[str, torch.Tensor], path: Path) -> int:
+    """Writes a checkpoint in half precision; its size in bytes."""
+    save_file({k: v.half().contiguous() for k, v in state.items()}, path, metadata={"format": "pt"})
+    size = path.stat().st_size
+    print(f"{path.name}: {size / 1e6:.1f} MB", flush=True)
+    return size
+
+
+def assemble() -> None:
+    """One SD 1.x style checkpoint: UNet, text encoder, VAE."""
+    trained, coder = load_file(WORK / "unet.safetensors"), load_file(WORK / "vae.safetensors")
+    record("checkpoint", bytes=save_half(sd1_state(trained, Vocabulary().used, coder), CHECKPOINT))
 
 
 def main() -> None:

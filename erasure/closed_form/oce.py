@@ -4,11 +4,12 @@
 
 C: encodings of the concept, T: where they go, K: encodings to preserve. An orthogonal P turns what a projection gives,
 and leaves its length, and the angles between what it gives for two texts, as they are. So the change is another one
-for each layer, and no map of the text. From the paper: the multiplicative update, this objective, and its solution,
-which is orthogonal Procrustes. Ours: all of C as in the other methods here, more weight for it, as most of an encoding
-is what all encodings share, the ridge, a basis in which layers with more outputs than inputs have one solution, and the
-cut to a low rank, behind which P is orthogonal no longer. Left out is the paper's other objective for many concepts,
-which turns the subspace of C away from the complement of that of T: here it preserved worse.
+for each layer, and no map of the text. We had the paper's abstract and public notes on it, not its text: from these are
+the multiplicative update, this objective, and its solution, which is orthogonal Procrustes. Ours: all of C as in the
+other methods here, more weight for it, as most of an encoding is what all encodings share, the ridge, a basis in which
+layers with more outputs than inputs have one solution, and the cut to a low rank, behind which P is orthogonal no
+longer. Left out is the other objective for many concepts, which turns the subspace of C away from the complement of
+that of T: here it preserved worse.
 """
 
 from __future__ import annotations

@@ -15,18 +15,26 @@ import comfy.supported_models_base
 
 CONTEXT_DIM = 96
 MODEL_CHANNELS = 64
-TEXT_CONFIG = {
-    "hidden_size": CONTEXT_DIM,
-    "intermediate_size": 4 * CONTEXT_DIM,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 77,
-    "vocab_size": 49408,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-}
+TOKENS = 49408
+
+
+def text_config(width: int, layers: int) -> dict:
+    """What the host's CLIP text model is built from, with the whole table of CLIP's tokens."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 77,
+        "vocab_size": TOKENS,
+        "bos_token_id": TOKENS - 2,
+        "eos_token_id": TOKENS - 1,
+    }
+
+
+TEXT_CONFIG = text_config(CONTEXT_DIM, layers=2)
 UNET_CONFIG = {
     "image_size": 32,
     "use_spatial_transformer": True,
@@ -57,27 +65,33 @@ class ToyLatent(comfy.latent_formats.LatentFormat):
 
 
 class ToyTextModel(comfy.sd1_clip.SDClipModel):
+    config = TEXT_CONFIG
+
     def __init__(self, device="cpu", dtype=None, model_options=None):
         super().__init__(
             device=device,
             dtype=dtype,
-            textmodel_json_config=dict(TEXT_CONFIG),
+            textmodel_json_config=dict(self.config),
             return_projected_pooled=False,
             model_options=model_options or {},
         )
 
 
 class ToyClip(comfy.sd1_clip.SD1ClipModel):
+    text_model = ToyTextModel
+
     def __init__(self, device="cpu", dtype=None, model_options=None):
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=ToyTextModel)
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=self.text_model)
 
 
 class ToyTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """The host's CLIP tokenizer; only the width of textual-inversion embeddings differs."""
 
+    width = CONTEXT_DIM
+
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {})
-        self.clip_l.embedding_size = CONTEXT_DIM
+        self.clip_l.embedding_size = self.width
 
 
 class ToyWorld(comfy.supported_models.SD15):

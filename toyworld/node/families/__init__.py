@@ -1,4 +1,4 @@
-"""The toy world in other architectures, as the host sees them: one file each, with the host's network and tokenizers.
+"""Our worlds in other architectures, as the host sees them: one file each, with the host's network and tokenizers.
 
 A class of the host's fixes the size of a text encoder, and some fix the size of a network. So each family here is a
 class of its own. It comes before the host's in the host's list, and a number that is read from the file tells them
@@ -18,6 +18,7 @@ FAMILIES = {
     "z_image": "ToyZImage",
     "anima": "ToyAnima",
     "qwen_image": "ToyQwenImage",
+    "drawn": "DrawnWorld",
 }
 """File -> class of each family."""
 
@@ -31,6 +32,6 @@ def register() -> None:
         try:
             module = importlib.import_module(f".{file}", __name__)
         except (ImportError, AttributeError):
-            logging.info("The toy world's %s needs a newer ComfyUI.", file)
+            logging.info("The world %s needs a newer ComfyUI.", file)
             continue
         comfy.supported_models.models.insert(0, getattr(module, name))
