@@ -5,7 +5,8 @@
     python3 scripts/run.py drawnworld.train --stage network --steps 90000      longer
     python3 scripts/run.py drawnworld.train --shards 6             with fewer pictures; a later run may take more
 
-It needs npm, which fetches the drawings. Seeded; uses a GPU if there is one. All that a stage leaves is in ``output/drawnworld``; ``drawnworld/training.json`` records seeds, times and losses.
+It needs npm, which fetches the drawings. Seeded; uses a GPU if there is one. All that a stage leaves is in
+``output/drawnworld``; ``drawnworld/training.json`` records seeds, times and losses.
 """
 
 from __future__ import annotations

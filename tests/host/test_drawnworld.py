@@ -1,4 +1,4 @@
-"""The drawn world's words and pictures, with drawings of the test's own: the icon sets are fetched for training only."""
+"""The drawn world's words and pictures. The drawings here are the test's own: icon sets are fetched for training."""
 
 import random
 
