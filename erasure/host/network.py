@@ -212,8 +212,8 @@ def as_long(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def extended(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Contexts [1, n, d], the shorter ones filled up with their last row until all have the same n: for networks to which
-    a repeated text is another text. What is of one shape already comes back as it is."""
+    """Contexts [1, n, d], the shorter ones filled up with their last row until all have the same n: for networks to
+    which a repeated text is another text. What is of one shape already comes back as it is."""
     if len({row.shape for row in rows}) == 1:
         return list(rows)
     longest = max(row.shape[1] for row in rows)
