@@ -18,7 +18,7 @@ from .history import erased_from, moves
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
 from .inspection import MOST_OTHERS
-from .instant import TARGETS, Instant, choose_texts, examined, solve_texts
+from .instant import TARGETS, Instant, choose_texts, examined, reading, solve_texts
 from .parts import PARTS
 from .protocols import Clip, Model
 from .request import Request, check_width
@@ -141,7 +141,7 @@ def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Eras
     with torch.inference_mode(False), torch.no_grad():
         request = _joint_request(erasures)
         check_width(model, encode)
-        texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model))
+        texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model), reading(model))
         return examined(model, encode, request, solve_texts(model, encode, texts, settings))
 
 

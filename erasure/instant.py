@@ -19,7 +19,7 @@ from .closed_form.problem import Problem, Scales, together
 from .closed_form.textmap import Edit, moment
 from .history import Erased, erased_from, leading_to
 from .host.subject import subject
-from .host.weights import effective_weights
+from .host.weights import Weights, effective_weights
 from .parts.delta import changing
 from .protocols import Clip, Model
 from .request import OpenFile, Request, read_request
@@ -28,10 +28,10 @@ from .steps import Steps
 from .targets import anchors_for, check_target
 from .texts.encoder import Encoder, paired
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
-from .texts.neighbours import common_words, nearness, unknown
+from .texts.neighbours import common_words, fullest, nearness, unknown
 from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
 from .texts.pooled import Pooled
-from .texts.vocabulary import COMPARED, EVERYDAY
+from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 
@@ -46,6 +46,8 @@ MOVED = 400
 """The most phrases that are moved, whatever the number of concepts (but at least one for each)."""
 BESIDE = 12
 """How many everyday texts a concept is said beside, when the user names nothing to preserve."""
+MANY_BESIDE, FEW_BESIDE = 24, 4
+"""How many common words a concept is said beside in the pooled text; few with a slow text encoder."""
 APART = 8
 """How many of the texts behind it in the list each everyday text is paired with."""
 IN_TURN = 3
@@ -54,6 +56,8 @@ SAMPLE = 20_000
 """About how many preserved encodings a method looks at one by one, where it does."""
 LISTED = 400
 """The most preserved texts that are remembered on disk."""
+READ = 4
+"""By at most so many weights is seen how much a network reads of a word."""
 TOTAL_RANK = 64
 """No change has a higher rank than this, unless more concepts than this are erased."""
 
@@ -117,7 +121,7 @@ def erase_instantly(
 
         def solve() -> Erasure:
             steps.begin("Reading common words", 0.4)
-            texts = choose_texts(encode, request, settings, erased_from(model))
+            texts = choose_texts(encode, request, settings, erased_from(model), reading(model))
             erasure = solve_texts(model, encode, texts, settings, steps)
             steps.begin("Checking", 1.0)
             return examined(model, encode, request, erasure)
@@ -182,9 +186,13 @@ def in_front(request: Request, erasure: Erasure, before: Sequence[Erased]) -> li
 # ---------------------------------------------------------------- which texts
 
 
-def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: Sequence[Erased] = ()) -> Texts:
+def choose_texts(
+    encode: Encoder, request: Request, settings: Instant, erased: Sequence[Erased] = (),
+    reading: Sequence[torch.Tensor] = (),
+) -> Texts:  # fmt: skip
     """What is erased, to what, and what stays; what the user leaves open is looked for in the text encoder.
 
+    ``reading``: some of the weights that read the text, by which a target is chosen among the nearest common words.
     ``erased``: what was erased from the model before. It is neither aimed at nor preserved, and what has become a
     concept that is erased now moves on with it.
     """
@@ -194,13 +202,16 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     taken = [*names, *before, *request.contexts]
     written = [text for text in encode.beside(names, request.preserve) if not text.startswith(EMBEDDING)]
     own = others(written, taken)
-    near = nearness(encode, names, own or others(common_words(encode, names), taken)).apart(names).rows()
+    nearest = nearness(encode, names, own or others(common_words(encode, names), taken)).apart(names)
+    near = nearest.rows()
     aimed = _aimed(encode, near)
     # what is nearest to a name of which the encoder knows a part are words it does not know, which hold nothing
     near = [row if row[:1] == known[:1] else known for row, known in zip(near, aimed, strict=True)]
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
+    if reading and not own:
+        aimed = fullest(encode, names, nearest, aimed, reading)
     targets = _targets(encode, request, aimed, settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
@@ -211,6 +222,12 @@ def choose_texts(encode: Encoder, request: Request, settings: Instant, erased: S
     if len(common := plain_texts(texts) if texts.given else everyday_texts(encode.is_large)) <= LISTED:
         encode.read_list(common)
     return texts
+
+
+def reading(model: Model) -> list[torch.Tensor]:
+    """Some of the weights [out, d] of a MODEL that read the text, as they were before anything was erased."""
+    names, weights = subject(model).entry, Weights(model)
+    return [weights[name].detach().float() for name in names[:: -(-len(names) // READ)]]
 
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -289,26 +306,41 @@ def pooled_delta(model: Model, encode: Encoder, texts: Texts, settings: Instant)
     if width > weight.shape[1]:  # of another text encoder than the network's
         return {}
     columns = {name: weight[:, :width]}
-    change = edit_for(pose(Pooled(encode), texts, columns, settings), settings).delta(columns.items())[name]
+    problem = pose(Pooled(encode), texts, columns, settings, beside_common(texts, settings, encode.is_large))
+    change = edit_for(problem, settings).delta(columns.items())[name]
     rest = weight.shape[1] - width
     return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
             else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
 
 
-def pose(encode: Encoder | Pooled, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant) -> Problem:
-    """The encodings that are to move, with where they go, and those that are to stay."""
+def beside_common(texts: Texts, settings: Instant, few: bool) -> list[str]:
+    """Templates that say a concept beside common words of all kinds, which the pooled text takes in with it; none where
+    less than all that is said of it moves."""
+    if texts.contexts or settings.tokens == TOKENS[1]:
+        return []
+    count = max(1, (FEW_BESIDE if few else MANY_BESIDE) // len(texts.names))
+    words = others(WORDS[:: -(-len(WORDS) // count)], [*texts.names, *texts.targets])
+    return [phrase.format(word) for phrase, word in zip(cycle(("{{}} {}", "{}, {{}}")), words, strict=False)]
+
+
+def pose(
+    encode: Encoder | Pooled, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant,
+    more: Sequence[str] = (),
+) -> Problem:  # fmt: skip
+    """The encodings that are to move, with where they go, and those that are to stay; ``more``: templates that move."""
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
-    moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
     plain = [part for part in ([plain_texts(texts)] if texts.given else found_texts(texts, encode.is_large)) if part]
     parts = [*plain, *siblings(texts, templates)]
+    templates = [*templates, *more]
     parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
         parts += only_in.staying(texts.names, texts.contexts, short.kept)
     parts = [encode.some(part) for part in parts]
     count = sum(map(len, parts))
     strengths = texts.strengths or [1.0] * len(moved)
+    moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
     with encode.telling([*moving, *(text for part in parts for text in part)]):
         encode.read(moving)
         moves = together(

@@ -11,6 +11,7 @@ import torch
 from ..artifact import Change, ErasureError
 from ..families import reads_text
 from ..protocols import Model
+from .subject import subject
 from .weights import (
     Weights,
     ask,
@@ -158,7 +159,8 @@ def taken(model: Model, delta: Mapping[str, Change], strength: float = 1.0, besi
     _require_finite(delta)
     weights = Weights(model)
     fitting = [n for n, change in delta.items() if n in weights and _fits(change, weights.shape(n)) and strength]
-    of_text = all(map(reads_text, delta))
+    pooled = subject(model).family.pooled_entry(model.model)
+    of_text = all(reads_text(name) or name == pooled for name in delta)
     arrivals: list[Arrival] = []
     changed, unseen, form = 0.0, 0, ""
     for group in sample(model, fitting):

@@ -25,6 +25,10 @@ TWINS = 3
 """So many unrelated words that a name is the same as mean that the text encoder does not know the name."""
 KIN = 0.5
 """Share of the cosine of a name's nearest word below which another text names another kind of thing."""
+FITTING = 8
+"""So many of the words nearest to a name are looked at for the one that takes its place."""
+FULL = 0.8
+"""Share of what a network reads of a name, from which on it reads as much of another word."""
 NONSENSE = 12
 """Made-up words of as many tokens as a name that the name is compared with."""
 EXACTLY = 0.999
@@ -93,6 +97,34 @@ def nearness(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> Nea
     return Nearness(words, tails[: len(names)] @ tails[len(names) :].T)
 
 
+def fullest(
+    encode: Encoder, names: Sequence[str], near: Nearness, rows: Sequence[Sequence[str]],
+    weights: Sequence[torch.Tensor],
+) -> list[list[str]]:  # fmt: skip
+    """For each name, the words nearest to it again, those in front that a network reads as much of as of the name.
+
+    ``rows``: of ``near``, from the nearest on; ``weights`` [out, d] read the encodings. What a network reads of a word
+    is W (x - the mean of x) for the encodings x that it leaves behind itself. Of a word that it has hardly seen it
+    reads little, however near the word is by chance, and what is drawn for it is left to chance, too. So where the
+    nearest has less than ``FULL`` of the name's length, a word's cosine counts by the square of its share of that
+    length, at most 1.
+    """
+    tails = _stacked(encode, [*names, *near.words])
+    centred = {text: tail - tails.mean(0) for text, tail in zip([*names, *near.words], tails, strict=True)}
+    out = []
+    for name, row, cosines in zip(names, rows, near.cosines.tolist(), strict=True):
+        own, cosine = read_length(centred[name], weights), dict(zip(near.words, cosines, strict=True))
+        share = {word: min(1.0, read_length(centred[word], weights) / max(own, 1e-9)) for word in row[:FITTING]}
+        first = sorted(share, key=lambda word: -cosine[word] * share[word] ** 2)
+        out.append([*first, *row[FITTING:]] if row and share[row[0]] < FULL else list(row))
+    return out
+
+
+def read_length(tail: torch.Tensor, weights: Sequence[torch.Tensor]) -> float:
+    """The length of what weights [out, d] make of a tail [tokens, d]."""
+    return sum(float((tail @ weight.T).square().sum()) for weight in weights) ** 0.5
+
+
 def kinship(encode: Encoder, names: Sequence[str], texts: Sequence[str], words: Sequence[str]) -> list[float]:
     """How near each name is to the text beside it, as a share of how near the nearest of common words is.
 
@@ -107,12 +139,17 @@ def kinship(encode: Encoder, names: Sequence[str], texts: Sequence[str], words: 
 def _tails(encode: Encoder, texts: Sequence[str], centred_on: int | None = None) -> torch.Tensor:
     """Directions [texts, tokens * d] of the encodings of "a TEXT" from the text's last token on, less their mean, which
     is that of the first ``centred_on`` texts."""
+    tails = _stacked(encode, texts).flatten(1)
+    return F.normalize(tails - tails[:centred_on].mean(0), dim=1)
+
+
+def _stacked(encode: Encoder, texts: Sequence[str]) -> torch.Tensor:
+    """The encodings [texts, tokens, d] of "a TEXT" from each text's last token on, as many as all of them have."""
     last = [encode.place("a {}", text).stop - 1 for text in texts]
     phrases = [say("a {}", text) for text in texts]
     _read_tails(encode, dict(zip(phrases, last, strict=True)))
     count = min(len(encode.tails[phrase]) for phrase in phrases)
-    tails = torch.stack([encode.tails[phrase][:count].flatten() for phrase in phrases])
-    return F.normalize(tails - tails[:centred_on].mean(0), dim=1)
+    return torch.stack([encode.tails[phrase][:count] for phrase in phrases])
 
 
 def _read_tails(encode: Encoder, last: Mapping[str, int]) -> None:

@@ -18,7 +18,7 @@ from ..host import attach
 from ..host.subject import subject
 from ..host.trainable import plain_patcher
 from ..host.weights import effective_weights, true_shapes
-from ..instant import Instant, choose_texts, solve_texts
+from ..instant import Instant, choose_texts, reading, solve_texts
 from ..methods import LEARNED
 from ..parts.delta import Delta, Mask
 from ..parts.gate import GateTensors
@@ -83,7 +83,7 @@ class Setting:
         settings = self.settings
         if request.preserve or not self._wants_preserved():
             return request, near, anchors_of(request, near, settings)
-        chosen = choose_texts(encode, request, Instant(), before)
+        chosen = choose_texts(encode, request, Instant(), before, reading(self.model))
         first = [[target, *row] for target, row in zip(chosen.targets, near, strict=True)]
         note = "Nothing was typed into 'preserve', so common words were taken, those close to the concept first."
         complete = replace(request, preserve=list(chosen.kept), notes=[*request.notes, note])
@@ -198,7 +198,7 @@ def _closed_form(
     target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
     how = Instant(target=target, weights=weights, rank=rank)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
-    return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model)), how).delta
+    return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model), reading(model)), how).delta
 
 
 def _revived(model: Model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,12 @@ import torch
 
 from concept_erasure.erasure.artifact import Erasure, Metadata
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.steps import Steps
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.training.gate import build_gate
+from concept_erasure.erasure.verdict import ARRIVED
 from concept_erasure.nodes.instant import ErasureText
 from concept_erasure.nodes.use import ErasureApply
 from tests import worlds as loading
@@ -87,3 +89,23 @@ def test_at_strength_0_pictures_are_the_unedited_models(loaded, draw, prompted):
         assert off.result[0] is model
     draw(ErasureApply.execute(model, prompted, 1.0).result[0], "a red circle")
     assert torch.equal(draw(model, "a red circle"), before)
+
+
+@pytest.mark.parametrize(("name", "targets"), [("star", "triangle cross"), ("dotted", "striped checked plain")])
+def test_a_target_is_a_word_that_the_network_reads_as_much_of(loaded, name, targets):
+    """Nearest to "star" are "factory" and to "dotted" "ambulance" by chance, of which the network reads less."""
+    model, clip, _ = loaded
+    assert erase_instantly(model, clip, name, "", Instant()).targets[0] in targets.split()
+
+
+def test_the_pooled_text_moves_beside_words_of_all_kinds(loaded):
+    """Beside one that is not among those that it is said beside, too."""
+    model, clip, _ = loaded
+    erasure = erase_instantly(model, clip, "blue", "", Instant())
+    here = subject(model)
+    entry = here.family.pooled_entry(model.model)
+    with torch.inference_mode(False), torch.no_grad():
+        rows = Encoder(clip, Steps(), here).pooled(["a blue cross", f"a {erasure.targets[0]} cross"])
+        wanted = (rows[1] - rows[0]) @ model.model.get_parameter(entry).float().T
+        done = rows[0] @ erasure.delta[entry].dense().T
+    assert float((done * wanted).sum() / wanted.square().sum()) > ARRIVED
