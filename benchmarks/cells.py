@@ -228,13 +228,15 @@ def _run(cell: Cell | Unedited, tokens: Sequence[int]) -> tuple[dict, float]:
 
 
 class Results:
-    """A file of results: cells and the unedited model's figures, by name."""
+    """A file of results: cells and the unedited model's figures, by name. Those of the unedited model from before an
+    attack was there are measured anew."""
 
     def __init__(self, file: Path, summed_up: Callable[[dict, dict], dict]) -> None:
         self.file, self.summed_up = file, summed_up
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.cells: dict[str, dict] = found.get("cells", {})
-        self.unedited: dict[str, dict] = found.get("unedited", {})
+        unedited: dict[str, dict] = found.get("unedited", {})
+        self.unedited = {name: cell for name, cell in unedited.items() if cell["stress"].keys() >= {*CHEAP}}
 
     def keep_only(self, settings: Mapping[str, dict]) -> None:
         """Forgets cells whose method is gone or has other settings now."""
@@ -273,7 +275,7 @@ def measure_all(wanted: Sequence[Cell], results: Results, minutes: float, jobs: 
 
 
 def _workers(jobs: int) -> Executor:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
     if jobs == 1:
         return ThreadPoolExecutor(1, initializer=_begin, initargs=(threads,))
     # forked, so that workers import as this process does; nothing has computed in it yet

@@ -56,6 +56,8 @@ METHODS: dict[str, Settings | Instant] = {
     "UCE": Instant(),
     "RECE": Instant(method="rece"),
     "SPEED": Instant(method="speed"),
+    "DP": Instant(method="dp"),
+    "OCE": Instant(method="oce"),
     "prompt only": learned("prompt only"),
     "ESD": learned("esd"),
     "ESD, preserve set": learned("esd", **PRESERVED),
