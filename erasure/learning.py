@@ -59,7 +59,7 @@ def prepare(
     require_trainable(model)
     LEARNED[settings.method].require(here, settings)
     on_stage("Reading the names")
-    encode = Encoder(clip, on_read)
+    encode = here.reader(clip, on_read)
     request = with_names_in_front(_read(model, encode, concept, preserve, only_in, open_file), model)
     if settings.target == "anchor":
         anchors_for(settings.anchor, request.texts)

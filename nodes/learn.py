@@ -10,6 +10,7 @@ from ..erasure import learning
 from ..erasure.artifact import Erasure, ErasureError
 from ..erasure.families.family import WEIGHTS
 from ..erasure.host import attach
+from ..erasure.host.subject import subject
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ANCHOR
@@ -101,11 +102,13 @@ class ErasureLearn(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         own = settings or Own()
         resolved = settings_from(model, preset, target, steps, seed, own)
-        lines = [f"As {preset} has it, but for what is set here:", *resolved.lines(preset_for(preset, own.method))]
+        used = preset_for(preset, own.method, subject(model).family)
+        lines = [f"As {preset} has it, but for what is set here:", *resolved.lines(used)]
         if own.place is not None:
             show(cls, "\n".join(lines), own.place)
         texts = (concept, preserve, own.only_in)
-        return train(cls, model, clip, texts, resolved, resume, vae, preset_for(preset, own.method))
+        notices = [] if "weights" in own.learning else nearest_weights(model, preset, own.method)
+        return train(cls, model, clip, texts, resolved, resume, vae, used, notices)
 
 
 class ErasureTrainingSettings(io.ComfyNode):
@@ -236,10 +239,19 @@ def own_from(fields: dict, only_in: str = "", place: str | None = None) -> Own:
 
 def settings_from(model, preset: str, target: str, steps: int, seed: int, own: Own) -> Settings:
     """The preset's settings, with everything that was set otherwise in its place."""
-    settings = replace(own.on(preset_for(preset, own.method)), steps=steps, seed=seed)
+    settings = replace(own.on(preset_for(preset, own.method, subject(model).family)), steps=steps, seed=seed)
     if target.strip():
         settings = replace(settings, target=ANCHOR, anchor=target)
     return with_pictures(model, settings, own.width, own.height)
+
+
+def nearest_weights(model, preset: str, method: str | None) -> list[str]:
+    """A sentence where a preset names weights that the model does not offer, so that others change."""
+    family = subject(model).family
+    named, changing = preset_for(preset, method).weights, preset_for(preset, method, family).weights
+    if named in family.choices:
+        return []
+    return [f"The preset changes '{named}', which {family.name} models do not offer: '{changing}' change instead."]
 
 
 # ---------------------------------------------------------------- training, and what is said of it

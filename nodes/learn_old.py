@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..erasure.families.family import WEIGHTS
+from ..erasure.host.subject import subject
 from ..erasure.methods import LEARNED, preset_for
 from ..erasure.parts.prompt import BLOCKS, STARTS
 from ..erasure.targets import ignored_anchor, resolve_target
@@ -15,7 +16,7 @@ from ..erasure.training.settings import FROM_PRESET as PRESET
 from ..erasure.training.settings import PRESERVE_BY, TARGETS, WEIGHTS_START, Settings
 from . import inputs
 from .instant import only_in
-from .learn import outputs, train
+from .learn import nearest_weights, outputs, train
 from .messages import file_facts
 from .types import CATEGORY, KEPT, lenient, telling
 
@@ -118,7 +119,10 @@ class ErasureTrain(io.ComfyNode):
     @telling
     def execute(cls, model, clip, concept, preserve, only_in, resume=None, **fields) -> io.NodeOutput:
         notices = [ignored_anchor(fields["target"], fields["anchor"], PRESET)]
-        preset = preset_for(fields["preset"], None if fields["method"] == PRESET else fields["method"])
+        method = None if fields["method"] == PRESET else fields["method"]
+        preset = preset_for(fields["preset"], method, subject(model).family)
+        if fields["weights"] == PRESET:
+            notices += nearest_weights(model, fields["preset"], method)
         settings = settings_from(model, fields, preset)
         return train(cls, model, clip, (concept, preserve, only_in), settings, resume, None, preset, notices)
 

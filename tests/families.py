@@ -379,6 +379,8 @@ def latent(tiny: Tiny, seed: int = 0):
 
 def conditioning(tiny: Tiny, rows: torch.Tensor, pooled: torch.Tensor | None = None, **more) -> list:
     """As a text encoder gives it."""
+    if "attention_mask" in tiny.cond:
+        more = {"attention_mask": torch.ones(1, len(rows), dtype=torch.long), **more}
     return [[rows[None], {"pooled_output": pooled, **tiny.cond, **more}]]
 
 

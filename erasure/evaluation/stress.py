@@ -18,7 +18,6 @@ from ..host.subject import subject
 from ..host.trainable import require_trainable
 from ..host.trajectories import Sampling
 from ..protocols import Clip, Model, Vae
-from ..texts.encoder import Encoder
 from ..version import host_version, pack_version
 from .attacks import ATTACKS, Attack, Budget, Case, Concept, lessons
 from .diffusion_judge import MOST, DiffusionJudge
@@ -232,7 +231,7 @@ def stress(
     budget = budget or Budget()
     _check(concept)
     judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
-    encode, family = Encoder(clip), subject(before).family
+    encode, family = subject(before).reader(clip), subject(before).family
     wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
     misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode, family))}
     attacks = [attack for attack in wanted if attack.name not in misfits]

@@ -49,6 +49,12 @@ class LinearEntry(Family):
         name = weight_of(model, self.norm)
         return rows if name is None else rms_norm(model.get_submodule(name.removesuffix(".weight")), rows)
 
+    def raw(self, model: HostModel, encodings: torch.Tensor) -> torch.Tensor | None:
+        if not self.in_front(model) or self.adapts:
+            return encodings
+        name = weight_of(model, self.norm)  # what has passed it is as long as the norm makes it, whatever it was
+        return None if name is None else encodings / weight_on_cpu(model.get_parameter(name))
+
     def blocks(self, model: HostModel) -> Sequence[str]:
         return tuple(BLOCKS) if self.learns else ()  # a prompt joins the text, which all blocks read
 
@@ -79,7 +85,11 @@ def as_given(model: HostModel, layers: nn.Module, rows: torch.Tensor) -> torch.T
     return rows[None].to(like.device, model.get_dtype_inference(), copy=True)
 
 
+def weight_on_cpu(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().to("cpu", torch.float32)
+
+
 def rms_norm(norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """What an RMS norm of the host makes of encodings [n, d], float32."""
-    weight = norm.weight.detach().to("cpu", torch.float32)  # type: ignore[operator]
+    weight = weight_on_cpu(norm.weight)  # type: ignore[arg-type]
     return F.rms_norm(rows, weight.shape, weight, norm.eps or torch.finfo(torch.float32).eps)  # type: ignore[arg-type]

@@ -32,13 +32,18 @@ class Family:
 
     ``name``: for people. ``learns``: whether an erasure can be learned on it. ``repeats``: whether a text that is said
     over again reads the same, so that texts of different lengths can be brought to one. ``attends``: whether layers
-    attend to the text by itself, which can be watched.
+    attend to the text by itself, which can be watched. ``adapts``: whether the text passes what stands in front of the
+    entry once before a run, and prompts join what comes of it. ``choices``: of the weights that change. ``settings``:
+    by method, what the preset *recommended* does differently here.
     """
 
     name = ""
     learns = False
     repeats = False
     attends = False
+    adapts = False
+    choices: Sequence[str] = (KEYS_AND_VALUES, VALUES)
+    settings: Mapping[str, Mapping[str, Any]] = {}
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network (``diffusion_model``) is of this family, and reads text."""
@@ -73,18 +78,35 @@ class Family:
         names of the CLIP's text encoders, as the host's tokenizers have them."""
         return rows
 
+    def adapted(self, model: HostModel, cond: list) -> list:
+        """The host's conditioning of one text, with that done that is done before a run; see ``adapts``."""
+        return cond
+
+    def raw(self, model: HostModel, encodings: torch.Tensor) -> torch.Tensor | None:
+        """What a prompt has to hold for the text entry to be given these ``encodings`` [n, d], or near to them; None
+        where that cannot be told."""
+        return encodings
+
     def lora_names(self, model: HostModel) -> Mapping[str, str]:
         """The names of weights -> those that LoRA files have for them, without their endings."""
         return {name: name.removesuffix(".weight").removesuffix(".bias") for name, _ in model.named_parameters()}
 
     def weights(self, model: HostModel, choice: str) -> list[str]:
         """Names of the weights that a choice changes. Raises ErasureError for a choice that the family lacks."""
-        if choice not in (KEYS_AND_VALUES, VALUES):
+        if choice not in self.choices:
             raise ErasureError(
                 f"'{choice}' is no choice of weights for {self.name} models: choose '{KEYS_AND_VALUES}'."
             )
         pooled = self.pooled_entry(model)
         return [*self.text_entry(model, choice), *([pooled] if pooled else [])]
+
+    def nearest(self, choice: str) -> str:
+        """The choice of weights that comes nearest to one that the family may lack."""
+        return choice if choice in self.choices else KEYS_AND_VALUES
+
+    def not_learning(self, model: HostModel) -> str:
+        """The name of what a model is that nothing can be learned on; empty for one that learns."""
+        return "" if self.learns else self.name
 
     def blocks(self, model: HostModel) -> Sequence[str]:
         """The choices of ``parts.prompt.BLOCKS`` with which an erasure prompt joins somewhere."""

@@ -32,21 +32,25 @@ class JointPrompt:
         base = x
         if not bool(rows.all()) or self.strength != 1:
             base = executor(x, t, c_concat, c_crossattn, control, options, **conds)
-        own = options.get(OWN, c_crossattn.shape[1])
-        tokens = self.prompt.keys.to(c_crossattn.device, c_crossattn.dtype).expand(int(rows.sum()), -1, -1)
         some = {name: rows_of(cond, rows) for name, cond in conds.items()}
-        some |= longer_mask(conds, rows, c_crossattn, tokens)
-        some |= shifted(some, self.prompt.pooled)
-        context = torch.cat([c_crossattn[rows], tokens], 1)
+        context, more, own = self.joined(c_crossattn[rows], some, options_of(options, rows))
         prompted = executor(
-            x[rows], t[rows], rows_of(c_concat, rows), context, rows_of(control, rows),
-            {**options_of(options, rows), OWN: own}, **some,
-        )  # fmt: skip
+            x[rows], t[rows], rows_of(c_concat, rows), context, rows_of(control, rows), own, **some | more
+        )
         if base is x:
             return prompted
         out = base.clone()
         out[rows] = torch.lerp(base[rows], prompted, self.strength)
         return out
+
+    def joined(
+        self, context: torch.Tensor, conds: Mapping[str, object], options: dict
+    ) -> tuple[torch.Tensor, dict, dict]:
+        """The text of open rows with the prompt in it, what changes beside it, and the options of a call with it."""
+        tokens = self.prompt.keys.to(context.device, context.dtype).expand(len(context), -1, -1)
+        more = longer_mask(conds, context, tokens) | shifted(conds, self.prompt.pooled)
+        own = {**options, OWN: options.get(OWN, context.shape[1])}
+        return torch.cat([context, tokens], 1), more, own
 
     def _open_rows(self, context: torch.Tensor | None, options: dict) -> torch.Tensor | None:
         """Open rows of a context, None where the prompt has nothing to do."""
@@ -56,13 +60,31 @@ class JointPrompt:
         return rows if bool(rows.any()) else None
 
 
-def longer_mask(
-    conds: Mapping[str, object], rows: torch.Tensor, context: torch.Tensor, tokens: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """The mask of open rows' texts with places for the prompt's tokens, which are seen; none where texts have none."""
+class CrossPrompt(JointPrompt):
+    """The same where layers attend to the text alone: what they attend to gets the keys, and what they read there the
+    values. ``join(options, patch)``: the family's way into these layers."""
+
+    def __init__(
+        self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool], join: Callable[..., None]
+    ):
+        super().__init__(prompt, strength, is_active)
+        self.join = join
+
+    def joined(
+        self, context: torch.Tensor, conds: Mapping[str, object], options: dict
+    ) -> tuple[torch.Tensor, dict, dict]:
+        self.join(options, self.patch)
+        return context, {}, options
+
+    def patch(self, n, context, value, options):
+        keys, values = (p.to(context).expand(len(context), -1, -1) for p in (self.prompt.keys, self.prompt.values))
+        return n, torch.cat([context, keys], 1), torch.cat([value, values], 1)
+
+
+def longer_mask(conds: Mapping[str, object], context: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The mask of texts with places for the prompt's tokens, which are seen; none where texts have none."""
     mask = conds.get("attention_mask")
     if not isinstance(mask, torch.Tensor) or mask.shape[-1] != context.shape[1]:
         return {}
-    some = rows_of(mask, rows)
-    seen = torch.ones_like(some[..., :1]).expand(*some.shape[:-1], tokens.shape[1])
-    return {"attention_mask": torch.cat([some, seen], -1)}
+    seen = torch.ones_like(mask[..., :1]).expand(*mask.shape[:-1], tokens.shape[1])
+    return {"attention_mask": torch.cat([mask, seen], -1)}

@@ -14,6 +14,7 @@ FUSION, NORM = "txtfusion", "txtmlp.0"
 
 class Krea(LinearEntry):
     name = "Krea 2"
+    learns = True
     networks = ("krea2.model.SingleStreamDiT",)
     entries = ("txtmlp.1",)
 

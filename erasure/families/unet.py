@@ -18,6 +18,7 @@ from .family import (
     CROSS_ATTENTION,
     KEYS_AND_VALUES,
     VALUES,
+    WEIGHTS,
     Family,
     HostModel,
     TextPatch,
@@ -42,6 +43,7 @@ class UNet(Family):
     learns = True
     repeats = True
     attends = True
+    choices = WEIGHTS
 
     def fits(self, network: nn.Module) -> bool:
         return isinstance(network, UNetModel) and any(self.reads_text(name) for name, _ in network.named_parameters())

@@ -7,5 +7,6 @@ from .entry import LinearEntry
 
 class Wan(LinearEntry):
     name = "Wan 2.x"
+    learns = True
     networks = ("wan.model.WanModel",)
     entries = ("text_embedding.0",)

@@ -25,6 +25,7 @@ class AttentionMaps:
         if self._on_text:
             self._on_text = False
             q, k, _, heads = arguments[:4]
-            q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+            if not options.get("skip_reshape"):  # else each head's numbers are apart already
+                q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
             self.maps.append(torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1))
         return function(*arguments, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -11,7 +11,8 @@ import torch
 from ..artifact import ErasureError
 from ..families import FAMILIES, family_of
 from ..families.family import Family
-from ..protocols import Model
+from ..protocols import Clip, Model
+from ..texts.encoder import Encoder
 from .fingerprint import Fingerprint, fingerprint_of
 from .weights import Weights, shape_of
 
@@ -53,6 +54,20 @@ class Subject:
             return self.family.encodings(self.model.model, rows, tokens)
 
     @property
+    def adapts(self) -> bool:
+        """Whether texts pass what stands in front of the entry before a run; see ``Family``."""
+        return self.family.adapts and bool(self.front)
+
+    def reader(self, clip: Clip, on_read: Callable[[int, int], None] = lambda done, total: None) -> Encoder:
+        """An encoder that gives texts as a run is given them."""
+        return Encoder(clip, on_read, self if self.adapts else None)
+
+    def adapted(self, cond: list) -> list:
+        """The host's conditioning of one text, with that done that is done before a run."""
+        with torch.no_grad():
+            return self.family.adapted(self.model.model, cond)
+
+    @property
     def kind(self) -> str:
         """The host's class of models."""
         return type(self.model.model.model_config).__name__
@@ -68,6 +83,11 @@ class Subject:
     def require_blocks(self, blocks: str) -> None:
         """Raises ErasureError when a prompt for these blocks would join nowhere."""
         choices = self.family.blocks(self.model.model)
+        if not choices:
+            raise ErasureError(
+                f"An erasure prompt cannot join {self.family.name} models in this ComfyUI: use an erasure without a "
+                "key, or made by Erase Concept or Instant Erasure."
+            )
         if blocks not in choices:
             raise ErasureError(
                 f"The erasure prompt attaches to blocks '{blocks}', and the connected model ({self.kind}) has no "

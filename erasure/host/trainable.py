@@ -32,10 +32,9 @@ def require_trainable(model: Model) -> None:
             "The loader of this model cannot reload it for training: use the stock checkpoint or diffusion-model "
             "loader, or start ComfyUI with --disable-dynamic-vram."
         )
-    here = subject(model)
-    if not here.family.learns:
+    if kind := subject(model).family.not_learning(model.model):
         raise ErasureError(
-            f"Learning on {here.family.name} models is not supported: use Erase Concept or Instant Erasure, which "
+            f"Learning on {kind} models is not supported: use Erase Concept or Instant Erasure, which "
             "erase there in closed form."
         )
     require_unpacked(model)

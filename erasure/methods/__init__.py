@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ..families.family import Family
 from ..training.loop import Method
 from ..training.settings import PRESETS, Settings
 from . import (
@@ -29,9 +30,16 @@ LEARNED: dict[str, Method] = {
 }
 
 
-def preset_for(name: str, method: str | None = None) -> Settings:
-    """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each."""
+def preset_for(name: str, method: str | None = None, family: Family | None = None) -> Settings:
+    """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each.
+
+    On a ``family`` it is what was found there, and the weights that change are the nearest that it offers.
+    """
     settings = PRESETS[name]
     method = method or settings.method
-    own = LEARNED[method].settings if name == "recommended" else {}
-    return replace(settings, method=method, **own)
+    own = dict(LEARNED[method].settings) if name == "recommended" else {}
+    if family is None:
+        return replace(settings, method=method, **own)
+    there = family.settings.get(method, {}) if name == "recommended" else {}
+    settings = replace(settings, method=method, **{**own, **there})
+    return replace(settings, weights=family.nearest(settings.weights))

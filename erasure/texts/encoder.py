@@ -42,7 +42,8 @@ def batched(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 @dataclass(frozen=True)
 class Text:
-    """A text as the model is given it: ``context`` [1, n, d] and the host's own conditioning entry ``cond``."""
+    """A text as the model is given it: ``context`` [1, n, d] and the host's own conditioning entry ``cond``, which may
+    be padded."""
 
     text: str
     context: torch.Tensor
@@ -55,10 +56,13 @@ class Text:
 
 class Entry(Protocol):
     """Where a network takes text in: ``front`` says what the text passes before, empty for nothing, and ``encodings``
-    what comes of that, [n, d], from a text encoder's rows."""
+    what comes of that, [n, d], from a text encoder's rows. ``adapted``: the host's conditioning, with that done that
+    is done before a run."""
 
     @property
     def front(self) -> str: ...
+
+    def adapted(self, cond: list) -> list: ...
 
     def encodings(self, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor: ...
 
@@ -67,8 +71,8 @@ class Encoder:
     """Encodes texts with a CLIP of the host, each text once; what was read before is remembered, where that is safe.
 
     Encodings are on the CPU, wherever the host keeps its own (``--gpu-only``): what is worked out from them is small.
-    With an ``entry`` they are what the network's text entry is given. ``on_read(done, total)`` is told while many texts
-    are read, and may raise, to stop.
+    With an ``entry`` they are what the network's text entry is given, and conditionings what a run is. ``on_read(done,
+    total)`` is told while many texts are read, and may raise, to stop.
     """
 
     def __init__(
@@ -100,7 +104,10 @@ class Encoder:
     def _text(self, text: str, tokens: dict[str, list]) -> Text:
         cond = as_the_host_runs(self.clip.encode_from_tokens_scheduled, tokens)
         cond = [[_plain(c), {k: _plain(v) for k, v in extra.items()}] for c, extra in cond]
-        return Text(text, cond[0][0].float().cpu(), cond)
+        context = cond[0][0].float().cpu()
+        if self.entry is not None:
+            context, cond = self.entry.encodings(context[0], tokens)[None], self.entry.adapted(cond)
+        return Text(text, context, cond)
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The token numbers of a text, start, end and padding included; a vector of an embedding has one of its own,

@@ -47,7 +47,10 @@ ROOM = 256 << 20
 
 
 class Setting:
-    """Sets a training up: from texts that have been read and checked to a run."""
+    """Sets a training up: from texts that have been read and checked to a run.
+
+    ``encode`` reads texts as a prompt joins them, ``reads`` as weights do, where the network has something in between.
+    """
 
     def __init__(
         self, model: Model, encode: Encoder, request: Request, settings: Settings, resume: Erasure | None,
@@ -55,6 +58,8 @@ class Setting:
     ):  # fmt: skip
         self.model, self.encode, self.resume, self.memory, self.on_stage = model, encode, resume, memory, on_stage
         self.typed, self.settings, self.method = request, settings, LEARNED[settings.method]
+        here = subject(model)
+        self.reads = Encoder(encode.clip, encode.on_read, here) if here.front and not here.adapts else encode
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.request, self.near, self.anchors = memory.part("texts", self._key(), self._texts)
         if any(name.target is not None for name in request.names):
@@ -148,7 +153,7 @@ class Setting:
         s = self.settings
         if s.rank == 0 or s.down_start == "random":
             return None
-        return concept_directions(self.encode, self.names, self.short, s.rank, self._beside())
+        return concept_directions(self.reads, self.names, self.short, s.rank, self._beside())
 
     def _change(self, prompt: ErasurePrompt | None) -> Delta | Mask | None:
         """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
@@ -157,17 +162,19 @@ class Setting:
             change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
             delta.begin_with(change)
             if prompt is not None and s.start == "concept":
-                tokens = from_the_name_on(self.encode, self.names, s.tokens)
-                prompt.begin_with(_revived(self.model, change, tokens))
+                revived = _revived(self.model, change, from_the_name_on(self.reads, self.names, s.tokens))
+                tokens = subject(self.model).family.raw(self.model.model, revived)
+                if tokens is not None:
+                    prompt.begin_with(tokens)
         return delta
 
     def _closed_form(self) -> Mapping[str, Change]:
         self.on_stage("Working out the closed form")
-        return _closed_form(self.model, self.encode, self.request, self.anchors, self.settings)
+        return _closed_form(self.model, self.reads, self.request, self.anchors, self.settings)
 
     def _checks(self) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
         self.on_stage("Checking the words")
-        return _checks(self.encode, self.request, self.anchors, self.near)
+        return _checks(self.reads, self.request, self.anchors, self.near)
 
 
 def _attached(
@@ -242,7 +249,7 @@ def _prompt(
 ) -> ErasurePrompt:
     if resume is None:
         own = torch.cat([encode.span(name) for name in names])
-        empty = encode("").context[0]
+        empty = encode("").cond[0][0][0].float().cpu()  # padding is a part of it
         return ErasurePrompt.start(settings.start, settings.tokens, own, empty, generator, _pooled_width(model, encode))
     prompts = resume.of(PromptTensors)
     if len(prompts) != 1:

@@ -270,7 +270,7 @@ def test_a_prompt_leaves_closed_texts_as_they_are_to_the_bit(case, length):
     nothing, direction = torch.zeros(case.tiny.text), torch.randn(case.tiny.text, generator=generator)
     scores = [float((rows @ direction).max()) for rows in (case.rows, other)]
     gate = GateTensors(direction, nothing, sum(scores) / 2)
-    conds = [families.conditioning(case.tiny, rows, case.pooled) for rows in (case.rows, other)]
+    conds = [families.conditioning(case.tiny, rows, case.pooled, t5xxl_ids=None) for rows in (case.rows, other)]
     base = families.predictions(case.model, case.tiny, *conds)
     prompt = PromptTensors(keys, values, "all", "eraser", 77, gate)
     prompted = families.predictions(attach.with_part(case.model, prompt), case.tiny, *conds)
@@ -315,7 +315,7 @@ def test_gradients_of_the_weights_are_those_of_small_steps(case):
 
 
 def test_learning_is_refused_by_name(case):
-    if case.here.family.learns:
+    if not case.here.family.not_learning(case.model.model):
         trainable.require_trainable(case.model)
         return
     with pytest.raises(ErasureError, match=case.here.family.name):

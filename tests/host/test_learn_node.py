@@ -13,6 +13,8 @@ from PIL import Image
 
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.families.family import WEIGHTS
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.methods import LEARNED, preset_for
 from concept_erasure.erasure.request import Request
 from concept_erasure.erasure.texts import encoder
@@ -26,11 +28,13 @@ from concept_erasure.nodes import watch
 from concept_erasure.nodes.instant import ErasureText
 from concept_erasure.nodes.learn import ErasureLearn, ErasureTrainingSettings
 from scripts.client import WIDGET_TYPES
+from tests import families
 from tests.host import tools
 from tests.host.test_fit import sentence
 
 pytestmark = pytest.mark.usefixtures("encoded_once")
 
+LEFT = {None: {}} | {method: {"method": method} for method in LEARNED}
 SHORT = Own({"batch": 2, "target": "empty prompt", "weights_start": "unchanged", "gate": False}, {"steps": 2})
 GATED = replace(SHORT, learning={**SHORT.learning, "gate": True})
 
@@ -63,6 +67,34 @@ def test_nothing_set_is_what_the_preset_has(model):
         preset = preset_for(name, method)
         chosen = learn_node.settings_from(model, name, "", preset.steps, 0, own)
         assert chosen == replace(preset, sampling=replace(preset.sampling, shape=(4, 8, 8)))
+
+
+def test_a_preset_changes_the_nearest_weights_that_a_model_offers(model):
+    """And says so; what a user has set himself is not replaced."""
+    flux, anima = (families.load(families.TINY[name]) for name in ("Flux.1", "Anima"))
+    for preset, method in (("paper v2", None), ("paper v3", None), ("recommended", "pruning"), ("recommended", "esd")):
+        assert preset_for(preset, method).weights == "cross-attention"
+        chosen = [
+            learn_node.settings_from(m, preset, "", 1, 0, Own(LEFT[method])).weights for m in (flux, anima, model)
+        ]
+        assert chosen == ["keys+values", "cross-attention", "cross-attention"]
+        assert "'keys+values'" in learn_node.nearest_weights(flux, preset, method)[0]
+        assert not learn_node.nearest_weights(anima, preset, method)
+        subject(anima).weights("cross-attention")
+    own = Own({"weights": "cross-attention"})
+    assert learn_node.settings_from(flux, "paper v2", "", 1, 0, own).weights == "cross-attention"
+    with pytest.raises(ErasureError, match="cross-attention"):
+        subject(flux).weights("cross-attention")
+
+
+def test_weights_of_a_cross_attention_behind_an_adapter():
+    """The adapter has one of its own, which nothing changes: what it makes of a text is given to a run."""
+    anima = families.load(families.TINY["Anima"])
+    of = {choice: set(subject(anima).weights(choice)) for choice in WEIGHTS}
+    assert not any("llm_adapter" in name for names in of.values() for name in names)
+    assert {name.rsplit(".", 2)[1] for name in of["cross-attention"]} == {"q_proj", "k_proj", "v_proj", "output_proj"}
+    assert of["values"] < of["keys+values"] < of["cross-attention"]
+    assert of["all but cross-attention"] and not of["all but cross-attention"] & of["cross-attention"]
 
 
 def test_steps_show_the_number_of_the_preset_they_start_with():

@@ -7,6 +7,10 @@ import comfy.samplers
 import pytest
 import torch
 
+from concept_erasure.erasure import learning
+from concept_erasure.erasure.host.network import Network, rows_as_conditioning
+from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.texts.encoder import Encoder
 from tests import worlds as loading
 from tests.host.test_toyworld import accuracy
 from toyworld.world import COLOURS, SHAPES, STYLES, Scene, caption
@@ -85,6 +89,26 @@ def test_training_reads_texts_as_the_host_does(trained):
         if "y" in rows.conds:
             pooled = beside["pooled_output"][0]
             assert torch.allclose(rows.conds["y"][i, : len(pooled)], pooled, atol=2e-5), text
+
+
+def test_learning_gives_the_network_what_the_host_does(trained):
+    """Texts of several lengths at once, outside of inference mode, and with what an adapter makes of them."""
+    world, model, clip, _ = trained
+    here = subject(model)
+    encode = Encoder(clip, entry=here if here.adapts else None)
+    network = Network(model, world.latent, checkpointing=False)
+    with learning.gradients():
+        texts = [encode(text) for text in TEXTS]
+        given = [network.conditioning(text)["c_crossattn"] for text in texts]
+        rows = rows_as_conditioning([texts[i] for i in network.together(texts)[0]])[0][0]
+    assert torch.equal(rows[0].float(), given[0][0].float())
+    for text, context in zip(TEXTS, given, strict=True):
+        raw, beside = encoded(clip, text)
+        with torch.inference_mode():
+            conds = model.model.extra_conds(
+                cross_attn=raw, device=network.device, noise=torch.zeros(1, *world.latent), **beside
+            )
+        torch.testing.assert_close(context, conds["c_crossattn"].cond, rtol=1e-5, atol=1e-5)
 
 
 def test_common_words_are_told_apart(trained):
