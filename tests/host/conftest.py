@@ -17,6 +17,7 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 from concept_erasure.erasure import learning  # noqa: E402
+from concept_erasure.erasure.host import subject  # noqa: E402
 from concept_erasure.erasure.texts import encoder  # noqa: E402
 from tests import worlds  # noqa: E402
 from tests.host import tools  # noqa: E402
@@ -117,7 +118,7 @@ def encode(clip):
 def encoded_once(encode, clip, monkeypatch):
     """Training reads its texts with ``encode``."""
     real = encoder.Encoder
-    monkeypatch.setattr(learning, "Encoder", lambda c, *more: encode if c is clip else real(c, *more))
+    monkeypatch.setattr(subject, "Encoder", lambda c, *more: encode if c is clip else real(c, *more))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.families.family import WEIGHTS
-from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.subject import Subject, subject
 from concept_erasure.erasure.methods import LEARNED, preset_for
 from concept_erasure.erasure.request import Request
 from concept_erasure.erasure.texts import encoder
@@ -207,7 +207,7 @@ def test_texts_are_remembered_but_for_embeddings_which_are_files(train, prepare,
     fresh = encoder.Encoder(clip)
     real = fresh._encode
     monkeypatch.setattr(fresh, "_encode", lambda text: read.append(text) or real(text))
-    monkeypatch.setattr(learning, "Encoder", lambda *_: fresh)
+    monkeypatch.setattr(Subject, "reader", lambda *_: fresh)
     prepare(gate=False)
     assert len(read) < 5 < len(fresh.known)
     assert learning._says_embedding(request_of("embedding:x")) and not learning._says_embedding(request_of("x"))

@@ -11,6 +11,7 @@ import torch
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.files import load_erasure
+from concept_erasure.erasure.host import subject
 from concept_erasure.erasure.methods import preset_for
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts import encoder, recall
@@ -84,7 +85,7 @@ def test_what_the_concept_was_is_seen_beside_what_it_is_now(model, clip, bar, we
 
 
 def test_each_phase_is_said_by_name_and_with_its_own_count(clip, model, said, monkeypatch):
-    monkeypatch.setattr(learning, "Encoder", encoder.Encoder)
+    monkeypatch.setattr(subject, "Encoder", encoder.Encoder)
     recall.ROWS.clear()  # what other tests have read is not read again
     execute(model, clip)
     heads = list(dict.fromkeys(re.split(r"[:…]", text)[0].strip() for text in said))
