@@ -11,6 +11,7 @@ from .protocols import Model
 from .texts.encoder import Encoder
 from .texts.names import (
     Name,
+    Names,
     is_form_of,
     is_said,
     listing,
@@ -58,12 +59,9 @@ def read_request(
     Raises ErasureError for an empty concept, a name that is also to be preserved, an embedding that is not there, or a
     CLIP of another width.
     """
-    fields = [read_field(text, open_file) for text in (concept, preserve, only_in)]
-    names, preserved, contexts = fields
-    if not names.entries:
-        raise ErasureError(
-            " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
-        )
+    names = names_in(concept, open_file)
+    preserved, contexts = (read_field(text, open_file) for text in (preserve, only_in))
+    fields = (names, preserved, contexts)
     for name in [*names.texts, *preserved.texts, *contexts.texts]:
         encode.name_tokens(name)
     entries = [_readable(encode, entry) for entry in names.entries]
@@ -85,6 +83,16 @@ def read_request(
             f"{listing(long, 'preserved text', 'preserved texts')} cannot be read at once: only the beginning is held."
         )
     return Request(entries, preserved.texts, contexts.texts, notes, warnings, names.weights)
+
+
+def names_in(concept: str, open_file: OpenFile | None = None) -> Names:
+    """The names of the field of concepts. Raises ErasureError where there are none."""
+    names = read_field(concept, open_file)
+    if not names.entries:
+        raise ErasureError(
+            " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
+        )
+    return names
 
 
 def check_width(model: Model, encode: Encoder) -> None:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import PurePath
+from difflib import get_close_matches
+from pathlib import Path, PurePath
 
 import folder_paths
 from comfy.cli_args import args
@@ -171,7 +172,26 @@ def missing(file: str | None) -> str:
         return ""
     if file == NONE_YET:
         return "There is no erasure yet: make one with Save Erasure, or put a file into models/erasures, and choose it."
-    return f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
+    known = {Path(name).stem.casefold(): name for name in folder_paths.get_filename_list(KIND)}
+    near = get_close_matches(Path(file).stem.casefold(), known, n=1)
+    meant = f" Did you mean '{known[near[0]]}'?" if near else ""
+    return (
+        f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
+        + meant
+    )
+
+
+def newest_first() -> list[str]:
+    """The files of Load Erasure's list. The first is chosen on a new node: most likely what was just saved."""
+    names = {name: folder_paths.get_full_path(KIND, name) for name in folder_paths.get_filename_list(KIND)}
+    return sorted(names, key=lambda name: -_time(names[name]))
+
+
+def _time(path: str | None) -> float:
+    """When a file was written; 0 for one that has gone since it was listed."""
+    with contextlib.suppress(OSError, TypeError):
+        return os.path.getmtime(path)  # type: ignore[arg-type]
+    return 0.0
 
 
 class ErasureLoad(io.ComfyNode):
@@ -191,7 +211,7 @@ class ErasureLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=folder_paths.get_filename_list(KIND) or [NONE_YET],
+                    options=newest_first() or [NONE_YET],
                     tooltip="A .safetensors file in models/erasures or output/erasures; those that fit the model of "
                     "the graph, where that is known. What Save Erasure writes appears by itself; press R after "
                     "putting a file there.",
@@ -202,7 +222,7 @@ class ErasureLoad(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return missing(file) or True
+        return show(cls, text).value if (text := missing(file)) else True
 
     @classmethod
     def fingerprint_inputs(cls, file):

@@ -8,6 +8,7 @@ from ..erasure.host import attach
 from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.texts.names import read_field
+from .checks import refusal, something_to_erase
 from .messages import TextWithTargets, file_facts, message_of, open_input_file, put_on, what_was_read
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
@@ -114,6 +115,10 @@ class ErasureInstant(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, concepts=None):
+        return refusal(cls, something_to_erase, concepts)
+
+    @classmethod
     def fingerprint_inputs(cls, **inputs):
         return file_facts(*inputs.values())
 
@@ -160,6 +165,10 @@ class ErasureText(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, concept=None):
+        return refusal(cls, something_to_erase, concept)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):

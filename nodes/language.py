@@ -1,6 +1,7 @@
 """Nodes speak the editor's language: it tells the server which, and what a node says is translated on its way there."""
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ..erasure.texts.catalogue import Catalogue
 
 ROUTE = "/concept_erasure/language"
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
+CUT = re.compile("…[.。।]")
 MOST = 64
 """Editors that are remembered; who comes back says its language again."""
 languages: dict[str, str] = {}
@@ -41,10 +43,13 @@ async def hear(request: web.Request) -> web.Response:
 
 
 def in_language(text: str) -> str:
-    """The text in the language of the editor that the current prompt came from; English for everybody else."""
+    """The text in the language of the editor that the current prompt came from; English for everybody else.
+
+    Three dots end a sentence: behind a list that is cut no full stop follows them.
+    """
     server = getattr(PromptServer, "instance", None)
     catalogue = _catalogue(languages.get(getattr(server, "client_id", None) or "", ""))
-    return text if catalogue is None else catalogue.translate(text)
+    return CUT.sub("…", text if catalogue is None else catalogue.translate(text))
 
 
 @lru_cache

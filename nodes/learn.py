@@ -18,6 +18,7 @@ from ..erasure.training.objectives import SPACES
 from ..erasure.training.pictures import with_pictures
 from ..erasure.training.settings import FROM_PRESET, PRESERVE_BY, TARGETS, WEIGHTS_START, Own, Settings, number
 from . import inputs
+from .checks import refusal, something_to_erase
 from .files import FILE, save_new
 from .instant import only_in
 from .messages import file_facts, message_of, open_input_file
@@ -90,6 +91,10 @@ class ErasureLearn(io.ComfyNode):
             ],
             outputs=outputs(),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, concept=None):
+        return refusal(cls, something_to_erase, concept)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):

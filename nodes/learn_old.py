@@ -15,6 +15,7 @@ from ..erasure.training.pictures import with_pictures, with_sampling
 from ..erasure.training.settings import FROM_PRESET as PRESET
 from ..erasure.training.settings import PRESERVE_BY, TARGETS, WEIGHTS_START, Settings
 from . import inputs
+from .checks import refusal, something_to_erase
 from .instant import only_in
 from .learn import nearest_weights, outputs, train
 from .messages import file_facts
@@ -110,6 +111,10 @@ class ErasureTrain(io.ComfyNode):
             ],
             outputs=outputs(),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, concept=None):
+        return refusal(cls, something_to_erase, concept)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):

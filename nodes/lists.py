@@ -107,7 +107,8 @@ def described(names: ConceptList) -> str:
     lines = [arrow(name) for name in names.names]
     more = f"\n… and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
     text = "\n".join([*filter(None, [names.title]), *lines[:SHOWN]]) + more
-    return f"{text}\nPreserves {listing(names.preserve, 'text', 'texts')}." if names.preserve else text
+    kept = f"'preserve' acts only where it is connected, and holds {listing(names.preserve, 'text', 'texts')}."
+    return f"{text}\n{kept}" if names.preserve else text
 
 
 NODES = [ErasureConceptList]

@@ -17,6 +17,7 @@ from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
 from ..erasure.evaluation.subject import entry, subject_of
 from ..erasure.host import attach
+from .checks import refusal
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, ReportSocket, lenient, show, telling
 
@@ -126,6 +127,10 @@ class ErasureReport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, erase=None, keep=None):
+        return refusal(cls, read_prompts, erase, keep)
+
+    @classmethod
     @telling
     def execute(cls, model_before, model_after, clip, vae, erase, keep, **how) -> io.NodeOutput:
         models = {"before": model_before, "after": model_after}
@@ -160,6 +165,10 @@ class ErasureCompare(io.ComfyNode):
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, erase=None, keep=None, erasures=None):
+        return refusal(cls, read_prompts, erase, keep)
 
     @classmethod
     @telling

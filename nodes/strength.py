@@ -6,6 +6,7 @@ from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.grid import SIDE
 from ..erasure.evaluation.report import read_prompts
 from ..erasure.evaluation.strength import LARGEST, MOST, How, StrengthReport, find_strength, read_strengths
+from .checks import refusal
 from .progress import Working
 from .report import (
     count_input,
@@ -68,6 +69,10 @@ class ErasureFindStrength(io.ComfyNode):
                 io.String.Output(display_name="scores", tooltip="The same as JSON."),
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, erase=None, keep=None):
+        return refusal(cls, read_prompts, erase, keep)
 
     @classmethod
     @telling

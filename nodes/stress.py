@@ -5,8 +5,9 @@ from comfy_api.latest import io
 from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.attacks import ATTACKS, Budget, Concept, Search
 from ..erasure.evaluation.diffusion_judge import DiffusionJudge
-from ..erasure.evaluation.stress import Moment, stress
+from ..erasure.evaluation.stress import Moment, check_names, stress
 from ..erasure.texts.names import prompt_lines, read_field
+from .checks import refusal
 from .messages import open_input_file
 from .progress import Working
 from .report import (
@@ -82,6 +83,10 @@ class ErasureStressTest(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, concept=None):
+        return refusal(cls, lambda text: check_names(names_in(text)), concept)
+
+    @classmethod
     @telling
     def execute(cls, model_before, model_after, clip, vae, concept, other_names, among, **how) -> io.NodeOutput:
         tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
@@ -90,8 +95,7 @@ class ErasureStressTest(io.ComfyNode):
         budget = budget_from(how)
         judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))
         prefix, drawing = prefix_from(how), drawing_from(how)
-        names, labels = (read_field(text, open_input_file).texts for text in (concept, among))
-        aim = Concept(names, prompt_lines(other_names), labels)
+        aim = Concept(names_in(concept), prompt_lines(other_names), names_in(among))
         working = Working(cls)
 
         def on_moment(now: Moment) -> None:
@@ -100,6 +104,10 @@ class ErasureStressTest(io.ComfyNode):
 
         result = stress(model_before, model_after, clip, vae, aim, drawing, tests, budget, judge, on_moment)
         return finished(cls, result, prefix, working.bar)
+
+
+def names_in(text: str) -> list[str]:
+    return read_field(text, open_input_file).texts
 
 
 def budget_from(how: dict) -> Budget:

@@ -77,6 +77,12 @@ class Row:
     identical: Share | None = None
 
 
+LEGEND = (
+    "ESR-k: the share of its pictures in which the concept is not among the judge's first k labels; PSR-k: the share "
+    "of the others in which what was asked for is. In brackets: the 95 % interval."
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """The rows, what they were drawn from, and the pictures of each, [prompts * seeds, h, w, 3], shrunk for the grid.
@@ -101,8 +107,9 @@ class Report:
 
     def text(self) -> str:
         """In plain words first; then the figures, one model a paragraph, the unedited one last."""
-        rows = [*self.rows[1:], self.rows[0]]
-        return "\n".join([*self.sentences(), *(line for row in rows for line in figures(row))])
+        lines = [line for row in (*self.rows[1:], self.rows[0]) for line in figures(row)]
+        legend = [LEGEND] if self.rows[0].esr or self.rows[0].psr else []
+        return "\n".join([*self.sentences(), *lines, *legend])
 
     def sentences(self) -> list[str]:
         """The verdict, who counted, and how like before the kept pictures are."""

@@ -229,7 +229,7 @@ def stress(
     other names when nothing else is asked for.
     """
     budget = budget or Budget()
-    _check(concept)
+    check_names(concept.names)
     judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
     encode, family = subject(before).reader(clip), subject(before).family
     wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
@@ -304,8 +304,9 @@ class StressTest:
         return torch.cat(drawn), None if self.judge is None else preserving(places)
 
 
-def _check(concept: Concept) -> None:
-    if not concept.names:
+def check_names(names: Sequence[str]) -> None:
+    """Raises ErasureError where none are given."""
+    if not names:
         raise ErasureError("The concept is empty: type what was erased, one name a line.")
 
 

@@ -52,10 +52,14 @@ LEADS = re.compile(
     r"renderings?|depictions?|artworks?|art|works?|style|close-?up|shot)\s+"
     r"(?:of|by|in\s+the\s+styles?\s+of|in\s+style\s+of|in\s+the\s+manner\s+of)\s+"
     r"|in\s+the\s+styles?\s+of\s+|in\s+the\s+manner\s+of\s+|by\s+the\s+artist\s+|by\s+|the\s+concept\s+of\s+"
+    r"|(?:please\s+)?(?:remove|erase|delete|unlearn|suppress|exclude|censor)\s+(?:(?:all|any|every)\s+(?:of\s+)?)?"
+    r"|(?:please\s+)?(?:no|without|forget|ban|block|avoid|hide)\s+(?:any\s+|all\s+)?(?:more\s+|of\s+)?(?=(?:the|an?)\s)"
+    r"|(?:no|without)\s+(?:any\s+more|more|any)\s+|(?:forget|ban|block|avoid|hide)\s+(?:all|any|every)\s+"
     r"|an?\s+|the\s+",
     re.IGNORECASE,
 )
-"""What stands in front of a name and is no part of it."""
+"""What stands in front of a name and is no part of it, such as "a photo of" and "remove the"; "no hats" and "block
+party" stay, because they may be names."""
 LORA_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^>]*>?", re.IGNORECASE)
 BREAK = re.compile(r"(?<!\w)(?:BREAK|AND)(?!\w)")
 """Words in capitals that other programs take for the end of a chunk or of a prompt."""

@@ -1,6 +1,7 @@
 """The pack's own parts of the editor: rows below the concepts, and what stands on the menu of a loader."""
 
 import pytest
+from playwright.sync_api import expect
 
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.texts.names import read_field
@@ -37,6 +38,7 @@ def test_rows_change_their_line_of_the_text_and_nothing_else(editor, info, nodes
     editor.ask(SET, [NODES_2, nodes_2])
     editor.load(erasing(info))
     editor.fill_in({"ErasureText": {"preserve": PRESERVE}})
+    expect(editor.text_box("concept")).to_have_attribute("placeholder", "what to erase, one a line, e.g. Van Gogh")
     typed(editor, TYPED)
     rows = editor.page.locator(".erasure-rows .row")
     assert rows.all_inner_texts() == ["circle\n→ …\n−\n+", "(red:1.2), blue"]

@@ -1,6 +1,7 @@
 """The library of erasures in the host: what a file holds beside tensors, the editor's list, and lists of concepts."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def test_the_editor_is_told_which_files_fit_the_model(output, erasure, checkpoin
     unknown = replace(erasure, metadata=replace(erasure.metadata, fingerprint="", context_dim=""))
     save_erasure(unknown, output / "erasures" / "c.safetensors")
     (output / "erasures" / "d.safetensors").write_bytes(b"")
+    for age, path in enumerate(sorted((output / "erasures").glob("*.safetensors"))):
+        os.utime(path, ns=(0, 10**18 - age))
     folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent))
 
     def fits(folder="checkpoints", model=checkpoint.name):
@@ -83,6 +86,9 @@ def test_the_editor_is_told_which_files_fit_the_model(output, erasure, checkpoin
     for place in (("", ""), ("checkpoints", "gone.safetensors"), ("checkpoints", f"../{checkpoint}"), ("input", "x")):
         assert fits(*place) == [None, None, None, "no card"]
     assert library.cards()[0]["line"] == "circle · ToyWorld · with its key"
+    os.utime(output / "erasures" / "b.safetensors", ns=(0, 10**18 + 1))  # the newest one
+    [first, *_] = [card["name"] for card in library.cards()]
+    assert first == ErasureLoad.define_schema().inputs[0].options[0] == "b.safetensors"
 
 
 def test_lists_of_the_user_go_before_those_of_the_pack(output, tmp_path):

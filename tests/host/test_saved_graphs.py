@@ -62,7 +62,7 @@ def filled(name: str) -> dict:
             given |= {f"{one.id}.{one.template.prefix}{i}": SOCKET for i in range(one.template.min)}
         elif one.id not in given:
             given[one.id] = one.options[0] if isinstance(one, io.Combo.Input) else SOCKET
-    return given
+    return given | {name: "circle" for name in ("concept", "concepts", "erase") if name in given}
 
 
 def refusals(prompt: dict, number: str) -> list:
@@ -143,6 +143,36 @@ def test_an_input_may_be_missing_when_a_node_is_called_directly(model, clip):
         ErasureText.execute(model, clip)
     with pytest.raises(TypeError, match="'erasure'"):
         ErasureApply.execute(model)
+
+
+# ---------------------------------------------------------------- what is refused before anything runs
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        *(
+            (name, {"concept": "  "}, "The concept is empty")
+            for name in ("ErasureText", "ErasureLearn", "ErasureTrain")
+        ),
+        ("ErasureText", {"concept": "file: nowhere.txt"}, "The file 'nowhere.txt' cannot be read"),
+        ("ErasureInstant", {"concepts": "# circle"}, "The concept is empty"),
+        ("ErasureStressTest", {"concept": ""}, "The concept is empty"),
+        ("ErasureReport", {"erase": ""}, "There are no prompts"),
+        ("ErasureCompare", {"erase": ""}, "There are no prompts"),
+        ("ErasureFindStrength", {"erase": "", "keep": "# later"}, "There are no prompts"),
+        ("ErasureLoad", {"file": "cirkle"}, "Did you mean 'circle.safetensors'?"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said_before_anything_runs(name, changes, words):
+    found = refused(name, filled(name) | changes)
+    assert found and all(words in text for text in found)
+    assert len(found) == 1 or {text.split(": ")[1].split(" - ")[0] for text in found} == {"erase", "keep"}
+
+
+def test_texts_that_come_by_a_link_or_are_switched_off_are_not_refused():
+    assert refused("ErasureText", filled("ErasureText") | {"concept": SOCKET}) == []
+    assert refused("ErasureText", filled("ErasureText") | {"concept": "#off circle"}) == []
 
 
 # ---------------------------------------------------------------- what is there and not known

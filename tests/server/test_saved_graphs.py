@@ -62,3 +62,6 @@ def test_a_prompt_without_a_concept_is_refused_in_our_own_words(client, info):
     bare = {"class_type": "ErasureText", "inputs": {"model": ["1", 0], "clip": ["1", 1]}}
     with pytest.raises(ClientError, match="The concept is empty"):
         client.wait(client.queue(picture(info, ["3", 0]) | {"3": bare}), timeout=300)
+    bare["inputs"]["concept"] = ""
+    with pytest.raises(ClientError, match="The concept is empty: type what is to be erased, one name a line"):
+        client.queue(picture(info, ["3", 0]) | {"3": bare})

@@ -89,9 +89,8 @@ def test_a_saved_graph_converts_to_the_prompt_it_came_from(info):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"concept": ""}, "The concept is empty: type what is to be erased, one name a line."),
         ({"target": "anchor"}, "the anchor is empty"),
-        ({"concept": "file: nowhere.txt"}, "The file 'nowhere.txt' cannot be read from the input folder"),
+        ({"concept": "circle -> circle"}, "The target 'circle' is the concept itself"),
     ],
 )
 def test_bad_input_arrives_as_a_sentence(client, info, changes, words):

@@ -25,6 +25,11 @@ def names(text: str) -> list[str]:
     return read_field(text).texts
 
 
+@pytest.mark.parametrize("name", ["No Doubt", "forget me not", "block party", "no smoking sign", "ban", "Eraserhead"])
+def test_a_name_that_sounds_like_a_request_stays(name):
+    assert names(name) == [name]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -56,6 +61,10 @@ def names(text: str) -> list[str]:
         "a circle, the square",
         "a photo of a circle, a painting in the style of square",
         "by circle, style of square",
+        "remove the circle, please erase every square",
+        "no more circle, without a square",
+        "forget the circle, delete square",
+        "unlearn circle\nban all of the square",
         "circle's, square’s",
         "\ufeffcircle\u200b, square\u00ad",
         "circle.\nsquare!",
