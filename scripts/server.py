@@ -167,6 +167,7 @@ class Server:
         self.say = say
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
+        self.note = self.base / ".port"
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -185,13 +186,19 @@ class Server:
     def start(self, timeout: float = 180) -> None:
         """Start the server and return when it answers.
 
-        Raises ``HostError`` where another program has its port, and with the end of the log when it ends early, or
-        takes over ``timeout`` seconds.
+        Raises ``HostError`` where another program has its port, or another server its base directory, and with the end
+        of the log when it ends early, or takes over ``timeout`` seconds.
         """
         if self.process is not None:
             raise shared.HostError("This server is running already.")
         if is_taken(self.port):
             raise shared.HostError(f"Another program listens on port {self.port} already: choose another one.")
+        if other := self._other():
+            raise shared.HostError(
+                f"A server at http://127.0.0.1:{other} has the base directory {self.base} already: use that one, or "
+                "give this one another with --base."
+            )
+        self.note.write_text(str(self.port), encoding="utf-8")
         command = self.command()
         self.say(f"Starting ComfyUI {self.host.version} at {self.address}, log in {self.log}")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
@@ -214,6 +221,14 @@ class Server:
         except BaseException:
             self.stop()
             raise
+
+    def _other(self) -> int:
+        """The port of another server that runs on this base directory; 0 for none."""
+        try:
+            port = int(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+        return port if is_taken(port) else 0
 
     def _wait_until_it_answers(self, timeout: float) -> None:
         assert self.process is not None
@@ -245,6 +260,7 @@ class Server:
         atexit.unregister(self.stop)
         if process is None:
             return
+        self.note.unlink(missing_ok=True)
         if process.poll() is None:
             _end(process, force=False)
             try:

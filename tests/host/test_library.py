@@ -76,7 +76,7 @@ def test_the_editor_is_told_which_files_fit_the_model(output, erasure, checkpoin
     save_erasure(unknown, output / "erasures" / "c.safetensors")
     (output / "erasures" / "d.safetensors").write_bytes(b"")
     for age, path in enumerate(sorted((output / "erasures").glob("*.safetensors"))):
-        os.utime(path, ns=(0, 10**18 - age))
+        os.utime(path, ns=(0, 10**18 - age * 10**9))
     folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent))
 
     def fits(folder="checkpoints", model=checkpoint.name):
@@ -86,7 +86,7 @@ def test_the_editor_is_told_which_files_fit_the_model(output, erasure, checkpoin
     for place in (("", ""), ("checkpoints", "gone.safetensors"), ("checkpoints", f"../{checkpoint}"), ("input", "x")):
         assert fits(*place) == [None, None, None, "no card"]
     assert library.cards()[0]["line"] == "circle · ToyWorld · with its key"
-    os.utime(output / "erasures" / "b.safetensors", ns=(0, 10**18 + 1))  # the newest one
+    os.utime(output / "erasures" / "b.safetensors", ns=(0, 10**18 + 10**9))  # the newest one
     [first, *_] = [card["name"] for card in library.cards()]
     assert first == ErasureLoad.define_schema().inputs[0].options[0] == "b.safetensors"
 

@@ -129,3 +129,12 @@ def test_a_server_is_not_taken_for_another_on_its_port(tmp_path, monkeypatch):
         with pytest.raises(shared.HostError, match=f"listens on port {first.port}"):
             second.start()
         assert first.process.poll() is None
+
+
+def test_two_servers_do_not_share_a_base_directory(tmp_path, monkeypatch):
+    first = make_server(tmp_path, monkeypatch, ANSWERING)
+    second = servers.Server(first.host, first.base, say=silent)
+    with first, pytest.raises(shared.HostError, match=f"at {first.address} has the base directory"):
+        second.start()
+    with second:  # the first has ended
+        assert second.process.poll() is None
