@@ -21,6 +21,8 @@ RHO = 0.007
 """rho at preserve scale 1, relative to the mean square of a preserved encoding's entries (published: 0.05 to 1)."""
 LEAST_READ = 1 / 48
 """Share of all directions along which is augmented."""
+CENTRES = 3
+"""Of the tokens of the empty prompt behind the first, so many centres stay exactly."""
 TINY = 1e-6
 """Keeps the constraint's system regular (lambda is published as 0)."""
 
@@ -61,6 +63,9 @@ def null_space(kept: torch.Tensor, problem: Problem, threshold: torch.Tensor) ->
 
 
 def anchors(empty: torch.Tensor) -> torch.Tensor:
-    """What stays exactly, [d, 4]: the start token and three centres of the rest of the empty prompt."""
-    centres, _ = kmeans2(empty[1:].double().cpu().numpy(), 3, minit="++", seed=0)
+    """What stays exactly, [d, up to 4]: the start token and three centres of the rest of the empty prompt; all of a
+    text that has no more tokens, as the pooled text."""
+    if len(empty) <= 1 + CENTRES:
+        return empty.double().T
+    centres, _ = kmeans2(empty[1:].double().cpu().numpy(), CENTRES, minit="++", seed=0)
     return torch.cat([empty[:1].double(), torch.from_numpy(centres).to(empty.device)]).T

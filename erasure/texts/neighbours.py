@@ -25,7 +25,7 @@ TWINS = 3
 """So many unrelated words that a name is the same as mean that the text encoder does not know the name."""
 KIN = 0.5
 """Share of the cosine of a name's nearest word below which another text names another kind of thing."""
-FITTING = 8
+FITTING = 24
 """So many of the words nearest to a name are looked at for the one that takes its place."""
 FULL = 0.8
 """Share of what a network reads of a name, from which on it reads as much of another word."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.closed_form import CLOSED_FORM
 from concept_erasure.erasure.evaluation.attacks import ATTACKS
 from concept_erasure.erasure.host.latents import latent_shape
 from concept_erasure.erasure.host.subject import subject
@@ -58,6 +59,15 @@ def test_what_is_typed_is_erased(world):
     model, clip, *_ = world
     out = call(ErasureText, model=model, clip=clip, concept="circle", preserve=KNOWN)
     assert out.ui.as_dict()["text"][0].startswith("✓ circle →")
+
+
+@pytest.mark.parametrize("method", CLOSED_FORM)
+def test_every_closed_form_erases_from_the_tokens_and_the_pooled_text(world, method):
+    model, clip, *_ = world
+    erasure = call(ErasureInstant, model=model, clip=clip, concepts="circle", preserve=KNOWN, method=method).result[0]
+    here = subject(model)
+    pooled = here.family.pooled_entry(model.model)
+    assert {*here.entry, *([pooled] if pooled else [])} == erasure.delta.keys()
 
 
 def test_a_window_acts_within_it_alone(world):
