@@ -210,7 +210,7 @@ def choose_texts(
     preserve = list(request.preserve)
     if not preserve:
         preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
-    if reading and not own:
+    if reading:
         aimed = fullest(encode, names, nearest, aimed, reading)
     targets = _targets(encode, request, aimed, settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
