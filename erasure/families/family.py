@@ -33,8 +33,7 @@ class Family:
     ``name``: for people. ``learns``: whether an erasure can be learned on it. ``repeats``: whether a text that is said
     over again reads the same, so that texts of different lengths can be brought to one. ``attends``: whether layers
     attend to the text by itself, which can be watched. ``adapts``: whether the text passes what stands in front of the
-    entry once before a run, and prompts join what comes of it. ``choices``: of the weights that change. ``settings``:
-    by method, what the preset *recommended* does differently here.
+    entry once before a run, and prompts join what comes of it. ``choices``: of the weights that change.
     """
 
     name = ""
@@ -43,7 +42,6 @@ class Family:
     attends = False
     adapts = False
     choices: Sequence[str] = (KEYS_AND_VALUES, VALUES)
-    settings: Mapping[str, Mapping[str, Any]] = {}
 
     def fits(self, network: nn.Module) -> bool:
         """Whether a network (``diffusion_model``) is of this family, and reads text."""

@@ -31,15 +31,10 @@ LEARNED: dict[str, Method] = {
 
 
 def preset_for(name: str, method: str | None = None, family: Family | None = None) -> Settings:
-    """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each.
-
-    On a ``family`` it is what was found there, and the weights that change are the nearest that it offers.
-    """
+    """A preset's settings for a method, None for the preset's own; ``recommended`` is what was found for each. On a
+    ``family``, the weights that change are the nearest that it offers."""
     settings = PRESETS[name]
     method = method or settings.method
-    own = dict(LEARNED[method].settings) if name == "recommended" else {}
-    if family is None:
-        return replace(settings, method=method, **own)
-    there = family.settings.get(method, {}) if name == "recommended" else {}
-    settings = replace(settings, method=method, **{**own, **there})
-    return replace(settings, weights=family.nearest(settings.weights))
+    own = LEARNED[method].settings if name == "recommended" else {}
+    settings = replace(settings, method=method, **own)
+    return settings if family is None else replace(settings, weights=family.nearest(settings.weights))
