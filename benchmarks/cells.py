@@ -36,6 +36,7 @@ from toyworld.report import CFG
 from toyworld.scoring import plan
 from toyworld.world import FULL_CAPTIONS, KINDS, Scene, caption, kind_of
 
+from .dictionary import FromDictionary
 from .likeness import likeness
 from .toy import Shot, Toy, shots
 
@@ -52,7 +53,7 @@ class Cell:
     method: str
     concept: str
     seed: int
-    how: Settings | Instant
+    how: Settings | Instant | FromDictionary
     every: int = 1
     attacked: bool = True
 
@@ -148,7 +149,10 @@ def make(toy: Toy, cell: Cell) -> tuple[Erasure, float]:
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     kept = "\n".join(text for text in plan(cell.concept)["preserve"] if text != cell.concept)
     started = clock()
-    if isinstance(cell.how, Instant):
+    if isinstance(cell.how, FromDictionary):
+        with torch.inference_mode():
+            erasure = cell.how.erasure(toy, cell.concept, kept, cell.seed)
+    elif isinstance(cell.how, Instant):
         erasure = instant.erase_instantly(toy.model, toy.clip, cell.concept, kept, cell.how)
     else:
         with learning.gradients():

@@ -21,11 +21,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from concept_erasure.erasure.dictionary.picking import Picking
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.methods import preset_for
 from concept_erasure.erasure.training.settings import Settings
 
 from .cells import Cell, Results, measure_all
+from .dictionary import FromDictionary
 from .tables import ALL, ahead, base_row, plot, rows, short, table
 
 FILE = Path(__file__).with_name("results") / "quality.json"
@@ -51,13 +53,15 @@ def learned(method: str, **changes: Any) -> Settings:
     return replace(preset_for("recommended", method), **changes)
 
 
-METHODS: dict[str, Settings | Instant] = {
+METHODS: dict[str, Settings | Instant | FromDictionary] = {
     "recommended": preset_for("recommended"),
     "UCE": Instant(),
     "RECE": Instant(method="rece"),
     "SPEED": Instant(method="speed"),
     "DP": Instant(method="dp"),
     "OCE": Instant(method="oce"),
+    "SAeUron": FromDictionary(),
+    "SAeUron, replace": FromDictionary(Picking(mode="replace")),
     "prompt only": learned("prompt only"),
     "ESD": learned("esd"),
     "ESD, preserve set": learned("esd", **PRESERVED),

@@ -281,8 +281,8 @@ def full(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
 
 
 def of_parts(erasure: Erasure) -> list[Finding]:
-    """What each part of an erasure has to say by itself."""
-    return [finding for part in erasure.parts for finding in part.findings(erasure.probes)]
+    """What each part of an erasure has to say by itself, once where several say the same."""
+    return list(dict.fromkeys(finding for part in erasure.parts for finding in part.findings(erasure.probes)))
 
 
 def coming_back(model: Model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:

@@ -18,6 +18,8 @@ from .language import in_language
 CATEGORY = "concept erasure"
 ErasureSocket = io.Custom("ERASURE")
 SettingsSocket = io.Custom("ERASURE_SETTINGS")
+DictionarySocket = io.Custom("CONCEPT_DICTIONARY")
+"""Features of what blocks of a model give out, for Dictionary Erasure."""
 JudgeSocket = io.Custom("ERASURE_JUDGE")
 """Anything that ranks labels as ``erasure.evaluation.judges.Judge`` says; other packs' nodes can make one."""
 ReportSocket = io.Custom("ERASURE_REPORT")
@@ -25,7 +27,7 @@ ReportSocket = io.Custom("ERASURE_REPORT")
 OFF = "Off: strength is 0."
 ABILITIES = {
     "MODEL": "clone", "CLIP": "tokenize", "VAE": "decode", "ERASURE": "delta", "ERASURE_SETTINGS": "only_in",
-    "ERASURE_REPORT": "rows",
+    "ERASURE_REPORT": "rows", "CONCEPT_DICTIONARY": "nets",
 }  # fmt: skip
 """A socket's type, and an attribute by which what belongs there is known."""
 KEPT: dict = {"has_intermediate_output": True} if hasattr(io.Schema, "has_intermediate_output") else {}

@@ -39,6 +39,7 @@ PIECES = (
 NAMES = {
     "all but cross-attention", "all but one", "last of the name", "all in context", "weighted for a prompt",
     "in the same file", "in a file of its own", "not at all", "no erasures yet: make one with Save Erasure",
+    "no dictionaries yet: make one with Train Concept Dictionary",
     "list[dict[str, nn.Parameter]]", "modified by an inplace operation", "Inference tensors cannot be saved",
     "a photo of a shape", "depth of field", "Stable Diffusion XL", "Stable Diffusion XL Refiner",
     "SD 1.x, SD 2.x, SDXL", "HunyuanVideo and HunyuanImage", "Z-Image and Lumina 2",

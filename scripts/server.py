@@ -31,22 +31,25 @@ NOT_COPIED = (".git", "tests", "benchmarks", "output", "__pycache__")
 
 
 def prepare_base(
-    base: Path, packs: dict[str, Path], checkpoints: Sequence[Path] = (), erasures: Sequence[Path] = ()
-) -> Path:
+    base: Path, packs: dict[str, Path], checkpoints: Sequence[Path] = (), erasures: Sequence[Path] = (),
+    dictionaries: Sequence[Path] = (),
+) -> Path:  # fmt: skip
     """Make a base directory: ComfyUI's folders, the packs in ``custom_nodes``, and model files.
 
-    ``checkpoints`` go to ``models/checkpoints`` and ``erasures`` to ``models/erasures``.
+    ``checkpoints`` go to ``models/checkpoints`` ``erasures`` to ``models/erasures`` and ``dictionaries`` to
+    ``models/concept_dictionaries``.
 
     Things are linked, or copied where links are not permitted. Calling it again is harmless: links that point
     elsewhere are replaced and links that point nowhere removed. Raises ``HostError`` for a missing source.
     """
     base = Path(os.path.abspath(base))
-    filled = ("custom_nodes", "models/checkpoints", "models/erasures")
+    filled = ("custom_nodes", "models/checkpoints", "models/erasures", "models/concept_dictionaries")
     for name in (*filled, "input", "output", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
     wanted = [(base / "custom_nodes" / name, source) for name, source in packs.items()]
     wanted += [(base / "models" / "checkpoints" / source.name, source) for source in checkpoints]
     wanted += [(base / "models" / "erasures" / source.name, source) for source in erasures]
+    wanted += [(base / "models" / "concept_dictionaries" / source.name, source) for source in dictionaries]
     for name in filled:
         for entry in (base / name).iterdir():
             if entry.is_symlink() and not entry.exists():
@@ -57,11 +60,13 @@ def prepare_base(
 
 
 def toy_base(base: Path) -> Path:
-    """A base directory with the pack and the toy world: two checkpoints, its erasures, its nodes and its templates."""
+    """A base directory with the pack and the toy world: two checkpoints, its erasures, its concept dictionary,
+    its nodes and its templates."""
     toy = shared.PACK / "toyworld"
     packs = {"concept-erasure": shared.PACK, "toy-world": toy / "node"}
     checkpoints = [toy / "toyworld.safetensors", toy / "toyworld_flux.safetensors"]
-    return prepare_base(base, packs, checkpoints, sorted((toy / "erasures").glob("*.safetensors")))
+    erasures = sorted((toy / "erasures").glob("*.safetensors"))
+    return prepare_base(base, packs, checkpoints, erasures, [toy / "dictionary.safetensors"])
 
 
 def _place(target: Path, source: Path, base: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..artifact import ErasureError
 from ..parts.prompt import PromptTensors
+from .rows import Rows
 
 KEYS_AND_VALUES, VALUES, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION = WEIGHTS = (
     "keys+values", "values", "cross-attention", "all but cross-attention",
@@ -23,6 +24,8 @@ KEYS_AND_VALUES, VALUES, CROSS_ATTENTION, ALL_BUT_CROSS_ATTENTION = WEIGHTS = (
 third xattn, and the last noxattn."""
 HostModel = Any
 """The host's model: ``MODEL.model``, of which each family's network has parts of its own."""
+Hook = Callable[[torch.Tensor, Rows], torch.Tensor | None]
+"""``(vectors [b, n, d] of a block, rows) -> vectors``, or None where nothing changes."""
 TextPatch = Callable[..., tuple]
 """``(queries, context, value, options) -> (queries, context, value)``, for the context of one layer that reads text."""
 
@@ -120,6 +123,23 @@ class Family:
     ) -> None:
         """Has an erasure prompt take part in a run; ``is_active(options)`` says whether it acts in a call."""
         raise NotImplementedError
+
+    def points(self, model: HostModel) -> Mapping[str, str]:
+        """Blocks whose answers can be recorded and steered: what people call them -> the names of the modules; none
+        where the family has none."""
+        return {}
+
+    def best_points(self, model: HostModel) -> Sequence[str]:
+        """Of ``points``, those that are taken where nothing else is said."""
+        return list(self.points(model))[:1]
+
+    def hook(self, options: dict, hooks: Mapping[str, Hook], is_active: Callable[[dict], bool]) -> None:
+        """Has hooks see, and change, what blocks give out, in a run with these transformer options; by the names of
+        modules. Raises ErasureError where blocks cannot be hooked."""
+        raise ErasureError(
+            f"This erasure steers what blocks of another kind of model give out, which {self.name} models do not have: "
+            "connect the model it was made for."
+        )
 
     def checkpoint(self, options: dict) -> None:
         """Has the network's blocks run again in backward, in a run with these transformer options."""

@@ -20,9 +20,11 @@ from .family import (
     VALUES,
     WEIGHTS,
     Family,
+    Hook,
     HostModel,
     TextPatch,
 )
+from .hooks import Hooked
 
 PROJECTIONS = {
     KEYS_AND_VALUES: ("to_k", "to_v"), VALUES: ("to_v",), CROSS_ATTENTION: ("to_q", "to_k", "to_v", "to_out"),
@@ -32,6 +34,8 @@ PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "ou
 """The host's name of a part of the UNet -> the same in ``BLOCKS``."""
 READ_PICTURES = {"SVD_img2vid", "Stable_Zero123"}
 """The host's classes of models that give the UNet a picture where others give it a text."""
+PUBLISHED = "output 4"
+"""diffusers' up_blocks.1.attentions.1."""
 CONTEXT = "concept_erasure"
 """Under this name, options hold a layer's text before any erasure joined it."""
 
@@ -97,8 +101,27 @@ class UNet(Family):
         if prompt.pooled is not None:
             join_calls(options, PooledPrompt(prompt, strength, is_active))
 
+    def points(self, model: HostModel) -> Mapping[str, str]:
+        modules = model.diffusion_model.named_modules()
+        names = [name for name, module in modules if isinstance(module, SpatialTransformer)]
+        return {_called(name): f"diffusion_model.{name}" for name in names}
+
+    def best_points(self, model: HostModel) -> Sequence[str]:
+        points = self.points(model)
+        # the block of SD 1.x and SDXL that is published for objects (arXiv 2501.18052); networks with fewer are small
+        return [PUBLISHED] if PUBLISHED in points else list(points)
+
+    def hook(self, options: dict, hooks: Mapping[str, Hook], is_active: Callable[[dict], bool]) -> None:
+        join_calls(options, Hooked(hooks, 1, is_active))
+
     def checkpoint(self, options: dict) -> None:
         options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}
+
+
+def _called(name: str) -> str:
+    """What people call a block: "output 2" for the third behind the middle."""
+    part, *rest = name.split(".")
+    return "middle" if PARTS[part] == "middle" else f"{PARTS[part]} {rest[0]}"
 
 
 def kinds_of(model: HostModel) -> set[str]:

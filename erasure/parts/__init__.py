@@ -6,11 +6,13 @@ torch only.
 from .delta import DeltaTensors
 from .part import Part
 from .prompt import PromptTensors
+from .steering import Steering
 
 PARTS: dict[str, type[Part]] = {
     part.kind: part
     for part in (
         PromptTensors,
         DeltaTensors,
+        Steering,
     )
 }

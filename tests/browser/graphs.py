@@ -16,7 +16,7 @@ from scripts.make_workflows import (
     STEPS,
     TOY_SIZE,
 )
-from toyworld.world import SHAPES
+from toyworld.world import COLOURS, SHAPES
 
 
 def drawing(info: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     positive = graph.node("CLIPTextEncode", (-900, 150, 320, 110), "Prompt", {"clip": clip}, text=PROMPT)
     negative = graph.node("CLIPTextEncode", (-900, 310, 320, 88), "Negative prompt", {"clip": clip}, text="")
     latent = graph.node("EmptyLatentImage", (-900, 450, 320, 106), width=TOY_SIZE, height=TOY_SIZE)
-    places = ((500 * i, 3000 * j) for j in range(2) for i in range(7))
+    places = ((500 * i, 3000 * j) for j in range(2) for i in range(9))
 
     def draw(title: str, x: int, y: int, chosen: Socket) -> None:
         sockets = {"model": chosen, "positive": (positive, 0), "negative": (negative, 0), "latent_image": (latent, 0)}
@@ -87,6 +87,21 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
     place("ErasureText", 420, both, ("Before", "Erased"), concept=CONCEPT, preserve="heart\nstar\nsquare")
     instant = place("ErasureInstant", 600, both, concepts="star", preserve="heart\ncross\nred\nstriped")
     loaded = place("ErasureLoad", 320, {}, file=f"{CONCEPT}.safetensors")
+    learned_from = "\n".join(f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES)
+    short_of_time = {"total_pictures": 48, "active": 8, "expansion": 4, "epochs": 6, "lr": 0.002, "steps": 6}
+    place(
+        "ErasureTrainDictionary",
+        800,
+        both,
+        prompts=learned_from,
+        filename_prefix="toyworld",
+        blocks="middle\noutput 0",
+        **short_of_time,
+    )
+    dictionary = place("ErasureLoadDictionary", 340, {}, file="dictionary.safetensors")
+    picking = {**both, "vae": vae, "dictionary": dictionary}
+    picked, _ = place("ErasureFromDictionary", 900, picking, concept=CONCEPT, preserve="heart\nstar\nsquare\nred\nblue")
+    graph.node("PreviewImage", (-900, 1400, 320, 400), "Features", {"images": (picked, 1)})
     using = {"model": model, "erasure": loaded}
     erased = place("ErasureApply", 186, using, ("Before", "Erased"))
     place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("Erased", "Recovered"))

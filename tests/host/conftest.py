@@ -97,7 +97,7 @@ def gated(model, clip):
 @pytest.fixture
 def output(tmp_path, monkeypatch):
     """An empty output folder of the host, and empty model folders."""
-    from concept_erasure.nodes import files, lists
+    from concept_erasure.nodes import dictionaries, files, lists
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
@@ -105,6 +105,7 @@ def output(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     files.register_folders()
     lists.register_folders()
+    dictionaries.register_folders()
     return tmp_path / "output"
 
 

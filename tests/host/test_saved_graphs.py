@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 import nodes as host_nodes
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.nodes import files
+from concept_erasure.nodes import dictionaries, files
 from concept_erasure.nodes.instant import ErasureText
 from concept_erasure.nodes.types import ABILITIES, telling
 from concept_erasure.nodes.use import ErasureApply
@@ -39,7 +39,7 @@ class Anything:
 @pytest.fixture(autouse=True)
 def host(output, monkeypatch):
     """The host knows our nodes, and finds the files that graphs load."""
-    for kind in (files.KIND, "loras"):
+    for kind in (files.KIND, dictionaries.KIND, "loras"):
         monkeypatch.setitem(files.folder_paths.folder_names_and_paths, kind, ([str(output / kind)], {files.FILE}))
         (output / kind).mkdir(parents=True)
         (output / kind / "circle.safetensors").touch()

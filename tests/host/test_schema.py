@@ -79,8 +79,9 @@ def test_every_node_has_a_help_page():
 
 
 if __name__ == "__main__":
-    from concept_erasure.nodes import files, lists
+    from concept_erasure.nodes import dictionaries, files, lists
 
     files.register_folders()
     lists.register_folders()
+    dictionaries.register_folders()
     SNAPSHOT.write_text(json.dumps(described(), indent=1) + "\n")
