@@ -11,10 +11,11 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import comfy.sample
 import torch
@@ -44,6 +45,8 @@ ATTACK_PICTURES = 24
 BUDGET = Budget(strengths=(2.0, 3.0), search=Search(tried=50_000))
 CHEAP = ("by name", "other names", "concept direction", "behind tags")
 """Attacks that cost next to nothing to find."""
+LEARNING = {"soft prompt", "relearning"}
+"""Attacks that take most of a measurement's time."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,17 @@ def make(toy: Toy, cell: Cell) -> tuple[Erasure, float]:
     return erasure, clock() - started
 
 
-def measure(toy: Measured, cell: Cell, tokens: Sequence[int]) -> dict:
-    """All figures of a cell."""
+def measure(toy: Measured, cell: Cell, tokens: Sequence[int], earlier: Mapping[str, Any]) -> dict:
+    """All figures of a cell. Attacks are not made again where the pictures score as they did ``earlier``, to the last
+    digit: then the erasure is the same."""
     erasure, seconds = make(toy, cell)
     model = attach.erase(toy.model, erasure)
     found = scored(toy, model, cell)
     if erasure.key:
         again = scored(toy, attach.recover(model, erasure), cell)
         found |= {"recovery": 1 - again["esr1"], "recovery_psr1": again["psr1"]}
-    found["stress"] = attacked(toy, model, cell, tokens)
+    is_same = all(earlier.get(name) == value for name, value in found.items())
+    found["stress"] = attacked(toy, model, cell, tokens, earlier["stress"] if is_same else {})
     return {**found, "seconds": round(seconds, 2), "bytes": erasure.bytes(), "settings": cell.settings}
 
 
@@ -185,13 +190,20 @@ def scored(toy: Measured, model, cell: Cell | Unedited) -> dict:
     return {**found, "pictures": {"erased": len(wanted) - len(kept), "kept": len(kept)}}
 
 
-def attacked(toy: Measured, model, cell: Cell | Unedited, tokens: Sequence[int]) -> dict[str, float]:
-    """The share of pictures with the concept back, for each attack."""
+def attacked(
+    toy: Measured, model, cell: Cell | Unedited, tokens: Sequence[int], known: Mapping[str, float]
+) -> dict[str, float]:
+    """The share of pictures with the concept back, for each attack; those that are known are not made again."""
     concept, every = cell.concept, cell.every
     asked = toy.asked(concept, tokens)
-    found = {name: toy.share_back(model, conds, concept, every) for name, conds in asked.items()}
+    found = {
+        name: known[name] if name in known else toy.share_back(model, conds, concept, every)
+        for name, conds in asked.items()
+    }
     if model is toy.model or not cell.attacked:
         return found
+    if known.keys() >= LEARNING:
+        return found | {name: known[name] for name in known if name in LEARNING}
     taught = toy.lessons(concept)
     with learning.gradients():
         soft = soft_prompt(model, toy.encoder, taught, BUDGET.soft_tokens, BUDGET.soft_steps)
@@ -204,14 +216,15 @@ def attacked(toy: Measured, model, cell: Cell | Unedited, tokens: Sequence[int])
 
 
 @torch.no_grad()
-def unedited(toy: Measured, cell: Unedited) -> dict:
-    """How often the unedited model shows the concept, and everything else; the tokens that a search for it found."""
-    tokens: list[int] = []
-    if cell.attacked:
+def unedited(toy: Measured, cell: Unedited, known: Sequence[int] = ()) -> dict:
+    """How often the unedited model shows the concept, and everything else; the tokens that a search for it found, which
+    takes minutes, so ``known`` ones are taken as they are."""
+    tokens = list(known)
+    if cell.attacked and not tokens:
         search = BUDGET.search if cell.every == 1 else Search()
         tokens = search_tokens(toy.encoder, [cell.concept], 1.0, search)
     found = scored(toy, toy.model, cell)
-    return {**found, "tokens": tokens, "stress": attacked(toy, toy.model, cell, tokens)}
+    return {**found, "tokens": tokens, "stress": attacked(toy, toy.model, cell, tokens, {})}
 
 
 # ---------------------------------------------------------------- on several cores
@@ -225,39 +238,52 @@ def _begin(threads: int) -> None:
     _toy = Measured()
 
 
-def _run(cell: Cell | Unedited, tokens: Sequence[int]) -> tuple[dict, float]:
+def _run(cell: Cell | Unedited, tokens: Sequence[int], earlier: Mapping[str, Any]) -> tuple[dict, float]:
     begun = time.monotonic()
-    found = unedited(_toy, cell) if isinstance(cell, Unedited) else measure(_toy, cell, tokens)
+    found = unedited(_toy, cell, tokens) if isinstance(cell, Unedited) else measure(_toy, cell, tokens, earlier)
     return found, time.monotonic() - begun
 
 
 class Results:
-    """A file of results: cells and the unedited model's figures, by name. Those of the unedited model from before an
-    attack was there are measured anew."""
+    """A file of results: cells and the unedited model's figures, by name.
+
+    What was measured before a cheap attack was there is measured anew: the unedited model with the tokens that a search
+    found for it then; cells are ``earlier`` ones until they have been.
+    """
 
     def __init__(self, file: Path, summed_up: Callable[[dict, dict], dict]) -> None:
         self.file, self.summed_up = file, summed_up
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.cells: dict[str, dict] = found.get("cells", {})
+        self.earlier: dict[str, dict] = {}
+        self._put_off(name for name, cell in self.cells.items() if not cell["stress"].keys() >= {*CHEAP})
         unedited: dict[str, dict] = found.get("unedited", {})
+        self.tokens: dict[str, list[int]] = {name: cell["tokens"] for name, cell in unedited.items()}
         self.unedited = {name: cell for name, cell in unedited.items() if cell["stress"].keys() >= {*CHEAP}}
 
     def keep_only(self, settings: Mapping[str, dict]) -> None:
         """Forgets cells whose method is gone or has other settings now."""
-        self.cells = {
-            name: cell for name, cell in self.cells.items() if settings.get(name.split(" | ")[0]) == cell["settings"]
-        }
+        for cells in (self.cells, self.earlier):
+            for name in [n for n, cell in cells.items() if settings.get(n.split(" | ")[0]) != cell["settings"]]:
+                del cells[name]
 
-    def forget(self, methods: Sequence[str]) -> None:
-        """Forgets all cells of some methods."""
-        self.cells = {name: cell for name, cell in self.cells.items() if name.split(" | ")[0] not in methods}
+    def again(self, methods: Sequence[str]) -> None:
+        """Has all cells of some methods measured anew."""
+        self._put_off(name for name in self.cells if name.split(" | ")[0] in methods)
+
+    def _put_off(self, names: Iterable[str]) -> None:
+        self.earlier |= {name: self.cells.pop(name) for name in list(names)}
 
     def add(self, cell: Cell | Unedited, found: dict) -> None:
-        (self.unedited if isinstance(cell, Unedited) else self.cells)[cell.name] = found
+        if isinstance(cell, Unedited):
+            self.unedited[cell.name], self.tokens[cell.name] = found, found["tokens"]
+        else:
+            self.cells[cell.name] = found
+            self.earlier.pop(cell.name, None)
         self.write()
 
     def write(self) -> dict:
-        found = self.summed_up(self.cells, self.unedited)
+        found = self.summed_up({**self.earlier, **self.cells}, self.unedited)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return found
@@ -294,7 +320,8 @@ def _finished(
     while running or (ahead and time.monotonic() < until):
         while ahead and len(running) < jobs and time.monotonic() < until:
             cell = ahead.pop(0)
-            running[pool.submit(_run, cell, results.unedited.get(cell.concept, {}).get("tokens", []))] = cell
+            known = results.tokens.get(cell.concept, []), results.earlier.get(cell.name, {})
+            running[pool.submit(_run, cell, *known)] = cell
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             cell = running.pop(future)
             yield cell, *future.result(), [*running.values(), *ahead]

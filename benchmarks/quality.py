@@ -178,7 +178,7 @@ def main() -> None:
     results = Results(file, summed_up)
     results.keep_only({name: Cell(name, "", 0, how).settings for name, how in METHODS.items()})
     if options.again:
-        results.forget(options.methods)
+        results.again(options.methods)
     measure_all(cells(options.methods, concepts, seeds, options.quick), results, options.minutes, options.jobs)
     write(results)
 

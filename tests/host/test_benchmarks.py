@@ -16,7 +16,7 @@ from concept_erasure.erasure.training.settings import Settings
 def cell(esr1: float, psr1: float, erased: int = 24, kept: int = 168, **more) -> dict:
     """A measured cell with few figures."""
     found = {"esr1": esr1, "psr1": psr1, "kept_attributes": 1.0, "ssim": 1.0, "psnr": 50.0, "seconds": 1.0, "bytes": 1}
-    return {**found, "stress": {}, "pictures": {"erased": erased, "kept": kept}, **more}
+    return {**found, "stress": {}, "tokens": [7], "pictures": {"erased": erased, "kept": kept}, **more}
 
 
 def test_rows_are_means_over_cells_and_intervals_over_pictures():
@@ -75,8 +75,9 @@ def test_results_outlive_a_stop_and_are_forgotten_when_settings_change(tmp_path)
 
     now, other = Cell("ESD", "circle", 0, Settings()), Cell("ESD", "circle", 0, replace(Settings(), steps=3))
     results = Results(tmp_path / "found.json", plain)
-    results.add(Unedited("circle"), cell(0.0, 1.0))
-    results.add(now, cell(1.0, 1.0, settings=now.settings))
+    attacks = dict.fromkeys(cells.CHEAP, 0.0)
+    results.add(Unedited("circle"), cell(0.0, 1.0, stress=attacks))
+    results.add(now, cell(1.0, 1.0, settings=now.settings, stress=attacks))
     again = Results(tmp_path / "found.json", plain)
     again.keep_only({"ESD": now.settings})
     assert set(again.cells) == {now.name} and set(again.unedited) == {"circle"}
@@ -84,11 +85,38 @@ def test_results_outlive_a_stop_and_are_forgotten_when_settings_change(tmp_path)
     assert not again.cells
 
 
-def test_a_method_whose_code_has_changed_can_be_forgotten(tmp_path):
+def test_a_method_whose_code_has_changed_can_be_measured_anew(tmp_path):
     results = Results(tmp_path / "found.json", quality.summed_up)
     results.cells = {"ESD | circle | 0": cell(1, 1), "UCE | circle | 0": cell(1, 1)}
-    results.forget(["UCE"])
-    assert set(results.cells) == {"ESD | circle | 0"}
+    results.again(["UCE"])
+    assert set(results.cells) == {"ESD | circle | 0"} and set(results.earlier) == {"UCE | circle | 0"}
+    assert [row["method"] for row in results.write()["rows"]] == ["UCE", "ESD"]
+
+
+def test_what_was_measured_before_an_attack_was_there_is_measured_anew_with_what_is_known(tmp_path, pretended):
+    file, wanted = tmp_path / "found.json", [Cell("UCE", "circle", 0, Instant())]
+    results = Results(file, quality.summed_up)
+    cells.measure_all(wanted, results, 1.0, jobs=1)
+    results.cells["UCE | circle | 0"] = cell(0.5, 1.0, settings=wanted[0].settings)
+    results.unedited["circle"] = cell(0.0, 1.0)
+    results.write()
+    again = Results(file, quality.summed_up)
+    assert not again.cells and not again.unedited and again.tokens == {"circle": [7]}
+    cells.measure_all(wanted, again, 1.0, jobs=1)
+    assert pretended == ["circle", "UCE | circle | 0"] * 2 and not again.earlier
+
+
+def test_attacks_that_take_long_are_made_again_only_where_the_figures_moved(monkeypatch):
+    figures, made = {"esr1": 1.0, "psr1": 0.5}, []
+    erasure = type("Erasure", (), {"key": None, "bytes": lambda self: 1})()
+    monkeypatch.setattr(cells, "make", lambda toy, one: (erasure, 1.0))
+    monkeypatch.setattr(cells.attach, "erase", lambda model, erasure: model)
+    monkeypatch.setattr(cells, "scored", lambda *_: dict(figures))
+    monkeypatch.setattr(cells, "attacked", lambda *rest: made.append(rest[-1]) or {})
+    toy, one, known = type("Toy", (), {"model": None})(), Cell("UCE", "circle", 0, Instant()), {"relearning": 0.7}
+    for earlier in ({**figures, "stress": known}, {**figures, "psr1": 0.6, "stress": known}, {}):
+        cells.measure(toy, one, [], earlier)
+    assert made == [known, {}, {}]
 
 
 @pytest.fixture
@@ -96,10 +124,11 @@ def pretended(monkeypatch):
     """Cells that are measured by nothing: the names of those that were begun."""
     begun: list[str] = []
 
-    def run(one, tokens):
+    def run(one, tokens, earlier):
         begun.append(one.name)
         assert isinstance(one, Unedited) or tokens == [7]
-        return cell(1.0, 1.0, tokens=[7], settings=getattr(one, "settings", {})), 1.0
+        stress = dict.fromkeys(cells.CHEAP, 0.0)
+        return cell(1.0, 1.0, settings=getattr(one, "settings", {}), stress=stress), 1.0
 
     monkeypatch.setattr(cells, "_begin", lambda threads: None)
     monkeypatch.setattr(cells, "_run", run)
