@@ -1,0 +1,150 @@
+"""What people use instead of erasing: a negative prompt, the host's NAG, negative weights, safe guidance, SAFREE.
+
+    python3 scripts/run.py benchmarks.instead                     # half an hour on one core; goes on where it stopped
+    python3 scripts/run.py benchmarks.instead --concepts circle   # one concept
+
+Into ``benchmarks/results/instead.json`` and the table of docs/measured.md: ESR-1, PSR-1 and kept attributes on the toy
+world, each at its CFG and at CFG 1, in many steps and in few, and the time of drawing beside the unedited model's. What
+stands beside an erasure is in ``guards.py``, written from the papers. The same pictures, noise and judge as in
+``benchmarks.quality``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from concept_erasure.erasure import instant, learning
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.methods import preset_for
+from toyworld.report import CFG
+from toyworld.scoring import plan
+
+from .guards import GUARDS, Guard
+from .quality import LEARNED_ON
+from .toy import ROWS, Toy, shots
+
+FILE = Path(__file__).with_name("results") / "instead.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
+MARKS = ("<!-- table of benchmarks.instead -->", "<!-- end of the table of benchmarks.instead -->")
+OURS = ("Erase Concept", "recommended")
+SETTINGS = tuple(product((CFG, 1.0), (20, 6)))
+"""CFG and steps."""
+EVERY = 2
+"""One in so many of the pictures."""
+FIGURES = ("esr1", "psr1", "kept_attributes", "relative_time")
+CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
+
+
+def edited(toy: Toy, name: str, concept: str):
+    """The toy world's MODEL as one of ours has edited it."""
+    kept = "\n".join(text for text in plan(concept)["preserve"] if text != concept)
+    with torch.inference_mode(name != "recommended"):
+        if name == "Erase Concept":
+            return attach.erase(toy.model, instant.erase_instantly(toy.model, toy.clip, concept, kept, Instant()))
+        with learning.gradients():
+            prepared = learning.prepare(toy.model, toy.clip, concept, kept, preset_for("recommended"))
+            return attach.erase(toy.model, learning.learn(prepared))
+
+
+def draw(toy: Toy, guard: Guard, wanted: Sequence, concept: str, cfg: float, steps: int) -> torch.Tensor:
+    """Pictures [n, 3, 64, 64] of a guarded model."""
+    parts = [wanted[start : start + ROWS] for start in range(0, len(wanted), ROWS)]
+    return torch.cat([guard(toy, part, concept, cfg, steps) for part in parts])
+
+
+@cache
+def seconds_unedited(toy: Toy, pictures: int, cfg: float, steps: int) -> float:
+    """How long the model takes as it is, for so many pictures of any concept."""
+    wanted = shots(LEARNED_ON[0])[:pictures]
+    draw(toy, GUARDS["nothing"], wanted[:2], "", cfg, 1)
+    started = CLOCK()
+    draw(toy, GUARDS["nothing"], wanted, "", cfg, steps)
+    return CLOCK() - started
+
+
+def measured(toy: Toy, name: str, concept: str) -> Iterator[dict]:
+    """One row for each CFG and number of steps."""
+    wanted = shots(concept)[::EVERY]
+    model = edited(toy, name, concept) if name in OURS else toy.model
+    guard = GUARDS["nothing"] if name in OURS else GUARDS[name]
+    before, toy_model = toy.model, model
+    for cfg, steps in SETTINGS:
+        unedited = seconds_unedited(toy, len(wanted), cfg, steps)
+        toy.model = toy_model
+        try:
+            started = CLOCK()
+            pictures = draw(toy, guard, wanted, concept, cfg, steps)
+            seconds = CLOCK() - started
+        finally:
+            toy.model = before
+        found = toy.score(pictures, wanted, concept)
+        yield {
+            "name": name, "concept": concept, "cfg": cfg, "steps": steps,
+            **{key: found[key] for key in FIGURES[:3]}, "relative_time": seconds / unedited,
+            "pictures": len(wanted),
+        }  # fmt: skip
+
+
+def summed_up(rows: Sequence[dict]) -> list[dict]:
+    """Means over concepts, one row for each name, CFG and number of steps."""
+    out = []
+    for name, (cfg, steps) in product([*GUARDS, *OURS], SETTINGS):
+        own = [row for row in rows if (row["name"], row["cfg"], row["steps"]) == (name, cfg, steps)]
+        if own:
+            means = {key: round(sum(row[key] for row in own) / len(own), 4) for key in FIGURES}
+            out.append({"name": name, "cfg": cfg, "steps": steps, **means, "concepts": len(own)})
+    return out
+
+
+def table(found: Sequence[dict]) -> list[str]:
+    """One line for each name, with ESR-1 / PSR-1 in each setting."""
+    heads = [f"CFG {cfg:g}, {steps} steps" for cfg, steps in SETTINGS]
+    lines = [f"| | {' | '.join(heads)} | attributes | time |", "|" + "---|" * (len(heads) + 3)]
+    for name in dict.fromkeys(row["name"] for row in found):
+        own = {(row["cfg"], row["steps"]): row for row in found if row["name"] == name}
+        cells = [f"{own[s]['esr1']:.2f} / {own[s]['psr1']:.2f}" if s in own else "–" for s in SETTINGS]
+        last = [sum(row[key] for row in own.values()) / len(own) for key in ("kept_attributes", "relative_time")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {last[0]:.2f} | {last[1]:.2f} |")
+    return lines
+
+
+def write(rows: Sequence[dict], file: Path) -> None:
+    found = summed_up(rows)
+    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+    about = {"instead": found, "concepts": concepts, "pictures": sum(row["pictures"] for row in rows), "each": rows}
+    file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    if file == FILE and MARKS[0] in text:
+        before, rest = text.split(MARKS[0])
+        after = rest.split(MARKS[1])[1]
+        PAGE.write_text("\n".join([before + MARKS[0], "", *table(found), "", MARKS[1] + after]), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concepts", nargs="+", default=list(LEARNED_ON))
+    parser.add_argument("--names", nargs="+", choices=[*GUARDS, *OURS], default=[*GUARDS, *OURS])
+    parser.add_argument("--file", type=Path, default=FILE)
+    options = parser.parse_args()
+    rows: list[dict] = json.loads(options.file.read_text(encoding="utf-8"))["each"] if options.file.exists() else []
+    toy = Toy()
+    for concept, name in product(options.concepts, options.names):
+        if not any((row["name"], row["concept"]) == (name, concept) for row in rows):
+            for row in measured(toy, name, concept):
+                rows.append(row)
+                print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+            write(rows, options.file)
+    print("\n".join(table(summed_up(rows))))
+
+
+if __name__ == "__main__":
+    main()
