@@ -126,7 +126,11 @@ def short(found: Sequence[dict], base: dict) -> list[str]:
         cells += [_brief(row[key], 3) for key in ("esr1", "psr1")]
         cells += [_brief(row[key]) for key in ("kept_attributes", "recovery")]
         cells += [_brief(row["stress"].get(attack)) for attack in asked]
-        cells += [f"{row['seconds']:.{0 if row['seconds'] >= 1 else 1}f}", f"{row['bytes'] / 1000:.0f}", str(row["cells"])]
+        cells += [
+            f"{row['seconds']:.{0 if row['seconds'] >= 1 else 1}f}",
+            f"{row['bytes'] / 1000:.0f}",
+            str(row["cells"]),
+        ]
         out.append("| " + " | ".join(cells) + " |")
     return out
 
