@@ -138,8 +138,9 @@ TENSORS = ("features", "encoder", "decoder", "bias", "sigmas", "levels", "aims",
 FACTS = ("point", "mode", "rows", "dictionary", "threshold", "concept", "contrast")
 TOGETHER = "concept_erasure_steering"
 """Under this name, a run's options hold the hook of each block."""
-CLEAR = 3.0
-"""How many times as much features must be excited by their concept as by other texts."""
+CLEAR = 10.0
+"""How many times as much features must be excited by their concept as by other texts. In the toy world those of colours
+are 3 to 9 times, and do not erase."""
 MOST_TIMES = 99
 
 
