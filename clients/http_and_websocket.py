@@ -74,6 +74,10 @@ def run(address: str, prompt: dict[str, Any]) -> dict[str, Any]:
     connection = connected(address, client_id)
     queued = json.loads(request(address, "/prompt", {"prompt": prompt, "client_id": client_id}))
     prompt_id = queued["prompt_id"]
+    if queued.get("node_errors"):
+        # What does not hang on the refused nodes would run alone; that is not what was asked for.
+        request(address, "/queue", {"delete": [prompt_id]})
+        raise ServerError(refusal(queued["node_errors"]))
     if connection is not None:
         # A connection that breaks costs the progress, not the pictures.
         with contextlib.suppress(OSError, websocket.WebSocketException):
@@ -122,6 +126,13 @@ def wait(address: str, prompt_id: str) -> dict[str, Any]:
         if prompt_id in history:
             return dict(history[prompt_id])
         time.sleep(1)
+
+
+def refusal(objections: dict[str, Any]) -> str:
+    """Which node the server refused to run, and why."""
+    first = next(iter(objections.values()))
+    details = [error["details"] for error in first["errors"] if error.get("details")]
+    return f"{first['class_type']} was refused: {'; '.join(details)}"
 
 
 def failure(history: dict[str, Any]) -> str:

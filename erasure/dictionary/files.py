@@ -21,6 +21,8 @@ from .autoencoder import Autoencoder
 KIND = "concept_dictionary"
 VERSION = "1"
 HALF = ("decoder", "encoder")
+MOST_LINES = 3
+"""So many blocks have a line each in what a dictionary says of itself."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,16 @@ class ConceptDictionary:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def lines(self) -> list[str]:
-        """What it is worth, a line a block."""
+        """What it is worth, a line a block; of many blocks one line for all."""
+        if len(self.quality) > MOST_LINES:
+            each = list(self.quality.values())
+            shares = sorted(100 * one.explained for one in each)
+            features = sum(self.nets[point].features for point in self.quality)
+            active, dead = sum(one.active for one in each) / len(each), sum(one.dead for one in each)
+            return [
+                f"{len(each)} blocks: {features} features explain {shares[0]:.0f} to {shares[-1]:.0f} % of the "
+                f"variance, {active:.1f} at a time; {dead} are dead."
+            ]
         return [
             f"{point}: {self.nets[point].features} features explain {100 * one.explained:.0f} % of the variance, "
             f"{one.active:.1f} at a time; {one.dead} are dead."

@@ -109,7 +109,7 @@ class Report:
         """In plain words first; then the figures, one model a paragraph, the unedited one last."""
         lines = [line for row in (*self.rows[1:], self.rows[0]) for line in figures(row)]
         legend = [LEGEND] if self.rows[0].esr or self.rows[0].psr else []
-        return "\n".join([*self.sentences(), *lines, *legend])
+        return "\n".join([*self.sentences(), *legend, *lines])
 
     def sentences(self) -> list[str]:
         """The verdict, who counted, and how like before the kept pictures are."""

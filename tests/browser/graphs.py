@@ -98,10 +98,10 @@ def gallery(info: dict[str, Any], lora: str) -> dict[str, Any]:
         blocks="middle\noutput 0",
         **short_of_time,
     )
-    dictionary = place("ErasureLoadDictionary", 340, {}, file="dictionary.safetensors")
+    dictionary = place("ErasureLoadDictionary", 240, {}, file="dictionary.safetensors")
     picking = {**both, "vae": vae, "dictionary": dictionary}
     picked, _ = place("ErasureFromDictionary", 900, picking, concept=CONCEPT, preserve="heart\nstar\nsquare\nred\nblue")
-    graph.node("PreviewImage", (-900, 1400, 320, 400), "Features", {"images": (picked, 1)})
+    graph.node("PreviewImage", (-1500, 0, 320, 400), "Features", {"images": (picked, 1)})
     using = {"model": model, "erasure": loaded}
     erased = place("ErasureApply", 186, using, ("Before", "Erased"))
     place("ErasureRecover", 142, {"model": erased, "erasure": loaded}, ("Erased", "Recovered"))

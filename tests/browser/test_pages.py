@@ -57,6 +57,7 @@ def test_every_node_says_what_it_did(lora, editor, info):
     editor.run()
     pictures = [str(node["id"]) for node in workflow["nodes"] if node["type"] == "PreviewImage"]
     for number in pictures:
+        editor.look_at(number)  # what is out of view is not drawn
         editor.shows(number)
     for kind in (node["type"] for node in workflow["nodes"] if node["type"].startswith("Erasure")):
         editor.said(kind)

@@ -54,7 +54,10 @@ def test_the_client_needs_no_websocket(run, tmp_path):
     ("arguments", "words"),
     [
         (("--checkpoint", "none.safetensors"), "'none.safetensors' not in"),
-        (("--concept", "file: nowhere.txt"), "ErasureText failed: The file 'nowhere.txt' cannot be read"),
+        (
+            ("--concept", "file: nowhere.txt"),
+            "ErasureText was refused: concept - The file 'nowhere.txt' cannot be read",
+        ),
         (("--address", "http://127.0.0.1:1"), "There is no ComfyUI at http://127.0.0.1:1"),
     ],
 )

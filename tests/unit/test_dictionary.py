@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure.dictionary.autoencoder import Autoencoder, Fit, explained, fit_autoencoder, largest
+from concept_erasure.erasure.dictionary.files import About, ConceptDictionary, Quality
 from concept_erasure.erasure.dictionary.picking import Counting, Picking, rows_of, scores, steering_for
 from concept_erasure.erasure.families.rows import Rows
 from concept_erasure.erasure.parts.steering import Steered, Steering
@@ -131,3 +132,14 @@ def test_rows_of_the_negative_prompt_can_be_left_alone(net):
     out = steered(part)(marked, Rows(torch.ones(20), conditional, (10,)))
     assert torch.equal(out[1::2], marked[1::2])
     assert not torch.equal(out[0::2], marked[0::2])
+
+
+def test_of_many_blocks_one_line_is_said(net):
+    def lines(count: int) -> list[str]:
+        points = [f"block {i}" for i in range(count)]
+        quality = {point: Quality(0.7 + 0.01 * i, 8.0, i) for i, point in enumerate(points)}
+        return ConceptDictionary(About(), dict.fromkeys(points, net), quality).lines()
+
+    assert len(lines(3)) == 3
+    [line] = lines(7)
+    assert line.startswith("7 blocks: ") and "70 to 76 %" in line and line.endswith("; 21 are dead.")
