@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -76,16 +77,13 @@ def measured(toy: Toy, name: str, concept: str) -> Iterator[dict]:
     wanted = shots(concept)[::EVERY]
     model = edited(toy, name, concept) if name in OURS else toy.model
     guard = GUARDS["nothing"] if name in OURS else GUARDS[name]
-    before, toy_model = toy.model, model
+    guarded = copy(toy)
+    guarded.model = model
     for cfg, steps in SETTINGS:
         unedited = seconds_unedited(toy, len(wanted), cfg, steps)
-        toy.model = toy_model
-        try:
-            started = CLOCK()
-            pictures = draw(toy, guard, wanted, concept, cfg, steps)
-            seconds = CLOCK() - started
-        finally:
-            toy.model = before
+        started = CLOCK()
+        pictures = draw(guarded, guard, wanted, concept, cfg, steps)
+        seconds = CLOCK() - started
         found = toy.score(pictures, wanted, concept)
         yield {
             "name": name, "concept": concept, "cfg": cfg, "steps": steps,

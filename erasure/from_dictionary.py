@@ -16,7 +16,7 @@ from .dictionary.autoencoder import Autoencoder
 from .dictionary.files import ConceptDictionary
 from .dictionary.picking import Counting, Means, Picking, ratios, scores, steering_for, strongest
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
-from .host.recording import Drawn, draw
+from .host.recording import draw
 from .host.subject import subject
 from .host.trajectories import Sampling
 from .parts.steering import Steering
@@ -220,6 +220,6 @@ def seen(
 ) -> tuple[dict[str, Means], Shown]:
     """What texts excite on average, by block, and their pictures."""
     counting = {point: Counting(net) for point, net in nets.items()}
-    latents: Drawn = draw(model, encode, texts, drawing.sampling, drawing.seed, counting)
+    latents = draw(model, encode, texts, drawing.sampling, drawing.seed, counting)
     means = {point: hook.means() for point, hook in counting.items()}
     return means, Shown(latents, {point: hook.excited for point, hook in counting.items()})

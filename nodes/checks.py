@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ..erasure.artifact import ErasureError
 from ..erasure.request import names_in
 from ..erasure.texts.names import read_field
+from .folders import accepted
 from .messages import open_input_file
-from .types import show
 
 
 def refusal(node: type[io.ComfyNode], check: Callable[..., object], *texts: str | None) -> bool | str:
@@ -24,7 +24,7 @@ def refusal(node: type[io.ComfyNode], check: Callable[..., object], *texts: str 
     try:
         check(*texts)
     except ErasureError as error:
-        return show(node, str(error)).value
+        return accepted(node, str(error))
     return True
 
 

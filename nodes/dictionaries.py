@@ -1,9 +1,7 @@
 """Nodes of concept dictionaries: making one, loading one, and erasing with one."""
 
-import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import folder_paths
@@ -24,6 +22,7 @@ from ..erasure.host.trajectories import Sampling
 from ..erasure.parts.steering import CONDITIONAL, MODES, ROWS, Steering
 from ..erasure.texts.names import plain, prompt_lines, short
 from ..erasure.training.pictures import picture_size
+from . import folders
 from .checks import refusal, something_to_erase
 from .files import FILE, new_path
 from .messages import message_of, open_input_file, stamp
@@ -37,13 +36,8 @@ NONE_YET = "no dictionaries yet: make one with Train Concept Dictionary"
 
 
 def register_folders() -> None:
-    """Adds ``models/concept_dictionaries`` and ``output/concept_dictionaries`` to the host's folders, after what the
-    user's yaml set."""
-    places = [os.path.join(folder_paths.models_dir, KIND), os.path.join(folder_paths.get_output_directory(), KIND)]
-    known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
-    folder_paths.folder_names_and_paths[KIND] = ([*known, *(p for p in places if p not in known)], {FILE})
-    with contextlib.suppress(OSError):
-        os.makedirs(places[0], exist_ok=True)
+    """Adds ``models/concept_dictionaries`` and ``output/concept_dictionaries`` to the host's folders."""
+    folders.register_models(KIND, FILE)
 
 
 def workshop(facts: object) -> Path:
@@ -167,7 +161,7 @@ class ErasureLoadDictionary(io.ComfyNode):
             search_aliases=["SAeUron", "sparse autoencoder", "SAE", "open dictionary"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list(KIND) or [NONE_YET],
+                    "file", options=folders.newest_first(KIND) or [NONE_YET],
                     tooltip="A .safetensors file in models/concept_dictionaries or output/concept_dictionaries; press "
                     "R after putting one there.",
                 )
@@ -177,7 +171,7 @@ class ErasureLoadDictionary(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return show(cls, text).value if (text := missing(file)) else True
+        return folders.accepted(cls, missing(file))
 
     @classmethod
     def fingerprint_inputs(cls, file):
@@ -195,14 +189,13 @@ class ErasureLoadDictionary(io.ComfyNode):
 
 def missing(file: str | None) -> str:
     """What to say of a choice that is no file; empty for one that is, or is not known yet."""
-    if file is None or folder_paths.get_full_path(KIND, file) is not None:
-        return ""
     if file == NONE_YET:
         return "There is no concept dictionary yet: make one with Train Concept Dictionary, and choose it."
-    return (
+    text = (
         f"There is no concept dictionary '{file}' in models/concept_dictionaries: make one with Train Concept "
         "Dictionary, or put a file there, and choose it."
     )
+    return folders.missing(KIND, file, text)
 
 
 class ErasureFromDictionary(io.ComfyNode):

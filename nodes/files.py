@@ -1,6 +1,5 @@
 """Nodes that keep erasures in files."""
 
-import contextlib
 import json
 import os
 import posixpath
@@ -8,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from difflib import get_close_matches
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import folder_paths
 from comfy.cli_args import args
@@ -20,6 +18,7 @@ from ..erasure.exchange import Coverage
 from ..erasure.files import load_erasure, save_erasure
 from ..erasure.library import fill_in, thumbnail, title
 from ..erasure.verdict import read_verdict
+from . import folders
 from .messages import bounded, names, stamp
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
 
@@ -41,13 +40,8 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|\.git", re.IGNORECA
 
 
 def register_folders() -> None:
-    """Adds ``models/erasures`` and ``output/erasures`` to the host's folders, keeping what the user's yaml set."""
-    places = [os.path.join(folder_paths.models_dir, KIND), os.path.join(folder_paths.get_output_directory(), KIND)]
-    known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
-    paths = [*known, *(p for p in places if p not in known)]
-    folder_paths.folder_names_and_paths[KIND] = (paths, {FILE})
-    with contextlib.suppress(OSError):  # models may be on a disk that cannot be written to
-        os.makedirs(places[0], exist_ok=True)
+    """Adds ``models/erasures`` and ``output/erasures`` to the host's folders."""
+    folders.register_models(KIND, FILE)
 
 
 def new_path(prefix: str, *endings: str, kinds: Sequence[str] = ()) -> tuple[str, str]:
@@ -168,30 +162,10 @@ def graph_of(node: type[io.ComfyNode]) -> dict[str, str]:
 
 def missing(file: str | None) -> str:
     """What to say of a choice of Load Erasure that is no file; empty for one that is, or is not known yet."""
-    if file is None or folder_paths.get_full_path(KIND, file) is not None:
-        return ""
     if file == NONE_YET:
         return "There is no erasure yet: make one with Save Erasure, or put a file into models/erasures, and choose it."
-    known = {Path(name).stem.casefold(): name for name in folder_paths.get_filename_list(KIND)}
-    near = get_close_matches(Path(file).stem.casefold(), known, n=1)
-    meant = f" Did you mean '{known[near[0]]}'?" if near else ""
-    return (
-        f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
-        + meant
-    )
-
-
-def newest_first() -> list[str]:
-    """The files of Load Erasure's list. The first is chosen on a new node: most likely what was just saved."""
-    names = {name: folder_paths.get_full_path(KIND, name) for name in folder_paths.get_filename_list(KIND)}
-    return sorted(names, key=lambda name: -_time(names[name]))
-
-
-def _time(path: str | None) -> float:
-    """When a file was written; 0 for one that has gone since it was listed."""
-    with contextlib.suppress(OSError, TypeError):
-        return os.path.getmtime(path)  # type: ignore[arg-type]
-    return 0.0
+    text = f"There is no erasure '{file}' in models/erasures or output/erasures: choose another, or put the file there."
+    return folders.missing(KIND, file, text)
 
 
 class ErasureLoad(io.ComfyNode):
@@ -211,7 +185,7 @@ class ErasureLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=newest_first() or [NONE_YET],
+                    options=folders.newest_first(KIND) or [NONE_YET],
                     tooltip="A .safetensors file in models/erasures or output/erasures; those that fit the model of "
                     "the graph, where that is known. What Save Erasure writes appears by itself; press R after "
                     "putting a file there.",
@@ -222,7 +196,7 @@ class ErasureLoad(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return show(cls, text).value if (text := missing(file)) else True
+        return folders.accepted(cls, missing(file))
 
     @classmethod
     def fingerprint_inputs(cls, file):

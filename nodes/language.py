@@ -13,6 +13,7 @@ from ..erasure.texts.catalogue import Catalogue
 ROUTE = "/concept_erasure/language"
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
 CUT = re.compile("…[.。।]")
+"""Three dots and a full stop behind them."""
 MOST = 64
 """Editors that are remembered; who comes back says its language again."""
 languages: dict[str, str] = {}

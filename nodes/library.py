@@ -11,7 +11,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ..erasure.library import Card, Layers, read_card, read_layers
-from .files import KIND, newest_first
+from .files import KIND
+from .folders import newest_first
 
 ROUTE = "/concept_erasure/erasures"
 MODEL_FOLDERS = ("checkpoints", "diffusion_models")
@@ -39,7 +40,7 @@ def cards(folder: str = "", model: str = "") -> list[dict]:
     """
     layers = layers_of(folder, model)
     facts = []
-    for name in newest_first():
+    for name in newest_first(KIND):
         path = folder_paths.get_full_path(KIND, name)
         card = _remembered(read_card, path) if path else None
         facts.append({"name": name, **(_shown(card, path, layers) if path and card else {})})

@@ -1,6 +1,5 @@
 """The node that reads a list of concepts from a file."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ..erasure.artifact import ErasureError
 from ..erasure.library import NOTHING
 from ..erasure.texts.lists import ENDINGS, ConceptList, read_list
 from ..erasure.texts.names import Name, listing, plain
-from . import files
+from . import files, folders
 from .messages import LARGEST_FILE, stamp
 from .types import CATEGORY, KEPT, lenient, show, telling
 
@@ -27,10 +26,7 @@ def register_folders() -> None:
     """Adds ``lists`` in every folder of erasures, and the pack's own, to the host's folders, after what the user's yaml
     set."""
     places = [os.path.join(place, FOLDER) for place in folder_paths.get_folder_paths(files.KIND)] + [str(OWN)]
-    known, _ = folder_paths.folder_names_and_paths.get(KIND, ([], set()))
-    folder_paths.folder_names_and_paths[KIND] = ([*known, *(p for p in places if p not in known)], set(ENDINGS))
-    with contextlib.suppress(OSError):
-        os.makedirs(os.path.join(folder_paths.models_dir, files.KIND, FOLDER), exist_ok=True)
+    folders.register(KIND, places, ENDINGS, os.path.join(folder_paths.models_dir, files.KIND, FOLDER))
 
 
 def open_list(file: str) -> ConceptList:
@@ -46,8 +42,10 @@ def open_list(file: str) -> ConceptList:
         raise ErasureError(f"The list '{file}' cannot be read: save it as text in UTF-8.") from error
 
 
-def missing(file: str) -> str:
-    return f"There is no list '{file}' in models/erasures/lists: choose another, or put the file there."
+def missing(file: str | None) -> str:
+    """What to say of a choice that is no list; empty for one that is, or is not known yet."""
+    text = f"There is no list '{file}' in models/erasures/lists: choose another, or put the file there."
+    return folders.missing(KIND, file, text)
 
 
 class ErasureConceptList(io.ComfyNode):
@@ -83,7 +81,7 @@ class ErasureConceptList(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file=None):
-        return file is None or folder_paths.get_full_path(KIND, file) is not None or missing(file)
+        return folders.accepted(cls, missing(file))
 
     @classmethod
     def fingerprint_inputs(cls, file):

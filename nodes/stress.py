@@ -84,7 +84,7 @@ class ErasureStressTest(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, concept=None):
-        return refusal(cls, lambda text: check_names(names_in(text)), concept)
+        return refusal(cls, lambda text: check_names(labels_in(text)), concept)
 
     @classmethod
     @telling
@@ -95,7 +95,7 @@ class ErasureStressTest(io.ComfyNode):
         budget = budget_from(how)
         judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))
         prefix, drawing = prefix_from(how), drawing_from(how)
-        aim = Concept(names_in(concept), prompt_lines(other_names), names_in(among))
+        aim = Concept(labels_in(concept), prompt_lines(other_names), labels_in(among))
         working = Working(cls)
 
         def on_moment(now: Moment) -> None:
@@ -106,7 +106,7 @@ class ErasureStressTest(io.ComfyNode):
         return finished(cls, result, prefix, working.bar)
 
 
-def names_in(text: str) -> list[str]:
+def labels_in(text: str) -> list[str]:
     return read_field(text, open_input_file).texts
 
 

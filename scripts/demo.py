@@ -284,15 +284,17 @@ def figures(scores: dict[str, Any] | None) -> dict[str, dict[str, float | None]]
 
 
 def artifact_bytes(file: Path) -> dict[str, int]:
-    """Bytes of the change of the weights and of the key in an erasure's file, from its header."""
+    """Bytes of the change of the weights and of the key in an erasure's file, from its header; what the verdict is
+    worked out from is neither."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header = json.loads(opened.read(length))
     sizes = {"delta": 0, "key": 0}
+    parts = {"delta": "delta", "prompt": "key"}
     for name, tensor in header.items():
-        if name != "__metadata__":
+        if part := parts.get(name.split(".")[0]):
             begin, end = tensor["data_offsets"]
-            sizes["delta" if name.startswith("delta.") else "key"] += end - begin
+            sizes[part] += end - begin
     return sizes
 
 

@@ -36,7 +36,7 @@ def prepare_base(
 ) -> Path:  # fmt: skip
     """Make a base directory: ComfyUI's folders, the packs in ``custom_nodes``, and model files.
 
-    ``checkpoints`` go to ``models/checkpoints`` ``erasures`` to ``models/erasures`` and ``dictionaries`` to
+    ``checkpoints`` go to ``models/checkpoints``, ``erasures`` to ``models/erasures`` and ``dictionaries`` to
     ``models/concept_dictionaries``.
 
     Things are linked, or copied where links are not permitted. Calling it again is harmless: links that point

@@ -15,12 +15,11 @@ from ..files import read_tensors, write_tensors
 
 TOGETHER = 8
 """Parts whose vectors are mixed before they are learned on."""
-SIGMA, CONDITIONAL = "sigma", "conditional"
 
 
 class Recording:
-    """A folder of parts, each with vectors [n, d] of every point, the noise level of each and whether its row was
-    conditional. ``facts``: what it is of; a folder that says otherwise is emptied."""
+    """A folder of parts, each with vectors [n, d] of every point. ``facts``: what it is of; a folder that says
+    otherwise is emptied."""
 
     def __init__(self, folder: Path, facts: Mapping[str, object]):
         self.folder, self.note = folder, folder / "recording.json"

@@ -13,6 +13,7 @@ from .entry import LinearEntry, as_given
 from .family import CROSS_ATTENTION, KEYS_AND_VALUES, VALUES, WEIGHTS, HostModel, TextPatch
 from .gradients import OutOfPlace, normed_and_turned
 from .joint import CrossPrompt
+from .unet import CROSS_PATCH, join_patch
 
 ADAPTER = "llm_adapter"
 IDS, SCALES = "t5xxl_ids", "t5xxl_weights"
@@ -24,8 +25,6 @@ PROJECTIONS = {
     CROSS_ATTENTION: ("q_proj", "k_proj", "v_proj", "output_proj"),
 }  # fmt: skip
 """Choice of weights -> projections of ``cross_attn``."""
-PATCH = "attn2_patch"
-"""The host's name of the patches by which others take part in these layers; older hosts have none there."""
 KERNEL = "rms_rope_split_half"
 """The host's own operation that has no backward pass."""
 
@@ -75,7 +74,8 @@ class Cosmos(LinearEntry):
 
     def blocks(self, model: HostModel) -> Sequence[str]:
         reads = model.diffusion_model.blocks[0].cross_attn.compute_qkv
-        return super().blocks(model) if PATCH in reads.__code__.co_consts else ()
+        # older hosts ask for no patches in these layers
+        return super().blocks(model) if CROSS_PATCH in reads.__code__.co_consts else ()
 
     def not_learning(self, model: HostModel) -> str:
         return "" if self.blocks(model) else self.name
@@ -95,8 +95,7 @@ class Cosmos(LinearEntry):
         def in_the_hosts_words(q, k, v, extra_options, **_: object) -> dict:
             return dict(zip("qkv", patch(q, k, v, extra_options), strict=True))
 
-        patches = options.get("patches", {})
-        options["patches"] = {**patches, PATCH: [*patches.get(PATCH, []), in_the_hosts_words]}
+        join_patch(options, in_the_hosts_words)
 
     def join_prompt(
         self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]

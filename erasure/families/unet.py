@@ -36,6 +36,8 @@ READ_PICTURES = {"SVD_img2vid", "Stable_Zero123"}
 """The host's classes of models that give the UNet a picture where others give it a text."""
 PUBLISHED = "output 4"
 """diffusers' up_blocks.1.attentions.1."""
+CROSS_PATCH = "attn2_patch"
+"""The host's name of patches of cross-attention, in networks of other families, too."""
 CONTEXT = "concept_erasure"
 """Under this name, options hold a layer's text before any erasure joined it."""
 
@@ -91,8 +93,7 @@ class UNet(Family):
         }
 
     def join(self, options: dict, patch: TextPatch) -> None:
-        options["patches"] = dict(options.get("patches", {}))
-        options["patches"]["attn2_patch"] = [*options["patches"].get("attn2_patch", []), patch]
+        join_patch(options, patch)
 
     def join_prompt(
         self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
@@ -116,6 +117,12 @@ class UNet(Family):
 
     def checkpoint(self, options: dict) -> None:
         options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}
+
+
+def join_patch(options: dict, patch: Callable) -> None:
+    """Has a patch of cross-attention take part in a run with these options, behind those that are there."""
+    patches = options.get("patches", {})
+    options["patches"] = {**patches, CROSS_PATCH: [*patches.get(CROSS_PATCH, []), patch]}
 
 
 def _called(name: str) -> str:

@@ -9,15 +9,13 @@ import comfy.model_patcher
 import torch
 
 from ..artifact import ErasureError
-from ..dictionary.store import CONDITIONAL, SIGMA, Recording
+from ..dictionary.store import Recording
 from ..families.family import Hook
 from ..families.rows import Rows
 from ..texts.encoder import Encoder
 from .network import rows_as_conditioning
 from .subject import subject
 from .trajectories import Sampling, sample_trajectory
-
-Drawn = torch.Tensor
 
 
 @contextlib.contextmanager
@@ -53,7 +51,7 @@ def points_of(model, wanted: Sequence[str] = ()) -> list[str]:
 
 def draw(
     model, encode: Encoder, texts: Sequence[str], how: Sampling, seed: int, hooks: Mapping[str, Hook],
-) -> Drawn:  # fmt: skip
+) -> torch.Tensor:  # fmt: skip
     """Draws a picture for each text at once, with hooks on blocks: clean latents, one a text, in the model's own scale.
     The same seed gives the same noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -68,26 +66,17 @@ def draw(
 
 
 class Keeping:
-    """The hook that keeps ``each`` of a row's vectors at a block, with their noise levels and kinds of rows."""
+    """The hook that keeps some vectors of a block, ``each`` of every row."""
 
     def __init__(self, each: int, generator: torch.Generator):
         self.each, self.generator = each, generator
         self.vectors: list[torch.Tensor] = []
-        self.sigmas: list[torch.Tensor] = []
-        self.conditional: list[torch.Tensor] = []
 
     def __call__(self, x: torch.Tensor, rows: Rows) -> None:
         flat = x.reshape(-1, x.shape[-1])
         count = min(len(flat), self.each * len(x))
         places = torch.randperm(len(flat), generator=self.generator)[:count]
-        row = places // x.shape[1]
         self.vectors.append(flat[places.to(x.device)].to("cpu", torch.float16))
-        self.sigmas.append(rows.sigma.cpu().float()[row])
-        self.conditional.append(rows.conditional[row])
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        own = {"": self.vectors, f".{SIGMA}": self.sigmas, f".{CONDITIONAL}": self.conditional}
-        return {ending: torch.cat(parts) for ending, parts in own.items()}
 
 
 def record(
@@ -101,6 +90,5 @@ def record(
             generator = torch.Generator().manual_seed(seed + number)
             hooks = {point: Keeping(each, generator) for point in points}
             draw(model, encode, part, how, seed + number, hooks)
-            kept = {f"{point}{end}": t for point, hook in hooks.items() for end, t in hook.tensors().items()}
-            recording.add(number, kept)
+            recording.add(number, {point: torch.cat(hook.vectors) for point, hook in hooks.items()})
         on_part(number + 1, len(texts))

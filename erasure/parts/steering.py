@@ -92,7 +92,13 @@ class Steering(Part):
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         if self.contrast >= CLEAR:
             times = min(round(self.contrast), MOST_TIMES)
-            return [Finding("✓", f"'{self.concept}' excites its features {times} times as much as other texts do.")]
+            return [
+                Finding(
+                    "⚠",
+                    f"'{self.concept}' excites its features {times} times as much as other texts do. Whether it is "
+                    "gone only pictures can show: connect Erasure Report.",
+                )  # fmt: skip
+            ]
         return [
             Finding(
                 "⚠",

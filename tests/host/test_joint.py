@@ -160,7 +160,7 @@ def test_what_is_distilled_to_few_steps_is_refused_by_name():
 
 def test_a_host_whose_layers_let_nobody_in_is_refused(monkeypatch):
     """Older ones: a prompt would do nothing there."""
-    monkeypatch.setattr(cosmos, "PATCH", "a patch that no host has")
+    monkeypatch.setattr(cosmos, "CROSS_PATCH", "a patch that no host has")
     anima = network("Anima").model
     with pytest.raises(ErasureError, match=r"^Learning on Anima models .*[^.]\.$"):
         require_trainable(anima)

@@ -64,7 +64,7 @@ def counted(net, x, sigma=1.0):
     return hook.means()
 
 
-def split_world(net):
+def split_world():
     """Pictures [20, 10, d] with feature 0 of the world in some places, and without."""
     direction = torch.nn.functional.normalize(
         torch.randn(TRUE, WIDTH, generator=torch.Generator().manual_seed(7)), dim=1
@@ -76,14 +76,14 @@ def split_world(net):
 
 
 def test_the_concepts_feature_has_the_highest_score(net):
-    marked, plain, direction = split_world(net)
+    marked, plain, direction = split_world()
     best = int(scores(counted(net, marked), counted(net, plain))[0].argmax())
     assert float(net.decoder[best] @ direction) > 0.6
 
 
 @pytest.mark.parametrize("mode", ["negative", "replace"])
 def test_steering_moves_flagged_places_alone(net, mode):
-    marked, plain, direction = split_world(net)
+    marked, plain, direction = split_world()
     concept, others = counted(net, marked), counted(net, plain)
     part = steering_for(net, "block", "hash", concept, others, Picking(features=1, mode=mode))
     part = Steering.read(part.tensors(), part.facts())
@@ -96,7 +96,7 @@ def test_steering_moves_flagged_places_alone(net, mode):
 
 
 def test_two_concepts_are_steered_together_in_any_order(net):
-    marked, plain, _ = split_world(net)
+    marked, plain, _ = split_world()
     concept, others = counted(net, marked), counted(net, plain)
     one = steering_for(net, "block", "hash", concept, others, Picking(features=1))
     two = steering_for(net, "block", "hash", others, concept, Picking(features=2, ratio=1.0))
@@ -108,7 +108,7 @@ def test_two_concepts_are_steered_together_in_any_order(net):
 
 
 def test_features_that_other_texts_excite_as_well_are_not_the_concepts(net):
-    marked, plain, _ = split_world(net)
+    marked, plain, _ = split_world()
     concept, others = counted(net, marked), counted(net, plain)
     part = steering_for(net, "block", "hash", concept, others, Picking(features=64))
     own = concept.z.mean(0)[part.features] / others.z.mean(0)[part.features].clamp_min(1e-6)
@@ -125,7 +125,7 @@ def test_rows_of_a_feature_are_the_dictionarys(net):
 
 
 def test_rows_of_the_negative_prompt_can_be_left_alone(net):
-    marked, plain, _ = split_world(net)
+    marked, plain, _ = split_world()
     how = Picking(features=1, rows="conditional")
     part = steering_for(net, "block", "hash", counted(net, marked), counted(net, plain), how)
     conditional = torch.arange(20) % 2 == 0
