@@ -62,11 +62,11 @@ def test_a_report_without_a_judge_is_counted_by_the_unedited_model(toy, output):
             toy[0], erased, toy[1], toy[2], "a red circle on a plain background | circle",
             "a blue square on a dotted background | square", **DRAWING,
         )  # fmt: skip
-    first, few, second, third, fourth, *_ = out.result[1].splitlines()
+    first, few, second, third, legend, fourth, *_ = out.result[1].splitlines()
     assert first == "✓ Gone in 2 of 2 pictures; everything else kept in 2 of 2."
     assert few.startswith("⚠ Too few pictures of the concept to be sure (2)")
     assert "the unedited model itself: it reads 4 of 4 pictures" in second
-    assert third.startswith("Kept pictures") and fourth == "after:"
+    assert third.startswith("Kept pictures") and legend.startswith("ESR-k: the share") and fourth == "after:"
     saved = json.loads((output / "erasures" / "report_00001.json").read_text())
     assert saved["verdict"][0] == first and saved["accuracy"]["hits"] == 4
     subject = saved["subject"]
