@@ -2,9 +2,10 @@
 
     python3 scripts/run.py benchmarks.families                     # all worlds that there are, some hours
     python3 scripts/run.py benchmarks.families --worlds flux sdxl  # these, beside what is measured of others
-    python3 scripts/run.py benchmarks.families --worlds flux --parts instant pooled
+    python3 scripts/run.py benchmarks.families --worlds flux --parts base instant
 
-Writes ``benchmarks/results/families.json``. Six concepts: three shapes, two colours, a style; 24 pictures a class, the
+Writes ``benchmarks/results/families.json`` after each figure; a later run goes on with what is missing, and adds its
+commit to the file's. Six concepts: three shapes, two colours, a style; 24 pictures a class, the
 demo's prompts, noise and judge. Figures are means over concepts, seconds those of one thread.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +46,8 @@ FILE = Path(__file__).with_name("results") / "families.json"
 CONCEPTS = ("circle", "star", "heart", "red", "green", "striped")
 EVERY = 1
 """One in so many of the demo's pictures is drawn."""
-PARTS = ("instant", "pooled", "few texts", "recommended", "prompt only")
+PARTS = ("base", "instant", "pooled off", "recommended", "few texts", "full texts", "prompt only")
+"""In the order in which they are measured: each in all worlds, then the next."""
 SIDE = 64
 STEPS = 8
 """Sampling steps, which draw every class as well as 20 do."""
@@ -66,13 +69,26 @@ class Bench:
     def preserve(self, concept: str) -> str:
         return "\n".join(text for text in plan(concept)["preserve"] if text != concept)
 
+    def cell(self, part: str, concept: str) -> dict | None:
+        """What is measured of a concept in a part; None where the model has nothing that the part needs."""
+        if part == "pooled off":
+            has = self.here.family.pooled_entry(self.toy.model.model)
+            return self.instant(concept, pooled=False) if has else None
+        if part in ("few texts", "full texts"):
+            return self.few_texts(concept, part == "few texts")
+        if part in ("recommended", "prompt only"):
+            return self.learned(concept, None if part == "recommended" else part)
+        return self.base(concept) if part == "base" else self.instant(concept)
+
     # -- what is measured
 
     def base(self, concept: str) -> dict:
         return self.score(self.toy.model, concept)
 
     def instant(self, concept: str, pooled: bool = True) -> dict:
-        """The closed form at its defaults, with its LoRA."""
+        """The closed form at its defaults, at its first use, with its LoRA."""
+        recall.ROWS.clear()
+        solved.forget()
         with Counted(Encoder) as reads:
             began = time.perf_counter()
             erasure = instant.erase_instantly(
@@ -178,37 +194,37 @@ def mean(rows: Sequence[dict | None]) -> dict | None:
     return {key: round(sum(row[key] for row in known) / len(known), 8) for key in keys}
 
 
-def measure(bench: Bench, concepts: Sequence[str], parts: Sequence[str], report: Callable[[dict], None]) -> None:
-    """Works out a world's row, and reports it part by part."""
-    row: dict = {"world": "trained", "steps": STEPS, "family": bench.here.family.name, "concepts": list(concepts)}
+def commit() -> str:
+    """Of the code that is measured."""
+    line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
 
-    def each(name: str, one: Callable[[str], dict | None]) -> dict | None:
-        rows = []
-        for concept in concepts:
-            rows.append(one(concept))
-            print(bench.toy.world.name, name, concept, rows[-1], flush=True)
-        row.setdefault("each", {})[name] = dict(zip(concepts, rows, strict=True))
-        return mean(rows)
 
-    row["base"] = each("base", bench.base)
-    row["bit_identical"] = bench.bit_identical()
-    if "instant" in parts:
-        row["instant"] = each("instant", bench.instant)
-    if "pooled" in parts:
-        row["pooled"] = None
-        if bench.here.family.pooled_entry(bench.toy.model.model):
-            off = each("pooled off", lambda concept: bench.instant(concept, pooled=False))
-            row["pooled"] = {"on": row.get("instant") or each("instant", bench.instant), "off": off}
-    if "few texts" in parts:
-        row["few_texts"] = {
-            name: each(f"{name} texts", lambda concept, few=few: bench.few_texts(concept, few))
-            for name, few in (("full", False), ("few", True))
-        }
-    report(row)
-    for name, method in (("recommended", None), ("prompt only", "prompt only")):
-        if name in parts:
-            row[name.replace(" ", "_")] = each(name, lambda concept, m=method: bench.learned(concept, m))
-            report(row)
+def summary(cells: dict[str, dict]) -> dict:
+    """A world's row, of what was measured so far: means over concepts, with each concept's own figures beside them."""
+    means = {part: mean(list(rows.values())) for part, rows in cells.items()}
+    row = {part: means[part] for part in ("base", "instant") if part in means}
+    if "pooled off" in means:
+        off = means["pooled off"]
+        row["pooled"] = off and {"on": means.get("instant"), "off": off}
+    if "few texts" in means:
+        row["few_texts"] = {"full": means.get("full texts"), "few": means["few texts"]}
+    row |= {part.replace(" ", "_"): means[part] for part in ("recommended", "prompt only") if part in means}
+    return {**row, "each": cells}
+
+
+def measure(bench: Bench, part: str, concepts: Sequence[str], row: dict, report: Callable[[], None]) -> None:
+    """Measures what a world's row lacks of a part, and reports after each concept."""
+    row |= {"world": "trained", "steps": STEPS, "family": bench.here.family.name}
+    if "bit_identical" not in row:
+        row["bit_identical"] = bench.bit_identical()
+    cells = row.setdefault("each", {}).setdefault(part, {})
+    for concept in concepts:
+        if concept not in cells:
+            cells[concept] = bench.cell(part, concept)
+            row |= summary(row["each"])
+            print(bench.toy.world.name, part, concept, cells[concept], flush=True)
+            report()
 
 
 def main() -> None:
@@ -218,16 +234,22 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="*", default=CONCEPTS)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--every", type=int, default=EVERY, help="one in so many pictures")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
     parser.add_argument("--file", type=Path, default=FILE)
     options = parser.parse_args()
-    known = json.loads(options.file.read_text()) if options.file.exists() else {"families": {}}
-    for name in options.worlds:
+    there_is = options.file.exists() and not options.again
+    known = json.loads(options.file.read_text()) if there_is else {"families": {}}
+    known["commits"] = sorted({*known.get("commits", ()), commit()})
 
-        def report(row: dict, name: str = name) -> None:
-            known["families"][name] = {**known["families"].get(name, {}), **row}
-            options.file.write_text(json.dumps(known, indent=1) + "\n")
+    def report() -> None:
+        options.file.write_text(json.dumps(known, indent=1) + "\n")
 
-        measure(Bench(Toy(WORLDS[name]), options.every), options.concepts, options.parts, report)
+    benches: dict[str, Bench] = {}
+    for part in options.parts:
+        for name in options.worlds:
+            if name not in benches:
+                benches[name] = Bench(Toy(WORLDS[name]), options.every)
+            measure(benches[name], part, options.concepts, known["families"].setdefault(name, {}), report)
 
 
 if __name__ == "__main__":
