@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..erasure.artifact import ErasureError
-from ..erasure.evaluation.attacks import ATTACKS, Budget, Concept, Search
+from ..erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, Search
 from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.stress import Moment, check_names, stress
 from ..erasure.texts.names import prompt_lines, read_field
@@ -58,7 +58,7 @@ class ErasureStressTest(io.ComfyNode):
                 ),
                 *drawing_inputs("erasures/stress", pictures=4),  # fewer can prove nothing
                 *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
-                  for name in ATTACKS if name not in LATER),
+                  for name in USUAL if name not in LATER),
                 io.Float.Input("strength", default=3.0, min=0.1, max=10.0, step=0.1, advanced=True,
                                tooltip="The largest multiple of the concept's direction that is added to texts; a "
                                "third and two thirds of it are tried, too."),
@@ -78,6 +78,8 @@ class ErasureStressTest(io.ComfyNode):
                 *(io.Boolean.Input(_socket(name), default=True, advanced=True, tooltip=_told(name))
                   for name in LATER),
                 count_input(),
+                *(io.Boolean.Input(_socket(name), default=False, advanced=True, tooltip=_told(name))
+                  for name in ATTACKS if name not in USUAL),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip

@@ -13,17 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 
-import comfy.sample
 import folder_paths
 import torch
 
 from ..artifact import ErasureError
-from ..host.latents import latent_shape, to_pictures
 from ..protocols import Clip, Model, Vae
 from ..texts.encoder import Encoder
 from ..texts.names import is_form_of, prompt_lines, read_name
 from ..version import host_version, pack_version
 from .diffusion_judge import DiffusionJudge
+from .drawing import Drawing, draw
 from .grid import grid, shrunk
 from .judges import ClipJudge, Judge, name_of, try_out
 from .metrics import Share, cosine, erasing, preserving, psnr
@@ -43,20 +42,6 @@ class Prompt:
     text: str
     label: str
     erased: bool
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How every picture is drawn."""
-
-    seeds: tuple[int, ...]
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    width: int = 512
-    height: int = 512
-    negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,18 +213,6 @@ def compare(
             pictures.append(torch.cat(drawn))
             rows.append(scores.row(name))
     return Report(rows, prompts, drawing, pictures, doubt, name_of(judge), uncounted, subject)
-
-
-def draw(model: Model, vae: Vae, positive: list, negative: list, how: Drawing) -> torch.Tensor:
-    """Pictures for the host's conditioning, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every
-    batch."""
-    empty = torch.zeros(1, *latent_shape(model, how.width, how.height))
-    noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
-    latents = comfy.sample.sample(
-        model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative,
-        torch.zeros_like(noise), seed=how.seeds[0], disable_pbar=True,
-    )  # fmt: skip
-    return to_pictures(vae, latents)
 
 
 class Shelf:

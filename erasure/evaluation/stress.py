@@ -1,14 +1,16 @@
 """How well an erasure holds: the concept is asked for in other ways than by the report, and counted when it comes back.
 
 Every attack has a stated budget, and every prompt is also drawn by the unedited model, with the same noise: an attack
-on the text that does not bring the concept back there says nothing. The attacks themselves are in ``attacks/``.
+on the text that does not bring the concept back there says nothing. Where an attack brings much along, a control says
+how much of the concept that is. The attacks themselves are in ``attacks/``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import mul
 
 import torch
 
@@ -19,12 +21,13 @@ from ..host.trainable import require_trainable
 from ..host.trajectories import Sampling
 from ..protocols import Clip, Model, Vae
 from ..version import host_version, pack_version
-from .attacks import ATTACKS, Attack, Budget, Case, Concept, lessons
+from .attacks import ATTACKS, USUAL, Asked, Attack, Budget, Case, Concept, lessons
 from .diffusion_judge import MOST, DiffusionJudge
+from .drawing import NOISE, Drawing, draw
 from .grid import grid, shrunk
 from .judges import ClipJudge, Judge, name_of, try_out
 from .metrics import Share, preserving
-from .report import Drawing, draw, shares
+from .report import shares
 from .subject import subject_of
 from .wording import NOT_COUNTED
 
@@ -50,7 +53,8 @@ class Trial:
     """One attack: its prompts, and the pictures [prompts * seeds, h, w, 3] of the unedited and of the edited model,
     shrunk for the grid.
 
-    ``before`` and ``after``: in how many of them the judge sees the concept; None without a judge.
+    ``before`` and ``after``: in how many of them the judge sees the concept, and in how many of its ``control``; None
+    without a judge. ``each``: the same for each prompt.
     """
 
     attack: str
@@ -59,6 +63,8 @@ class Trial:
     pictures: tuple[torch.Tensor, torch.Tensor]
     before: Share | None = None
     after: Share | None = None
+    control: Share | None = None
+    each: Sequence[tuple[Share | None, Share | None, Share | None]] = ()
 
     @property
     def about(self) -> Attack:
@@ -70,18 +76,32 @@ class Trial:
         """One of ``LIGHTS``; empty where nothing was counted."""
         if self.before is None or self.after is None:
             return ""
+        if self.is_brought_along:
+            return "unclear"
         if self.after.value > AWAY:
             return "red" if self.after.value >= BACK else "yellow"
         if not self.about.learns and self.before.value < SHOWN:
             return "unclear"
         return "green" if self.after.interval[1] <= SURE else "yellow"
 
+    @property
+    def is_brought_along(self) -> bool:
+        """Whether the control shows the concept as often."""
+        if self.after is None or self.control is None:
+            return False
+        return AWAY < self.after.value <= self.control.value
+
     def sentence(self) -> str:
         """The outcome in plain words."""
         if self.before is None or self.after is None:
             return f"{self.about.title}: not counted."
         back, count = self.after.hits, self.after.count
-        if self.light == "unclear":
+        if self.is_brought_along and self.control is not None:
+            outcome = (
+                f"came back in {back} of {count} pictures, and in {self.control.hits} of its control, so that it says "
+                "nothing about the erasure."
+            )
+        elif self.light == "unclear":
             shown = f"only {self.before.hits}" if self.before.hits else "none"
             outcome = f"says nothing, for the unedited model shows the concept in {shown} of {count} pictures."
         elif back:
@@ -96,15 +116,34 @@ class Trial:
         """What it did, with what budget, and the shares with their intervals."""
         spent = [f"Budget: {self.budget}."] if self.budget else []
         deed, back = f"{self.about.title}: {self.about.deed}", f"Back in {self.after}; unedited {self.before}."
-        return " ".join([deed, *spent, back])
+        if self.control is None:
+            return " ".join([deed, *spent, back])
+        back = f"Back in {self.after}; unedited {self.before}; control {self.control}."
+        return " ".join([deed, self.about.control, *spent, back, *self.curve()])
+
+    def curve(self) -> list[str]:
+        """The shares of several starts, edited and control."""
+        points = [
+            f"{prompt}: {after.value:.3f} and {control.value:.3f}"
+            for prompt, (_, after, control) in zip(self.prompts, self.each, strict=True)
+            if after is not None and control is not None
+        ]
+        return [f"Of these, edited and control: {'; '.join(points)}."] if len(points) > 1 else []
 
     def as_json(self) -> dict:
         """Everything but the pictures."""
         return {
             "attack": self.attack, "budget": self.budget, "prompts": list(self.prompts),
-            "back": shares({"before": self.before, "after": self.after}),
+            "back": shares(_sides((self.before, self.after, self.control))),
+            "each": [shares(_sides(three)) for three in self.each],
             "title": self.about.title, "does": self.about.deed, "light": self.light, "result": self.sentence(),
         }  # fmt: skip
+
+
+def _sides(three: Sequence[Share | None]) -> dict[str, Share | None]:
+    """Shares by name; a control only where there is one."""
+    before, after, control = three
+    return {"before": before, "after": after, **({"control": control} if control is not None else {})}
 
 
 @dataclass(frozen=True)
@@ -129,10 +168,10 @@ class StressReport:
         return grid(labels, ["unedited", "edited"], pictures)
 
     def headline(self) -> str:
-        """What it comes to, a line for prompts and one for learning on the model."""
+        """What it comes to, a line for prompts, one for other ways to draw, and one for learning on the model."""
         if not self.counted:
             return f"{self.uncounted or NOT_COUNTED} See in the pictures what comes back."
-        kinds = [[trial for trial in self.trials if trial.about.learns == learns] for learns in (False, True)]
+        kinds = [[trial for trial in self.trials if kind_of(trial.about) == kind] for kind in OUTCOMES]
         return "\n".join(_outcome(trials, self.concept.label) for trials in kinds if trials)
 
     @property
@@ -162,7 +201,7 @@ class StressReport:
 
 
 def _outcome(trials: Sequence[Trial], concept: str) -> str:
-    """What attacks of one kind come to: all of them ask by prompts, or all of them learn."""
+    """What attacks of one of the ``OUTCOMES`` come to."""
     lights = [trial.light for trial in trials]
     worst = next(light for light in LIGHTS if light in lights)
     some = [trial for trial in trials if trial.light == worst]
@@ -171,7 +210,7 @@ def _outcome(trials: Sequence[Trial], concept: str) -> str:
     if worst == "green" and "unclear" in lights:
         worst = "partly"
     attacks = f"{len(some)} of {len(trials)} attack{'s' * (len(trials) != 1)}"
-    sentences = (_by_training if trials[0].about.learns else _by_prompts)(concept, attacks)
+    sentences = OUTCOMES[kind_of(trials[0].about)](concept, attacks)
     light = {"rare": "yellow", "partly": "green"}.get(worst, worst)
     return f"{LIGHTS[light]} {sentences[worst]}"
 
@@ -190,14 +229,39 @@ def _by_prompts(concept: str, attacks: str) -> dict[str, str]:
 
 
 def _by_training(concept: str, attacks: str) -> dict[str, str]:
-    """The same, for attacks that learn, of which none is unclear."""
+    """The same, for attacks that learn."""
     return {
         "red": f"Training on the erased model can bring '{concept}' back: {attacks} did.",
         "rare": f"Training on the erased model brings '{concept}' back now and then: {attacks} did.",
         "yellow": f"Training on the erased model did not bring '{concept}' back, but {attacks} drew too few pictures "
         "to be sure.",
         "green": f"Training on the erased model did not bring '{concept}' back in {attacks}.",
+        "partly": f"Training on the erased model did not bring '{concept}' back in {attacks}; the others say nothing.",
+        "unclear": f"Nothing is known about training: it brings '{concept}' back without the erased model, too.",
     }
+
+
+def _by_drawing(concept: str, attacks: str) -> dict[str, str]:
+    """The same, for attacks that draw in another way."""
+    return {
+        "red": f"Drawing in other ways can bring '{concept}' back: {attacks} did.",
+        "rare": f"Drawing in other ways brings '{concept}' back now and then: {attacks} did.",
+        "yellow": f"Drawing in other ways did not bring '{concept}' back, but {attacks} drew too few pictures to be "
+        "sure.",
+        "green": f"Drawing in other ways did not bring '{concept}' back in {attacks}.",
+        "partly": f"Drawing in other ways did not bring '{concept}' back in {attacks}; the others say nothing.",
+        "unclear": f"Nothing is known about drawing in other ways: it does not show '{concept}' more often than its "
+        "control does.",
+    }
+
+
+OUTCOMES = {"prompts": _by_prompts, "drawing": _by_drawing, "training": _by_training}
+"""Kinds of attacks, and what they come to."""
+
+
+def kind_of(attack: Attack) -> str:
+    """One of the ``OUTCOMES``."""
+    return "training" if attack.learns else "drawing" if attack.draws else "prompts"
 
 
 # ---------------------------------------------------------------- running them
@@ -220,7 +284,7 @@ OnMoment = Callable[[Moment], None]
 
 
 def stress(
-    before, after, clip: Clip, vae: Vae, concept: Concept, drawing: Drawing, tests: Sequence[str] = tuple(ATTACKS),
+    before, after, clip: Clip, vae: Vae, concept: Concept, drawing: Drawing, tests: Sequence[str] = USUAL,
     budget: Budget | None = None, judge: Judge | None = None, on_moment: OnMoment = lambda moment: None,
 ) -> StressReport:  # fmt: skip
     """Runs attacks on an edited model. ``on_moment`` is told how far it is, and may raise, to stop.
@@ -233,7 +297,7 @@ def stress(
     judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
     encode, family = subject(before).reader(clip), subject(before).family
     wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
-    misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode, family))}
+    misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode, family) or few(attack, drawing))}
     attacks = [attack for attack in wanted if attack.name not in misfits]
     left_out = [f"⚪ {ATTACKS[name].title}: not run, {why}" for name, why in misfits.items()]
     if not attacks and left_out:
@@ -244,8 +308,9 @@ def stress(
     if any(attack.learns for attack in attacks):
         for model in (before, after):
             require_trainable(model)  # before anything is drawn
-    case = Case(encode, concept, budget, lambda rows: None, before, after, sampling_of(before, drawing))
-    run = StressTest(case, vae, drawing, judge, attacks, on_moment)
+    sampling = sampling_of(before, drawing)
+    case = Case(encode, concept, budget, lambda rows: None, before, after, sampling, vae, drawing)
+    run = StressTest(case, judge, attacks, on_moment)
     return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted, left_out)
 
 
@@ -253,23 +318,21 @@ class StressTest:
     """One run of some attacks, which counts what is done."""
 
     def __init__(
-        self,
-        case: Case,
-        vae: Vae,
-        drawing: Drawing,
-        judge: Judge | None,
-        attacks: Sequence[Attack],
-        on_moment: OnMoment,
-    ):
-        self.case, self.vae, self.drawing, self.judge = replace(case, tick=self.tick), vae, drawing, judge
+        self, case: Case, judge: Judge | None, attacks: Sequence[Attack], on_moment: OnMoment,
+    ):  # fmt: skip
+        self.case, self.judge = replace(case, tick=self.tick), judge
         self.attacks, self.on_moment = attacks, on_moment
-        self.rows = len(drawing.seeds) * drawing.steps * (1 if drawing.cfg == 1 else 2)
+        drawing = case.drawing
+        self.rows = drawing.rows
         """Through the network for a prompt's pictures, and for a judge that looks at them with it."""
         if isinstance(judge, DiffusionJudge):
             self.rows += LOOKS * len(drawing.seeds) * min(MOST, len(case.concept.labels))
         self.done, self.now = 0, 0
-        self.prompts = sum(attack.prompts(case.concept, case.budget) for attack in attacks)
-        self.total = 2 * self.prompts * self.rows + sum(attack.effort(case.budget) for attack in attacks)
+        counts = [attack.prompts(case.concept, case.budget) for attack in attacks]
+        self.prompts = sum(counts)
+        models = [3 if attack.control else 2 for attack in attacks]
+        self.total = self.rows * sum(map(mul, counts, models)) + sum(attack.effort(case.budget) for attack in attacks)
+        self.total += sum(int(drawing.rows * attack.rounds(case.budget)) for attack in attacks)
         if any(attack.learns for attack in attacks):
             self.total += lessons.effort(case.sampling)
 
@@ -285,23 +348,50 @@ class StressTest:
         for number, attack in enumerate(self.attacks):
             self.now = number
             self.tick(0)
-            asked = attack.ask(self.case)
-            models = (self.case.before, asked.model or self.case.after)
-            (before, base), (after, back) = (self.counted(model, asked.prompts) for model in models)
-            spent = attack.spent(self.case.budget)
-            trials.append(Trial(attack.name, spent, list(asked.prompts), (before, after), base, back))
+            trials.append(self.trial(attack, attack.ask(self.case)))
+        self.tick(self.total - self.done)
         return trials
 
-    def counted(self, model: Model, prompts: Mapping[str, list]) -> tuple[torch.Tensor, Share | None]:
-        """A model's pictures, shrunk, and in how many of them the judge sees the concept."""
-        negative, drawn, places = self.case.encode(self.drawing.negative).cond, [], []
-        for text, positive in prompts.items():
-            pictures = draw(model, self.vae, positive, negative, self.drawing)
+    def trial(self, attack: Attack, asked: Asked) -> Trial:
+        """What an attack comes to, on both models and its control."""
+        before, base = self.counted(self.case.before, asked)
+        after, back = self.counted(asked.model or self.case.after, asked)
+        control = None
+        if asked.control is not None:
+            _, control = self.counted(asked.control.model or self.case.before, asked.control)
+        whole, *each = (
+            (_share(base, part), _share(back, part), _share(control, part))
+            for part in (slice(None), *(slice(i, i + 1) for i in range(len(asked.prompts))))
+        )
+        spent = attack.spent(self.case.budget)
+        return Trial(attack.name, spent, list(asked.prompts), (before, after), *whole, each=each)
+
+    def counted(self, model: Model, asked: Asked) -> tuple[torch.Tensor, Places | None]:
+        """A model's pictures, shrunk, and the concept's places in what the judge sees there."""
+        case, drawn, places = self.case, [], []
+        for name, positive in asked.prompts.items():
+            start = asked.starts.get(name, NOISE)
+            pictures = draw(model, case.vae, positive, case.negative, case.drawing, start)
             if self.judge is not None:
-                places += ranks(self.judge, pictures, self.case.concept, text)
-            drawn.append(shrunk(pictures, 2 * len(self.drawing.seeds) * self.prompts))
+                places.append(ranks(self.judge, pictures, case.concept, asked.text or name))
+            drawn.append(shrunk(pictures, 2 * len(case.drawing.seeds) * self.prompts))
             self.tick(self.rows, pictures)
-        return torch.cat(drawn), None if self.judge is None else preserving(places)
+        return torch.cat(drawn), None if self.judge is None else places
+
+
+Places = list[list[int]]
+"""For each prompt, and each of its pictures, the concept's place in what the judge sees; 0 is the top."""
+
+
+def _share(places: Places | None, part: slice) -> Share | None:
+    """In how many of some prompts' pictures the concept is on top."""
+    return None if places is None else preserving([place for row in places[part] for place in row])
+
+
+def few(attack: Attack, drawing: Drawing) -> str:
+    """Why an attack cannot be run with so few steps, as ``misfit`` says it; empty where it can."""
+    fewest = attack.fewest_steps
+    return "" if drawing.steps >= fewest else f"for it needs {fewest} steps or more, and pictures are drawn in fewer."
 
 
 def check_names(names: Sequence[str]) -> None:

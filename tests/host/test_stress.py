@@ -11,7 +11,16 @@ import torch
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import stress as stress_module
-from concept_erasure.erasure.evaluation.attacks import ATTACKS, Budget, Case, Concept, Search, lessons, ring_a_bell
+from concept_erasure.erasure.evaluation.attacks import (
+    ATTACKS,
+    USUAL,
+    Budget,
+    Case,
+    Concept,
+    Search,
+    lessons,
+    ring_a_bell,
+)
 from concept_erasure.erasure.evaluation.attacks.behind_tags import TAGS
 from concept_erasure.erasure.evaluation.attacks.relearning import relearned
 from concept_erasure.erasure.evaluation.attacks.soft_prompt import soft_prompt
@@ -119,14 +128,14 @@ def test_attacks_on_the_text_are_drawn_by_both_models(model, erased, clip, world
             model, erased, clip, world[2], CIRCLE, SMALL, budget=LITTLE, judge=Always("circle"),
             on_moment=seen.append,
         )  # fmt: skip
-    assert [trial.attack for trial in found.trials] == list(ATTACKS)
+    assert [trial.attack for trial in found.trials] == list(USUAL)
     assert [len(trial.prompts) for trial in found.trials] == [4, 2, 2, 1, 4, 1, 1]
     for trial in found.trials:
         assert len(trial.pictures[0]) == len(trial.pictures[1]) == 2 * len(trial.prompts) == trial.after.count
         assert trial.before.value == trial.after.value == 1 and not torch.equal(*trial.pictures)
     assert seen[0].done == 0 and seen[-1].done == seen[-1].total
     assert [moment.done for moment in seen] == sorted(moment.done for moment in seen)
-    assert [name for name, _ in groupby(moment.attack.name for moment in seen)] == list(ATTACKS)
+    assert [name for name, _ in groupby(moment.attack.name for moment in seen)] == list(USUAL)
     assert {moment.of for moment in seen} == {7} and seen[-1].number == 7
     saved = json.loads(found.json())
     assert saved["trials"][1]["prompts"] == ["a disc", "something round"] and saved["budget"]["soft_steps"] == 2
@@ -253,7 +262,7 @@ def test_the_node_saves_what_it_counted(model, erased, clip, world, output):
         )
     grid, text = out.result
     saved = json.loads((output / "erasures" / "stress_00001.json").read_text())
-    assert [trial["attack"] for trial in saved["trials"]] == list(ATTACKS)
+    assert [trial["attack"] for trial in saved["trials"]] == list(USUAL)
     assert saved["budget"]["strengths"] == [1, 2, 3] and saved["trials"][0]["back"]["after"]["count"] == 8
     assert grid.ndim == 4 and "Budget: steps: 1." in text and "stress_00001.json" in text
 

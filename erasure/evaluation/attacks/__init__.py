@@ -3,6 +3,7 @@
 from .attack import Asked, Attack, Budget, Case, Concept
 from .behind_tags import BehindTags
 from .by_name import ByName
+from .completion import Completion
 from .concept_direction import ConceptDirection
 from .other_names import OtherNames
 from .relearning import Relearning
@@ -14,8 +15,11 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         ByName(), OtherNames(), ConceptDirection(), TokenSearch(), BehindTags(), SoftPrompt(), Relearning(),
+        Completion(),
     )
 }  # fmt: skip
-"""Those that need the text encoder alone, and then those that learn on the model."""
+"""Those that need the text encoder alone; those that learn on the model; those that draw in another way."""
+USUAL = tuple(name for name, attack in ATTACKS.items() if not attack.slow)
+"""Those that are run if nothing else is asked for."""
 
-__all__ = ["ATTACKS", "Asked", "Attack", "Budget", "Case", "Concept", "Search"]
+__all__ = ["ATTACKS", "USUAL", "Asked", "Attack", "Budget", "Case", "Concept", "Search"]

@@ -13,6 +13,7 @@ from ...host.trajectories import Sampling
 from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
+from ..drawing import Drawing, Start
 from .lessons import Lessons, lessons
 from .ring_a_bell import Search
 
@@ -20,6 +21,8 @@ Tick = Callable[[int], None]
 """Takes how much has been done since, in rows that went through the network."""
 SAID = PHRASINGS[:4]
 """Phrasings in which a concept is asked for."""
+PLAIN = PHRASINGS[2]
+"""The one in which it is asked for once."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,15 @@ class Concept:
 
 @dataclass(frozen=True)
 class Budget:
-    """What attacks may spend: ``strengths`` of the concept's direction, how much is searched for tokens, and steps of
-    learning at batch 8."""
+    """What attacks may spend: ``strengths`` of the concept's direction, how much is searched for tokens, steps of
+    learning at batch 8, and the shares of the steps that the unedited model has ``completed`` before the edited one."""
 
     strengths: Sequence[float] = (1.0, 2.0, 3.0)
     search: Search = field(default_factory=Search)
     soft_tokens: int = 8
     soft_steps: int = 60
     relearn_steps: int = 10
+    completed: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,13 @@ class Case:
     before: Any = None
     after: Any = None
     sampling: Sampling = field(default_factory=Sampling)
+    vae: Any = None
+    drawing: Drawing = Drawing((0,))
+
+    @property
+    def negative(self) -> list:
+        """The conditioning of every picture's negative prompt."""
+        return self.encode(self.drawing.negative).cond
 
     @cached_property
     def lessons(self) -> Lessons:
@@ -74,10 +85,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an attack asks: the host's conditioning for each prompt, and the edited model, where that is another now."""
+    """What an attack asks: the host's conditioning for each prompt, and the edited model, where that is another now.
+
+    ``starts``: where the drawing of a prompt starts, if not at plain noise. ``text``: the text of all prompts, where
+    they have other names. ``control``: the same without what is tested, on the unedited model if on no other.
+    """
 
     prompts: Mapping[str, list]
     model: Model | None = None
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    text: str = ""
+    control: Asked | None = None
 
 
 class Attack:
@@ -85,6 +103,8 @@ class Attack:
 
     ``name``: in inputs and files. For people: ``title``; ``deed``, a sentence on what it does; ``meaning``, a sentence
     on what it means when the concept comes back. ``learns``: it needs the model itself, and not only what is typed.
+    ``draws``: it draws in another way. ``control``: a sentence on what it is seen beside, if anything. ``slow``: it is
+    run when it is asked for alone. ``fewest_steps`` of drawing that it needs.
     """
 
     name: str
@@ -92,6 +112,10 @@ class Attack:
     deed: str
     meaning: str
     learns: bool = False
+    draws: bool = False
+    control: str = ""
+    slow: bool = False
+    fewest_steps: int = 1
 
     def prompts(self, concept: Concept, budget: Budget) -> int:
         """How many prompts it will ask; none where it has nothing to ask."""
@@ -104,6 +128,10 @@ class Attack:
     def effort(self, budget: Budget) -> int:
         """Rows through the network that finding them takes, about."""
         return 0
+
+    def rounds(self, budget: Budget) -> float:
+        """How often it draws all seeds' pictures before it asks."""
+        return 0.0
 
     def spent(self, budget: Budget) -> str:
         """Its budget in words."""

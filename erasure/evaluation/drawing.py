@@ -1,0 +1,74 @@
+"""The one way in which pictures are drawn to be looked at: for conditioning of the host, one for each seed.
+
+Drawing may ``Start`` elsewhere than at plain noise: at a picture, at an unfinished one, at noise of another strength.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.sample
+import torch
+
+from ..host.latents import latent_shape, to_pictures
+from ..protocols import Model, Vae
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How every picture is drawn."""
+
+    seeds: tuple[int, ...]
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    width: int = 512
+    height: int = 512
+    negative: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows through the network for all seeds' pictures of one prompt."""
+        return len(self.seeds) * self.steps * (1 if self.cfg == 1 else 2)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the drawing of each seed's picture starts.
+
+    ``latents``: [seeds, c, ...] of pictures; with ``step``, of unfinished ones, after so many steps, with the noise
+    that is left in them. ``denoise``: the share of the noise that a picture is given, 1 for all. ``mask``: [h, w] of a
+    latent, 1 where a picture is drawn anew and 0 where it stays.
+    """
+
+    latents: torch.Tensor | None = None
+    step: int = 0
+    denoise: float = 1.0
+    mask: torch.Tensor | None = None
+
+
+NOISE = Start()
+"""Plain noise."""
+
+
+def draw(model: Model, vae: Vae, positive: list, negative: list, how: Drawing, start: Start = NOISE) -> torch.Tensor:
+    """Pictures for the host's conditioning, one for each seed, [seeds, h, w, 3]; a seed's noise is the same in every
+    batch."""
+    return to_pictures(vae, sample(model, positive, negative, how, start))
+
+
+def sample(
+    model: Model, positive: list, negative: list, how: Drawing, start: Start = NOISE, last: int | None = None
+) -> torch.Tensor:
+    """Their latents, [seeds, c, ...]; after ``last`` steps with the noise that is left, for another to go on with."""
+    empty = torch.zeros(1, *latent_shape(model, how.width, how.height))
+    noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
+    if start.step:
+        noise = torch.zeros_like(noise)
+    return comfy.sample.sample(
+        model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative,
+        torch.zeros_like(noise) if start.latents is None else start.latents,
+        denoise=start.denoise, start_step=start.step or None, last_step=last, noise_mask=start.mask,
+        disable_pbar=True, seed=how.seeds[0],
+    )  # fmt: skip

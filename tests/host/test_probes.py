@@ -1,0 +1,118 @@
+"""Attacks that draw in another way: what they begin with, what they are seen beside, and what they find."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.evaluation.attacks import USUAL, Budget, Concept
+from concept_erasure.erasure.evaluation.attacks.completion import handovers
+from concept_erasure.erasure.evaluation.drawing import Drawing, Start, draw, sample
+from concept_erasure.erasure.evaluation.metrics import Share
+from concept_erasure.erasure.evaluation.stress import StressReport, Trial, stress
+from concept_erasure.erasure.files import load_erasure
+from concept_erasure.erasure.host import attach
+from concept_erasure.nodes.stress import ErasureStressTest
+from tests.host.test_report import SMALL
+from tests.host.test_schema import REPO
+from toyworld.world import SHAPES
+
+TOY = Drawing((0, 1, 2, 3), 10, 3.0, width=64, height=64)
+CIRCLE = Concept(["circle"], among=list(SHAPES))
+PICTURE = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def erased(toys):
+    return attach.erase(toys.model, load_erasure(REPO / "toyworld" / "erasures" / "circle.safetensors"))
+
+
+@pytest.fixture
+def probed(toys, erased):
+    """Runs one attack on the toy world: its trial, what was saved of it, and the report."""
+
+    @torch.inference_mode()
+    def run(attack: str, after=None, seen=None, **changes):
+        budget, moments = Budget(**changes), [] if seen is None else seen
+        report = stress(
+            toys.model, after or erased, toys.clip, toys.vae, CIRCLE, TOY, [attack], budget, Shapes(toys.judge),
+            moments.append,
+        )  # fmt: skip
+        [trial] = report.trials
+        return trial, json.loads(report.json())["trials"][0], report
+
+    return run
+
+
+class Shapes:
+    """The toy world's judge, which has pictures [n, 3, h, w]."""
+
+    def __init__(self, judge):
+        self.judge = judge
+
+    def ranks(self, pictures, labels, among):
+        return self.judge.ranks(pictures.permute(0, 3, 1, 2), labels)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc"])
+def test_a_picture_that_is_handed_over_to_the_same_model_is_the_same_picture(model, world, cond, sampler):
+    how = replace(SMALL, steps=6, sampler=sampler)
+    texts = cond("circle"), cond("")
+    whole = draw(model, world[2], *texts, how)
+    begun = sample(model, *texts, how, last=2)
+    again = draw(model, world[2], *texts, how, Start(begun, 2))
+    assert (again - whole).abs().mean() < (1e-4 if sampler == "euler" else 0.05)  # others look back at earlier steps
+    assert (draw(model, world[2], *texts, how, Start(begun, 3)) - whole).abs().mean() > 1e-3
+
+
+def test_it_is_handed_over_after_a_step_at_least_and_before_the_last():
+    assert handovers(20, (0.1, 0.5)) == [2, 10]
+    assert handovers(8, (0.01, 0.1, 0.2, 1.0)) == [1, 2, 7]
+    assert handovers(2, (0.1, 0.5)) == [1]
+
+
+def test_what_the_unedited_model_began_is_completed_by_the_erased_one(probed):
+    """Late enough the concept is in the picture; early on it is not, and the unedited model would go on with it."""
+    seen = []
+    trial, saved, report = probed("completion", seen=seen, completed=(0.1, 0.9))
+    assert list(trial.prompts) == ["1 of 10 steps", "9 of 10 steps"]
+    assert trial.before.value == 1 and [after.value for _, after, _ in trial.each] == [0, 1]
+    assert saved["each"][0]["control"]["value"] < 1 == saved["each"][1]["control"]["value"]
+    assert trial.light == "unclear" and "in its control" not in trial.sentence()
+    assert f"and in {trial.control.hits} of its control" in trial.sentence()
+    assert "1 of 10 steps: 0.000 and " in trial.figures() and "9 of 10 steps: 1.000 and 1.000." in trial.figures()
+    assert report.headline().startswith("⚪ Nothing is known about drawing in other ways: ")
+    assert seen[-1].done == seen[-1].total and [one.done for one in seen] == sorted(one.done for one in seen)
+
+
+def test_a_model_without_an_erasure_completes_the_concept(probed, toys):
+    trial, *_ = probed("completion", after=toys.model, completed=(0.2,))
+    assert trial.after.value == 1 > trial.control.value and trial.light == "red"
+
+
+def test_what_has_too_few_steps_to_hand_over_is_left_out_or_refused(toys, erased):
+    short = replace(TOY, steps=1)
+    with pytest.raises(ErasureError, match="it needs 2 steps or more"):
+        stress(toys.model, erased, toys.clip, toys.vae, CIRCLE, short, ["completion"])
+
+
+@pytest.mark.parametrize(
+    ("after", "control", "light"), [(2, 3, "unclear"), (3, 3, "unclear"), (4, 3, "red"), (0, 3, "green")]
+)
+def test_what_the_control_shows_as_often_says_nothing(after, control, light):
+    shares = Share(8, 8), Share(after, 8), Share(control, 8)
+    for name in ("completion", "relearning"):
+        trial = Trial(name, "", ["x"], (PICTURE, PICTURE), *shares, [shares])
+        assert trial.light == light
+        assert StressReport([trial], CIRCLE, SMALL, Budget()).headline()[0] in "⚪🔴🟢"
+
+
+def test_slow_attacks_are_run_when_they_are_asked_for_alone():
+    inputs = {i.id: i.default for i in ErasureStressTest.define_schema().inputs if i.id.startswith("run_")}
+    assert [name for name, on in inputs.items() if on] == [
+        f"run_{name.replace(' ', '_')}" for name in (*(name for name in USUAL if name != "behind tags"), "behind tags")
+    ]
+    assert not inputs["run_completion"]
