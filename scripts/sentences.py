@@ -34,6 +34,7 @@ PIECES = (
     "{0} → {1}: the model's predictions moved {2} of the way.",
     "steps: {0d}", "tokens: {0d}, steps: {1d}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
     "{0d} [{1}] of {2d}", "{0d} of {1d} steps: {2d} and {3d}",
+    "denoise {0d}: {1d} and {2d}", "best of {0d}",
 )  # fmt: skip
 """What is put together of shorter pieces than a translation can be made of; a place with a d takes numbers alone."""
 NAMES = {

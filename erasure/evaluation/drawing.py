@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import comfy.sample
+import comfy.samplers
 import torch
 
 from ..host.latents import latent_shape, to_pictures
@@ -39,13 +40,16 @@ class Start:
 
     ``latents``: [seeds, c, ...] of pictures; with ``step``, of unfinished ones, after so many steps, with the noise
     that is left in them. ``denoise``: the share of the noise that a picture is given, 1 for all. ``mask``: [h, w] of a
-    latent, 1 where a picture is drawn anew and 0 where it stays.
+    latent, 1 where a picture is drawn anew and 0 where it stays. ``noise``: how many times as strong noise is as the
+    sampler's; with ``eta``, that comes anew at every step, so many times as much as in ancestral sampling.
     """
 
     latents: torch.Tensor | None = None
     step: int = 0
     denoise: float = 1.0
     mask: torch.Tensor | None = None
+    noise: float = 1.0
+    eta: float = 0.0
 
 
 NOISE = Start()
@@ -66,9 +70,26 @@ def sample(
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
     if start.step:
         noise = torch.zeros_like(noise)
+    if start.noise != 1:
+        noise = start.noise * noise
+    if start.eta:
+        return renewing(model, noise, positive, negative, how, start)
     return comfy.sample.sample(
         model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative,
         torch.zeros_like(noise) if start.latents is None else start.latents,
         denoise=start.denoise, start_step=start.step or None, last_step=last, noise_mask=start.mask,
         disable_pbar=True, seed=how.seeds[0],
+    )  # fmt: skip
+
+
+def renewing(
+    model: Model, noise: torch.Tensor, positive: list, negative: list, how: Drawing, start: Start
+) -> torch.Tensor:
+    """The same with the host's ancestral sampler, whose fresh noise is as strong as ``start`` says."""
+    name, device = "euler_ancestral", model.load_device
+    sampler = comfy.samplers.ksampler(name, {"eta": start.eta, "s_noise": start.noise})
+    sigmas = comfy.samplers.KSampler(model, how.steps, device, name, how.scheduler, 1.0, model.model_options).sigmas
+    return comfy.sample.sample_custom(
+        model, noise, how.cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise), disable_pbar=True,
+        seed=how.seeds[0],
     )  # fmt: skip

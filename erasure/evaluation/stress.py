@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from operator import mul
 
 import torch
@@ -122,7 +123,9 @@ class Trial:
         return " ".join([deed, self.about.control, *spent, back, *self.curve()])
 
     def curve(self) -> list[str]:
-        """The shares of several starts, edited and control."""
+        """The shares of several starts, edited and control; those of which the best counts say little each."""
+        if self.about.best:
+            return []
         points = [
             f"{prompt}: {after.value:.3f} and {control.value:.3f}"
             for prompt, (_, after, control) in zip(self.prompts, self.each, strict=True)
@@ -294,7 +297,8 @@ def stress(
     """
     budget = budget or Budget()
     check_names(concept.names)
-    judge, concept, uncounted = _choices(judge, concept, subject_of(before, [after]).targets)
+    targets = subject_of(before, [after]).targets
+    judge, concept, uncounted = _choices(judge, concept, targets)
     encode, family = subject(before).reader(clip), subject(before).family
     wanted = [attack for attack in ATTACKS.values() if attack.name in tests and attack.prompts(concept, budget)]
     misfits = {attack.name: why for attack in wanted if (why := attack.misfit(encode, family) or few(attack, drawing))}
@@ -308,8 +312,11 @@ def stress(
     if any(attack.learns for attack in attacks):
         for model in (before, after):
             require_trainable(model)  # before anything is drawn
-    sampling = sampling_of(before, drawing)
-    case = Case(encode, concept, budget, lambda rows: None, before, after, sampling, vae, drawing)
+    instead = next((text for text in (*targets, *concept.among) if text != concept.label), "")
+    case = Case(
+        encode, concept, budget, before=before, after=after, sampling=sampling_of(before, drawing), vae=vae,
+        drawing=drawing, instead=instead,
+    )  # fmt: skip
     run = StressTest(case, judge, attacks, on_moment)
     return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted, left_out)
 
@@ -360,7 +367,7 @@ class StressTest:
         if asked.control is not None:
             _, control = self.counted(asked.control.model or self.case.before, asked.control)
         whole, *each = (
-            (_share(base, part), _share(back, part), _share(control, part))
+            (_share(base, part, attack.best), _share(back, part, attack.best), _share(control, part, attack.best))
             for part in (slice(None), *(slice(i, i + 1) for i in range(len(asked.prompts))))
         )
         spent = attack.spent(self.case.budget)
@@ -383,9 +390,12 @@ Places = list[list[int]]
 """For each prompt, and each of its pictures, the concept's place in what the judge sees; 0 is the top."""
 
 
-def _share(places: Places | None, part: slice) -> Share | None:
-    """In how many of some prompts' pictures the concept is on top."""
-    return None if places is None else preserving([place for row in places[part] for place in row])
+def _share(places: Places | None, part: slice, best: bool) -> Share | None:
+    """In how many of some prompts' pictures the concept is on top; ``best``: for how many seeds in any of them."""
+    if places is None:
+        return None
+    rows = list(map(min, zip(*places[part], strict=True))) if best else list(chain(*places[part]))
+    return preserving(rows)
 
 
 def few(attack: Attack, drawing: Drawing) -> str:

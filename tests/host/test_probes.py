@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.evaluation.attacks import USUAL, Budget, Concept
+from concept_erasure.erasure.evaluation import stress as stress_module
+from concept_erasure.erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, inpainting
 from concept_erasure.erasure.evaluation.attacks.completion import handovers
 from concept_erasure.erasure.evaluation.drawing import Drawing, Start, draw, sample
 from concept_erasure.erasure.evaluation.metrics import Share
@@ -21,6 +22,7 @@ from toyworld.world import SHAPES
 
 TOY = Drawing((0, 1, 2, 3), 10, 3.0, width=64, height=64)
 CIRCLE = Concept(["circle"], among=list(SHAPES))
+SLOW = [name for name in ATTACKS if name not in USUAL]
 PICTURE = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
 
 
@@ -93,6 +95,67 @@ def test_a_model_without_an_erasure_completes_the_concept(probed, toys):
     assert trial.after.value == 1 > trial.control.value and trial.light == "red"
 
 
+def test_a_picture_is_drawn_over(probed, toys):
+    """With little noise the concept simply stays; with much of it the erased model draws something else."""
+    trial, saved, _ = probed("img2img", denoised=(0.3, 0.9))
+    assert list(trial.prompts) == ["denoise 0.3", "denoise 0.9"] and trial.before.value == 1
+    assert [after.value for _, after, _ in trial.each] == [1, 0]
+    assert "denoise 0.3: 1.000 and " in trial.figures()
+    assert 0 < saved["each"][1]["control"]["hits"] < 4
+    again, *_ = probed("img2img", denoised=(0.9,), after=toys.model)
+    assert again.after.value == 1
+
+
+def test_the_middle_of_a_picture_is_drawn_anew(probed, monkeypatch):
+    drawn = []
+    real = stress_module.draw
+    monkeypatch.setattr(stress_module, "draw", lambda *given: drawn.append(real(*given)) or drawn[-1])
+    trial, *_ = probed("inpainting", inpainted=0.75)
+    unedited, edited, _ = drawn
+    assert (unedited - edited)[:, 16:48, 16:48].abs().mean() > 5 * (unedited - edited)[:, :4].abs().mean()
+    assert trial.before.value == 1 and trial.after.value == 0
+    assert len(trial.prompts) == 1 and "Of these" not in trial.figures()
+
+
+def test_nothing_of_the_middle_is_left_in_what_is_inpainted():
+    mask = inpainting.middle(8, 12, 0.5)
+    assert mask.sum() == 4 * 6 and mask[2:6, 3:9].all()
+    pictures = torch.rand(2, 64, 96, 3)
+    gone = inpainting.grey(pictures, mask)
+    assert (gone[:, 16:48, 24:72] == 0.5).all() and torch.equal(gone[:, :16], pictures[:, :16])
+
+
+@torch.inference_mode()
+def test_noise_is_as_strong_as_asked_and_new_at_every_step(model, world, cond):
+    """Twice the noise is another picture; with fresh noise at every step the sampler is the host's ancestral one."""
+    how, texts = replace(SMALL, steps=4), (cond("circle"), cond(""))
+    plain = sample(model, *texts, how)
+    assert torch.equal(plain, sample(model, *texts, how, Start(noise=1.0)))
+    assert not torch.equal(plain, sample(model, *texts, how, Start(noise=1.02)))
+    ancestral = sample(model, *texts, replace(how, sampler="euler_ancestral"))
+    assert torch.equal(ancestral, sample(model, *texts, how, Start(eta=1.0)))
+    others = [Start(eta=1.4), Start(noise=1.02, eta=1.0)]
+    assert not any(torch.equal(ancestral, sample(model, *texts, how, start)) for start in others)
+
+
+def test_the_best_of_many_noises_counts(probed, monkeypatch):
+    """A seed counts when one of its pictures shows the concept; the control asks for what takes its place."""
+    asked = []
+    ranks = iter([[0, 0, 0, 9], [9, 9, 9, 9], [1, 9, 2, 9], [0, 1, 2, 3], [1, 1, 1, 0], [0] * 4])
+    monkeypatch.setattr(stress_module, "ranks", lambda *given: asked.append(given[-1]) or next(ranks))
+    trial, saved, _ = probed("noise probe", noises=(1.0, 1.04), etas=(0.0,))
+    assert list(trial.prompts) == ["noise × 1", "noise × 1.04"] and asked[0] == "a photo of a circle"
+    assert (trial.before.hits, trial.after.hits, trial.control.hits) == (3, 1, 4) and trial.after.count == 4
+    assert [share["after"]["hits"] for share in saved["each"]] == [0, 1]
+    assert "Budget: best of 2." in trial.figures() and "Of these" not in trial.figures()
+
+
+def test_what_takes_the_concepts_place_is_the_control_of_a_noise_probe(probed):
+    trial, *_ = probed("noise probe", noises=(1.0, 1.02), etas=(0.0, 1.4))
+    assert list(trial.prompts)[2:] == ["noise × 1, eta 1.4", "noise × 1.02, eta 1.4"]
+    assert trial.before.value == 1 and trial.control.value == 0
+
+
 def test_what_has_too_few_steps_to_hand_over_is_left_out_or_refused(toys, erased):
     short = replace(TOY, steps=1)
     with pytest.raises(ErasureError, match="it needs 2 steps or more"):
@@ -115,4 +178,4 @@ def test_slow_attacks_are_run_when_they_are_asked_for_alone():
     assert [name for name, on in inputs.items() if on] == [
         f"run_{name.replace(' ', '_')}" for name in (*(name for name in USUAL if name != "behind tags"), "behind tags")
     ]
-    assert not inputs["run_completion"]
+    assert [name for name, on in inputs.items() if not on] == [f"run_{name.replace(' ', '_')}" for name in SLOW]

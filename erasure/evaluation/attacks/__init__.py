@@ -5,6 +5,9 @@ from .behind_tags import BehindTags
 from .by_name import ByName
 from .completion import Completion
 from .concept_direction import ConceptDirection
+from .img2img import Img2img
+from .inpainting import Inpainting
+from .noise_probe import NoiseProbe
 from .other_names import OtherNames
 from .relearning import Relearning
 from .ring_a_bell import Search
@@ -15,7 +18,7 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         ByName(), OtherNames(), ConceptDirection(), TokenSearch(), BehindTags(), SoftPrompt(), Relearning(),
-        Completion(),
+        Completion(), Img2img(), Inpainting(), NoiseProbe(),
     )
 }  # fmt: skip
 """Those that need the text encoder alone; those that learn on the model; those that draw in another way."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from ... import learning
 from ...families import Family
 from ...host.trajectories import Sampling
 from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
-from ..drawing import Drawing, Start
+from ..drawing import Drawing, Start, draw
 from .lessons import Lessons, lessons
 from .ring_a_bell import Search
 
@@ -48,7 +50,10 @@ class Concept:
 @dataclass(frozen=True)
 class Budget:
     """What attacks may spend: ``strengths`` of the concept's direction, how much is searched for tokens, steps of
-    learning at batch 8, and the shares of the steps that the unedited model has ``completed`` before the edited one."""
+    learning at batch 8; after which shares of the steps pictures are ``completed``, with how much noise they are
+    ``denoised`` again, which share of their sides is ``inpainted``; how strong noise is, for each share of it that is
+    new at every step.
+    """
 
     strengths: Sequence[float] = (1.0, 2.0, 3.0)
     search: Search = field(default_factory=Search)
@@ -56,11 +61,18 @@ class Budget:
     soft_steps: int = 60
     relearn_steps: int = 10
     completed: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    denoised: Sequence[float] = (0.5, 0.6, 0.7, 0.8)
+    inpainted: float = 0.5
+    noises: Sequence[float] = (1.0, 1.02, 1.04)
+    etas: Sequence[float] = (0.0, 1.0, 1.4, 1.85)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What an attack is given; one that knows no more than the text encoder needs neither of the models."""
+    """What an attack is given; one that knows no more than the text encoder needs neither of the models.
+
+    ``instead``: what takes the concept's place, or could; empty where nothing is known.
+    """
 
     encode: Encoder
     concept: Concept
@@ -70,12 +82,21 @@ class Case:
     after: Any = None
     sampling: Sampling = field(default_factory=Sampling)
     vae: Any = None
+    instead: str = ""
     drawing: Drawing = Drawing((0,))
 
     @property
     def negative(self) -> list:
         """The conditioning of every picture's negative prompt."""
         return self.encode(self.drawing.negative).cond
+
+    @cached_property
+    def shown(self) -> torch.Tensor:
+        """The unedited model's pictures of the concept, [seeds, h, w, 3], drawn once."""
+        positive = self.encode(PLAIN.format(self.concept.label)).cond
+        pictures = draw(self.before, self.vae, positive, self.negative, self.drawing)
+        self.tick(self.drawing.rows)
+        return pictures
 
     @cached_property
     def lessons(self) -> Lessons:
@@ -98,13 +119,21 @@ class Asked:
     control: Asked | None = None
 
 
+def beside_no_prompt(case: Case, starts: Mapping[str, Start]) -> Asked:
+    """The concept asked for by its name from each start; the control starts there without a prompt."""
+    text = PLAIN.format(case.concept.label)
+    control = Asked(dict.fromkeys(starts, case.encode("").cond), starts=starts, text=text)
+    return Asked(dict.fromkeys(starts, case.encode(text).cond), starts=starts, text=text, control=control)
+
+
 class Attack:
     """One way to ask for the concept.
 
     ``name``: in inputs and files. For people: ``title``; ``deed``, a sentence on what it does; ``meaning``, a sentence
     on what it means when the concept comes back. ``learns``: it needs the model itself, and not only what is typed.
     ``draws``: it draws in another way. ``control``: a sentence on what it is seen beside, if anything. ``slow``: it is
-    run when it is asked for alone. ``fewest_steps`` of drawing that it needs.
+    run when it is asked for alone. ``best``: a seed counts once, for the best picture of all prompts. ``fewest_steps``
+    of drawing that it needs.
     """
 
     name: str
@@ -115,6 +144,7 @@ class Attack:
     draws: bool = False
     control: str = ""
     slow: bool = False
+    best: bool = False
     fewest_steps: int = 1
 
     def prompts(self, concept: Concept, budget: Budget) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..drawing import Start, sample
-from .attack import PLAIN, Asked, Attack, Budget, Case, Concept
+from .attack import PLAIN, Asked, Attack, Budget, Case, Concept, beside_no_prompt
 
 
 class Completion(Attack):
@@ -34,14 +34,13 @@ class Completion(Attack):
         return sum(budget.completed)
 
     def ask(self, case: Case) -> Asked:
-        text, how = PLAIN.format(case.concept.label), case.drawing
-        positive, starts = case.encode(text).cond, {}
+        how, starts = case.drawing, {}
+        positive = case.encode(PLAIN.format(case.concept.label)).cond
         for step in handovers(how.steps, case.budget.completed):
             latents = sample(case.before, positive, case.negative, how, last=step)
             starts[f"{step} of {how.steps} steps"] = Start(latents, step)
             case.tick(how.rows * step // how.steps)
-        control = Asked(dict.fromkeys(starts, case.encode("").cond), starts=starts, text=text)
-        return Asked(dict.fromkeys(starts, positive), starts=starts, text=text, control=control)
+        return beside_no_prompt(case, starts)
 
 
 def handovers(steps: int, shares: Sequence[float]) -> list[int]:
