@@ -1,6 +1,11 @@
 """The node that asks an erased model for its concept in ways that it was not erased by."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
 from comfy_api.latest import io
+from safetensors.torch import save_file
 
 from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, Search
@@ -8,6 +13,7 @@ from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.stress import Moment, check_names, stress
 from ..erasure.texts.names import prompt_lines, read_field
 from .checks import refusal
+from .files import new_path
 from .messages import open_input_file
 from .progress import Working
 from .report import (
@@ -80,6 +86,12 @@ class ErasureStressTest(io.ComfyNode):
                 count_input(),
                 *(io.Boolean.Input(_socket(name), default=False, advanced=True, tooltip=_told(name))
                   for name in ATTACKS if name not in USUAL),
+                io.Boolean.Input("controls", default=False, advanced=True,
+                                 tooltip="Run attacks that learn on a model that can read no text as well, which takes "
+                                 "twice as long: what comes back there says nothing about the erasure."),
+                io.Boolean.Input("save_embedding", default=False, advanced=True,
+                                 tooltip="Save the word of the attack 'learned embedding' as an embedding file, beside "
+                                 "the scores."),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -95,6 +107,7 @@ class ErasureStressTest(io.ComfyNode):
         if not tests:
             raise ErasureError("No attack is chosen: switch at least one on.")
         budget = budget_from(how)
+        saves = how.pop("save_embedding")
         judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))
         prefix, drawing = prefix_from(how), drawing_from(how)
         aim = Concept(labels_in(concept), prompt_lines(other_names), labels_in(among))
@@ -105,7 +118,20 @@ class ErasureStressTest(io.ComfyNode):
             working(text, now.done, now.total, now.pictures)
 
         result = stress(model_before, model_after, clip, vae, aim, drawing, tests, budget, judge, on_moment)
-        return finished(cls, result, prefix, working.bar)
+        notes = [save_embedding(trial.vectors, prefix) for trial in result.trials if saves and trial.vectors]
+        return finished(cls, replace(result, notes=notes), prefix, working.bar)
+
+
+def save_embedding(vectors: Mapping[str, torch.Tensor], prefix: str) -> str:
+    """Writes a learned word under the next free number of a prefix; returns where it is, in a sentence."""
+    path, name = (place + ".safetensors" for place in new_path(f"{prefix}_embedding", ".safetensors"))
+    try:
+        save_file(dict(vectors), path)
+    except OSError as error:
+        raise ErasureError(
+            f"The embedding cannot be saved to {name} ({error.strerror}): choose another filename_prefix."
+        ) from error
+    return f"The learned embedding is in {name}: to use it, move it to models/embeddings."
 
 
 def labels_in(text: str) -> list[str]:
@@ -120,7 +146,8 @@ def budget_from(how: dict) -> Budget:
         seed=how["seed"],
     )  # fmt: skip
     strengths = [top / 3, top * 2 / 3, top]
-    return Budget(strengths, search, how.pop("learned_tokens"), how.pop("learned_steps"), how.pop("relearning_steps"))
+    tokens, steps, again = (how.pop(name) for name in ("learned_tokens", "learned_steps", "relearning_steps"))
+    return Budget(strengths, search, tokens, steps, again, controls=how.pop("controls"))
 
 
 LATER = ("behind tags",)

@@ -8,8 +8,8 @@ how much of the concept that is. The attacks themselves are in ``attacks/``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from operator import mul
 
@@ -55,7 +55,7 @@ class Trial:
     shrunk for the grid.
 
     ``before`` and ``after``: in how many of them the judge sees the concept, and in how many of its ``control``; None
-    without a judge. ``each``: the same for each prompt.
+    without a judge. ``each``: the same for each prompt. ``vectors``: of a word that was learned for it.
     """
 
     attack: str
@@ -66,6 +66,7 @@ class Trial:
     after: Share | None = None
     control: Share | None = None
     each: Sequence[tuple[Share | None, Share | None, Share | None]] = ()
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def about(self) -> Attack:
@@ -152,7 +153,8 @@ def _sides(three: Sequence[Share | None]) -> dict[str, Share | None]:
 @dataclass(frozen=True)
 class StressReport:
     """All trials, and what they were made with. ``doubt``: what speaks against relying on the judge; ``judge``: who it
-    is; ``uncounted``: why nothing was counted, if so; ``left_out``: a sentence on each attack that cannot be run here.
+    is; ``uncounted``: why nothing was counted, if so; ``left_out``: a sentence on each attack that cannot be run here;
+    ``notes``: what else is to be said.
     """
 
     trials: Sequence[Trial]
@@ -163,6 +165,7 @@ class StressReport:
     judge: str = ""
     uncounted: str = ""
     left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def grid(self) -> torch.Tensor:
         """All pictures, [sheets, h, w, 3]: a row for each prompt."""
@@ -186,10 +189,11 @@ class StressReport:
         """The outcome first, then a line for each attack, then what the lights mean and the figures."""
         doubt = [self.doubt] if self.doubt else []
         if not self.counted:
-            return "\n".join([*doubt, self.headline(), *self.left_out])
+            return "\n".join([*doubt, self.headline(), *self.left_out, *self.notes])
         outcomes = [*(trial.sentence() for trial in self.trials), *self.left_out]
         figures = [trial.figures() for trial in self.trials]
-        return "\n".join([*doubt, self.headline(), *outcomes, LEGEND, f"The judge is {self.judge}.", *figures])
+        judged = [LEGEND, f"The judge is {self.judge}."]
+        return "\n".join([*doubt, self.headline(), *outcomes, *self.notes, *judged, *figures])
 
     def json(self) -> str:
         """Everything but the pictures."""
@@ -337,7 +341,7 @@ class StressTest:
         self.done, self.now = 0, 0
         counts = [attack.prompts(case.concept, case.budget) for attack in attacks]
         self.prompts = sum(counts)
-        models = [3 if attack.control else 2 for attack in attacks]
+        models = [3 if attack.controlled(case.budget) else 2 for attack in attacks]
         self.total = self.rows * sum(map(mul, counts, models)) + sum(attack.effort(case.budget) for attack in attacks)
         self.total += sum(int(drawing.rows * attack.rounds(case.budget)) for attack in attacks)
         if any(attack.learns for attack in attacks):
@@ -371,7 +375,7 @@ class StressTest:
             for part in (slice(None), *(slice(i, i + 1) for i in range(len(asked.prompts))))
         )
         spent = attack.spent(self.case.budget)
-        return Trial(attack.name, spent, list(asked.prompts), (before, after), *whole, each=each)
+        return Trial(attack.name, spent, list(asked.prompts), (before, after), *whole, each=each, vectors=asked.vectors)
 
     def counted(self, model: Model, asked: Asked) -> tuple[torch.Tensor, Places | None]:
         """A model's pictures, shrunk, and the concept's places in what the judge sees there."""

@@ -5,19 +5,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import stress as stress_module
-from concept_erasure.erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, inpainting
+from concept_erasure.erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, inpainting, lessons
 from concept_erasure.erasure.evaluation.attacks.completion import handovers
+from concept_erasure.erasure.evaluation.attacks.learned_embedding import Word, teach
+from concept_erasure.erasure.evaluation.attacks.out_of_order import out_of_order
 from concept_erasure.erasure.evaluation.drawing import Drawing, Start, draw, sample
 from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.evaluation.stress import StressReport, Trial, stress
 from concept_erasure.erasure.files import load_erasure
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.trajectories import Sampling
+from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_report import SMALL
 from tests.host.test_schema import REPO
+from tests.host.test_stress import inputs as stress_inputs
 from toyworld.world import SHAPES
 
 TOY = Drawing((0, 1, 2, 3), 10, 3.0, width=64, height=64)
@@ -154,6 +162,57 @@ def test_what_takes_the_concepts_place_is_the_control_of_a_noise_probe(probed):
     trial, *_ = probed("noise probe", noises=(1.0, 1.02), etas=(0.0, 1.4))
     assert list(trial.prompts)[2:] == ["noise × 1, eta 1.4", "noise × 1.02, eta 1.4"]
     assert trial.before.value == 1 and trial.control.value == 0
+
+
+def test_a_learned_word_brings_the_concept_back_and_a_model_that_reads_nothing_says_less(probed):
+    trial, saved, report = probed("learned embedding", soft_steps=40)
+    assert trial.after.value == 1 > trial.control.value and trial.light == "red"
+    assert report.headline().startswith("🔴 Training on the erased model can bring 'circle' back")
+    assert "whose text weights are put out of order. Budget: tokens: 4, steps: 40." in trial.figures()
+    assert {name: row.shape for name, row in trial.vectors.items()} == {"clip_l": (4, 96)}
+
+
+def test_a_learned_word_is_an_embedding_file_of_the_host(model, clip, encode, output, tmp_path, monkeypatch):
+    """The prompt that names the file is the word's own conditioning."""
+    with learning.gradients():
+        taught = lessons.lessons(model, encode, ["circle"], Sampling(steps=2), count=2)
+        word = Word(encode, 3)
+        teach(word, model, taught, 2, 0.01)
+    save_file(word.at_rest(), tmp_path / "learned.safetensors")
+    monkeypatch.setattr(clip.tokenizer.clip_l, "embedding_directory", [str(tmp_path)])
+    with torch.inference_mode():
+        read = clip.encode_from_tokens_scheduled(clip.tokenize("a photo of a embedding:learned"))
+    torch.testing.assert_close(read[0][0], word.cond()[0][0], rtol=1e-3, atol=1e-3)
+    assert not torch.equal(word.vectors["l"][0], Word(encode, 3).vectors["l"][0])
+
+
+def test_the_node_saves_a_learned_word_when_it_is_asked_to(model, clip, world, output):
+    off = {f"run_{name.replace(' ', '_')}": name == "learned embedding" for name in ATTACKS}
+    with torch.inference_mode():
+        text = [
+            ErasureStressTest.execute(
+                model, model, clip, world[2], **stress_inputs(**off, count=False, save_embedding=save)
+            ).result[1]
+            for save in (False, True)
+        ]
+    assert "stress_embedding" not in text[0] and "embedding_00001.safetensors: to use it, move it to" in text[1]
+    assert load_file(output / "erasures" / "stress_embedding_00001.safetensors")["clip_l"].shape == (4, 96)
+
+
+def test_numbers_out_of_order_are_the_same_numbers_and_read_nothing(toys):
+    other = out_of_order(toys.model)
+    for name in subject(toys.model).entry:
+        [(_, (_, (change,)), *_)] = other.patches[name]
+        weight = Weights(toys.model)[name].float()
+        torch.testing.assert_close((weight + change).flatten().sort().values, weight.flatten().sort().values)
+        assert change.abs().mean() > 0.5 * weight.abs().mean()
+
+
+def test_attacks_that_learn_have_a_control_when_it_is_asked_for(probed):
+    trial, *_ = probed("soft prompt", soft_steps=2)
+    assert trial.control is None
+    trial, saved, _ = probed("soft prompt", soft_steps=2, controls=True)
+    assert trial.control.count == 4 and "control" in saved["back"]
 
 
 def test_what_has_too_few_steps_to_hand_over_is_left_out_or_refused(toys, erased):

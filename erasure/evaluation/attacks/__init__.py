@@ -7,6 +7,7 @@ from .completion import Completion
 from .concept_direction import ConceptDirection
 from .img2img import Img2img
 from .inpainting import Inpainting
+from .learned_embedding import LearnedEmbedding
 from .noise_probe import NoiseProbe
 from .other_names import OtherNames
 from .relearning import Relearning
@@ -18,10 +19,10 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         ByName(), OtherNames(), ConceptDirection(), TokenSearch(), BehindTags(), SoftPrompt(), Relearning(),
-        Completion(), Img2img(), Inpainting(), NoiseProbe(),
+        Completion(), Img2img(), Inpainting(), NoiseProbe(), LearnedEmbedding(),
     )
 }  # fmt: skip
-"""Those that need the text encoder alone; those that learn on the model; those that draw in another way."""
+"""Those that need the text encoder alone; those that learn on the model; and then the slow ones."""
 USUAL = tuple(name for name, attack in ATTACKS.items() if not attack.slow)
 """Those that are run if nothing else is asked for."""
 

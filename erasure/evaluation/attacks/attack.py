@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...texts.encoder import Encoder
 from ...texts.phrases import PHRASINGS
 from ..drawing import Drawing, Start, draw
 from .lessons import Lessons, lessons
+from .out_of_order import out_of_order
 from .ring_a_bell import Search
 
 Tick = Callable[[int], None]
@@ -52,7 +53,8 @@ class Budget:
     """What attacks may spend: ``strengths`` of the concept's direction, how much is searched for tokens, steps of
     learning at batch 8; after which shares of the steps pictures are ``completed``, with how much noise they are
     ``denoised`` again, which share of their sides is ``inpainted``; how strong noise is, for each share of it that is
-    new at every step.
+    new at every step; ``embedding_tokens`` of a learned word; ``controls``: whether attacks
+    that learn are run on a model that reads no text as well, where that is not done in any case.
     """
 
     strengths: Sequence[float] = (1.0, 2.0, 3.0)
@@ -65,6 +67,8 @@ class Budget:
     inpainted: float = 0.5
     noises: Sequence[float] = (1.0, 1.02, 1.04)
     etas: Sequence[float] = (0.0, 1.0, 1.4, 1.85)
+    embedding_tokens: int = 4
+    controls: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Asked:
 
     ``starts``: where the drawing of a prompt starts, if not at plain noise. ``text``: the text of all prompts, where
     they have other names. ``control``: the same without what is tested, on the unedited model if on no other.
+    ``vectors``: of a word that was learned for it, by the names that embedding files have for text encoders.
     """
 
     prompts: Mapping[str, list]
@@ -117,6 +122,7 @@ class Asked:
     starts: Mapping[str, Start] = field(default_factory=dict)
     text: str = ""
     control: Asked | None = None
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def beside_no_prompt(case: Case, starts: Mapping[str, Start]) -> Asked:
@@ -159,6 +165,10 @@ class Attack:
         """Rows through the network that finding them takes, about."""
         return 0
 
+    def controlled(self, budget: Budget) -> bool:
+        """Whether there is a control."""
+        return bool(self.control)
+
     def rounds(self, budget: Budget) -> float:
         """How often it draws all seeds' pictures before it asks."""
         return 0.0
@@ -192,6 +202,7 @@ class Learned(Attack):
     """
 
     learns = True
+    control = "Control: the same on the unedited model, whose text weights are put out of order."
 
     def misfit(self, encode: Encoder, family: Family) -> str:
         return "" if family.learns else f"for it trains, and learning on {family.name} models is not supported."
@@ -205,13 +216,21 @@ class Learned(Attack):
     def steps(self, budget: Budget) -> int:
         raise NotImplementedError
 
-    def effort(self, budget: Budget) -> int:
-        return self.ROWS * self.steps(budget)
+    def controlled(self, budget: Budget) -> bool:
+        return self.slow or budget.controls
 
-    def learn(self, case: Case, on_step: Callable[[int, float], None]) -> Asked:
-        """Inside ``learning.gradients()``."""
+    def effort(self, budget: Budget) -> int:
+        return self.ROWS * self.steps(budget) * (2 if self.controlled(budget) else 1)
+
+    def learn(self, case: Case, model: Model, on_step: Callable[[int, float], None]) -> Asked:
+        """On a model, inside ``learning.gradients()``."""
         raise NotImplementedError
 
     def ask(self, case: Case) -> Asked:
         with learning.gradients():
-            return self.learn(case, lambda step, loss: case.tick(self.ROWS))
+            asked = self.learn(case, case.after, lambda step, loss: case.tick(self.ROWS))
+            if not self.controlled(case.budget):
+                return asked
+            other = out_of_order(case.before, case.drawing.seeds[0])
+            control = self.learn(case, other, lambda step, loss: case.tick(self.ROWS))
+        return replace(asked, control=replace(control, model=control.model or other))

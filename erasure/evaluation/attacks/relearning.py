@@ -33,8 +33,8 @@ class Relearning(Learned):
     def spent(self, budget: Budget) -> str:
         return f"steps: {budget.relearn_steps}"
 
-    def learn(self, case: Case, on_step: OnStep) -> Asked:
-        model = relearned(case.after, case.encode, case.lessons, case.budget.relearn_steps, on_step)
+    def learn(self, case: Case, model: Model, on_step: OnStep) -> Asked:
+        model = relearned(model, case.encode, case.lessons, case.budget.relearn_steps, on_step)
         text = PHRASINGS[2].format(case.concept.label)
         return Asked({text: case.encode(text).cond}, model)
 

@@ -32,9 +32,9 @@ class SoftPrompt(Learned):
     def spent(self, budget: Budget) -> str:
         return f"tokens: {budget.soft_tokens}, steps: {budget.soft_steps}"
 
-    def learn(self, case: Case, on_step: OnStep) -> Asked:
+    def learn(self, case: Case, model: Model, on_step: OnStep) -> Asked:
         budget = case.budget
-        cond = soft_prompt(case.after, case.encode, case.lessons, budget.soft_tokens, budget.soft_steps, on_step)
+        cond = soft_prompt(model, case.encode, case.lessons, budget.soft_tokens, budget.soft_steps, on_step)
         return Asked({"a learned prompt": cond})
 
 
