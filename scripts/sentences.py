@@ -19,8 +19,8 @@ from .translations import LOCALES, ROOT, read, report
 
 FOLDERS = ("erasure", "nodes")
 NOT_SAID = {
-    "card.py", "card_html.py", "card_picture.py", "fillers.py", "lettering.py", "modelspec.py", "only_in.py",
-    "phrases.py", "vocabulary.py",
+    "by_kind.py", "card.py", "card_html.py", "card_picture.py", "fillers.py", "lettering.py", "modelspec.py",
+    "only_in.py", "phrases.py", "vocabulary.py",
 }  # fmt: skip
 """Files of which only errors are said: they hold texts for the text encoder, or for files."""
 SCHEMA = {"tooltip", "description", "display_name", "search_aliases", "category", "node_id", "placeholder", "template"}
