@@ -18,9 +18,9 @@ POOLED = "y"
 """The host's name of the conditioning whose first numbers are the pooled text."""
 
 
-def join_calls(options: dict, wrapper: Callable) -> None:
+def join_calls(options: dict, wrapper: Callable, kind: str = WrappersMP.APPLY_MODEL) -> None:
     """Has a wrapper take part in a run with these transformer options; what they hold stays as it is."""
-    kind, wrappers = WrappersMP.APPLY_MODEL, options.get("wrappers", {})
+    wrappers = options.get("wrappers", {})
     others = wrappers.get(kind, {})
     options["wrappers"] = {**wrappers, kind: {**others, PROMPTS: [*others.get(PROMPTS, []), wrapper]}}
 

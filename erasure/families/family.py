@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..artifact import ErasureError
+from ..parts.branch import Branch
 from ..parts.prompt import PromptTensors
 from .rows import Rows
 
@@ -140,6 +141,18 @@ class Family:
             f"This erasure steers what blocks of another kind of model give out, which {self.name} models do not have: "
             "connect the model it was made for."
         )
+
+    def branch(self, model: HostModel, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """A control branch for a model's network, with weights of no use yet. Raises ErasureError where a network
+        has no skips that a branch could add to."""
+        raise ErasureError(
+            f"A control branch adds to the skips of a UNet, which {self.name} models do not have: choose another "
+            "method, or connect the model that the erasure was made for."
+        )
+
+    def join_branch(self, options: dict, branch: Branch, strength: float, is_active: Callable[[dict], bool]) -> None:
+        """Has a control branch take part in a run, for families that have one."""
+        raise NotImplementedError
 
     def checkpoint(self, options: dict) -> None:
         """Has the network's blocks run again in backward, in a run with these transformer options."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import comfy.ops
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.patcher_extension import WrappersMP
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..parts.branch import Branch
 from ..parts.gate import is_open
 from ..parts.prompt import BLOCKS, PromptTensors, extend
+from .branch import BranchCall, Encoder
 from .calls import PooledPrompt, join_calls
 from .family import (
     CROSS_ATTENTION,
@@ -114,6 +118,13 @@ class UNet(Family):
 
     def hook(self, options: dict, hooks: Mapping[str, Hook], is_active: Callable[[dict], bool]) -> None:
         join_calls(options, Hooked(hooks, 1, is_active))
+
+    def branch(self, model: HostModel, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        operations = comfy.ops.disable_weight_init
+        return Encoder(model.model_config.unet_config, dtype, device, operations)
+
+    def join_branch(self, options: dict, branch: Branch, strength: float, is_active: Callable[[dict], bool]) -> None:
+        join_calls(options, BranchCall(branch, strength, is_active), WrappersMP.DIFFUSION_MODEL)
 
     def checkpoint(self, options: dict) -> None:
         options["patches"] = {**options.get("patches", {}), "forward_timestep_embed_patch": CHECKPOINTED}

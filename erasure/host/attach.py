@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..artifact import Change, Erasure, ErasureError
 from ..families.family import Family
+from ..parts.branch import Branch
 from ..parts.part import Part
 from ..protocols import Model
+from .beside import patcher_of
 from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .subject import subject
 from .taken import Taken, require_taken, taken
@@ -218,6 +220,13 @@ class Holder:
 
     def change_weights(self, changes: Mapping[str, Change]) -> None:
         _change_weights(self.model, changes, self.strength, self.window)
+
+    def with_network(self, branch: Branch) -> Branch:
+        if branch.network is not None:
+            return branch
+        patcher = patcher_of(self.model, branch)
+        self.model.set_additional_models(KEY, [*self.model.get_additional_models_with_key(KEY), patcher])
+        return replace(branch, network=patcher.model)
 
     def join_runs(self, part: Part) -> None:
         attachment = Attachment(part, self.strength, self.window, self.warn)

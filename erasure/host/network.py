@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..parts.delta import Delta, Mask
-from ..parts.prompt import PromptTensors
+from ..parts.part import Part
 from ..protocols import Model
 from ..texts.encoder import Text
 from ..training.choice import Mixture, Soft
@@ -43,7 +43,7 @@ class Network:
         self.device: torch.device = model.load_device
         inner = model.model
         with mode_of(inner):
-            comfy.model_management.load_models_gpu([model], force_full_load=True)
+            comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], force_full_load=True)
         self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
         self._conds: dict[str, dict[str, Any]] = {}
 
@@ -72,16 +72,16 @@ class Network:
 
     def predict(
         self, z: torch.Tensor, sigma: torch.Tensor, texts: Sequence[Text | Mixture | Soft],
-        prompt: PromptTensors | None = None, maps: AttentionMaps | None = None, checkpointed: bool = True,
+        part: Part | None = None, maps: AttentionMaps | None = None, checkpointed: bool = True,
     ) -> torch.Tensor:  # fmt: skip
         """The noise in z [b, c, ...] at sigma [b], for one text a row; in flow models the velocity.
 
-        ``prompt`` joins the texts, and gradients flow into its keys and values; ``maps`` gets what layers attend to.
+        ``part`` joins the call, and gradients flow into what learns of it; ``maps`` gets what layers attend to.
         Where a network reads no text that is said over again as that text, rows are computed with those of one length.
         """
         conds = [self.conditioning(text) for text in texts]
         groups = self.together(texts)
-        parts = [self._predict(z[g], sigma[g], [conds[i] for i in g], prompt, maps, checkpointed) for g in groups]
+        parts = [self._predict(z[g], sigma[g], [conds[i] for i in g], part, maps, checkpointed) for g in groups]
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([i for group in groups for i in group], device=z.device).argsort()
@@ -94,7 +94,7 @@ class Network:
         return _alike([self.conditioning(text) for text in texts])
 
     def _predict(
-        self, z: torch.Tensor, sigma: torch.Tensor, conds: Sequence[Mapping[str, Any]], prompt: PromptTensors | None,
+        self, z: torch.Tensor, sigma: torch.Tensor, conds: Sequence[Mapping[str, Any]], part: Part | None,
         maps: AttentionMaps | None, checkpointed: bool,
     ) -> torch.Tensor:  # fmt: skip
         joined = {name: _together([cond[name] for cond in conds]) for name in conds[0]}
@@ -104,8 +104,8 @@ class Network:
             options["optimized_attention_override"] = lambda _, *a, **o: maps.attention(
                 host_attention.attention_pytorch, *a, **o
             )
-        if prompt is not None:
-            self.family.join_prompt(options, prompt, 1.0, attach.Active(None))
+        if part is not None:
+            part.join(options, self.family, 1.0, attach.Active(None))
         with self.family.differentiable():
             denoised = self.model.model.apply_model(z, sigma, transformer_options=options, **joined)
         return (z - denoised) / sigma.view(-1, *[1] * (z.ndim - 1))

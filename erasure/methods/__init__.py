@@ -9,6 +9,7 @@ from . import (
     adaptive_target,
     all_but_one,
     concept_ablation,
+    dumo,
     esd,
     forget_me_not,
     kpop,
@@ -27,6 +28,7 @@ LEARNED: dict[str, Method] = {
     "all but one": all_but_one.AllButOne(),
     "forget-me-not": forget_me_not.ForgetMeNot(),
     "pruning": pruning.Pruning(),
+    "dumo": dumo.DuMo(),
 }
 
 

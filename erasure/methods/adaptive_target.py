@@ -57,5 +57,5 @@ def _to_target(run: Run, learning: bool) -> torch.Tensor:
     batch = run.concept_batch()
     rows = [run.chosen("target")] * len(batch.phrases)
     [target] = run.original_under(batch, rows, learning=learning)
-    erased = run.distance(run.edited(batch, prompt=False), target, batch)
+    erased = run.distance(run.edited(batch, beside=False), target, batch)
     return erased + run.distance(run.edited_under(batch, rows), target, batch)

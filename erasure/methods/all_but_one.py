@@ -38,6 +38,6 @@ def move_guidance(run: Run) -> torch.Tensor:
     batch = run.concept_batch()
     nothing = [run.encode("")] * len(batch.phrases)
     wanted, unconditional = run.original_under(batch, [phrase.replacement for phrase in batch.phrases], nothing)
-    concept, pinned = run.edited(batch, prompt=False), run.edited_under(batch, nothing)
+    concept, pinned = run.edited(batch, beside=False), run.edited_under(batch, nothing)
     loss = run.distance(concept - pinned, wanted - unconditional, batch)
     return with_preservation(run, loss + PIN * run.distance(pinned, unconditional, batch))

@@ -34,4 +34,4 @@ def ablate(run: Run) -> torch.Tensor:
     """The weights learn: the concept gives what its replacement did."""
     batch = run.concept_batch()
     [anchor] = run.original_under(batch, [phrase.replacement for phrase in batch.phrases])
-    return with_preservation(run, run.distance(run.edited(batch, prompt=False), anchor, batch))
+    return with_preservation(run, run.distance(run.edited(batch, beside=False), anchor, batch))

@@ -34,4 +34,4 @@ def erase(run: Run) -> torch.Tensor:
     """The weights learn: the concept gives what the target did."""
     batch = run.concept_batch()
     _, target = run.original_and_target(batch)
-    return with_preservation(run, run.distance(run.edited(batch, prompt=False), target, batch))
+    return with_preservation(run, run.distance(run.edited(batch, beside=False), target, batch))

@@ -55,7 +55,7 @@ class KPOP(Method):
 def transfer(run: Run) -> torch.Tensor:
     """The prompt learns: with it, the edited model predicts what the original did."""
     batch = run.concept_batch()
-    return run.distance(run.edited(batch, prompt=True), run.original(batch), batch)
+    return run.distance(run.edited(batch, beside=True), run.original(batch), batch)
 
 
 def removal(run: Run) -> torch.Tensor:
@@ -63,8 +63,8 @@ def removal(run: Run) -> torch.Tensor:
     options = Options(**run.settings.options)
     batch = run.concept_batch()
     original, target = run.original_and_target(batch)
-    loss = options.erase_weight * run.distance(run.edited(batch, prompt=False), target, batch)
+    loss = options.erase_weight * run.distance(run.edited(batch, beside=False), target, batch)
     if options.with_prompt_weight > 0:
         kept = target if options.keep_with_prompt == "target" else original
-        loss = loss + options.with_prompt_weight * run.distance(run.edited(batch, prompt=True), kept, batch)
+        loss = loss + options.with_prompt_weight * run.distance(run.edited(batch, beside=True), kept, batch)
     return with_preservation(run, loss)

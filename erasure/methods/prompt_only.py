@@ -41,7 +41,7 @@ def erase(run: Run) -> torch.Tensor:
     """The prompt learns: with it, the model predicts the target for the concept."""
     batch = run.concept_batch()
     _, target = run.original_and_target(batch)
-    loss = run.distance(run.edited(batch, prompt=True), target, batch)
+    loss = run.distance(run.edited(batch, beside=True), target, batch)
     if run.settings.preserve_weight > 0 and not run.settings.gate:
-        loss = loss + run.settings.preserve_weight * preservation(run, prompt=True)
+        loss = loss + run.settings.preserve_weight * preservation(run, beside=True)
     return loss

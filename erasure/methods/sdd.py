@@ -35,4 +35,4 @@ def distil(run: Run) -> torch.Tensor:
     batch = run.concept_batch()
     with torch.no_grad():
         without = run.edited_under(batch, [phrase.neutral for phrase in batch.phrases])
-    return with_preservation(run, run.distance(run.edited(batch, prompt=False), without, batch))
+    return with_preservation(run, run.distance(run.edited(batch, beside=False), without, batch))

@@ -3,6 +3,7 @@
 torch only.
 """
 
+from .branch import Branch
 from .delta import DeltaTensors
 from .part import Part
 from .prompt import PromptTensors
@@ -14,5 +15,6 @@ PARTS: dict[str, type[Part]] = {
         PromptTensors,
         DeltaTensors,
         Steering,
+        Branch,
     )
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
+from torch import nn
 
 from ..artifact import Change, Probe
 from ..protocols import Model
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..families.family import Family
+    from .branch import Branch
 
 ROLES = ("eraser", "key")
 """What a part is for: it erases, or it brings back what the others erase."""
@@ -38,8 +40,30 @@ class Holder(Protocol):
     def change_weights(self, changes: Mapping[str, Change]) -> None:
         """Adds the changes to the weights of these names. Raises ErasureError where there is no such weight."""
 
+    def with_network(self, branch: Branch) -> Branch:
+        """A control branch with its network, which the MODEL then has beside its own. Raises ErasureError where the
+        MODEL is not made that way."""
+
     def join_runs(self, part: Part) -> None:
         """Has ``part.join`` called at the start of each run, after every patch of other nodes."""
+
+
+class Learner(nn.Module):
+    """A part in the making: what learns beside the weights.
+
+    ``name``: by which phases of a training train it. ``role``: of the part, one of ``ROLES``.
+    """
+
+    name: ClassVar[str]
+    role: str
+
+    def now(self) -> Part:
+        """The part as it stands while it learns, with gradients."""
+        raise NotImplementedError
+
+    def at_rest(self) -> Part:
+        """The part as it stands now, as plain tensors for an ``Erasure``."""
+        raise NotImplementedError
 
 
 class Part:

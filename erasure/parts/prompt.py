@@ -10,7 +10,7 @@ Here a *text gate* may decide per row of the batch whether they are there at all
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from ..artifact import ErasureError, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
 from .gate import GateTensors, gate_score
-from .part import ROLES, Holder, Part
+from .part import ROLES, Holder, Learner, Part
 
 if TYPE_CHECKING:
     from ..families.family import Family
@@ -139,15 +139,32 @@ class ErasurePrompt(nn.Module):
         for parameter in (self.keys, self.values):
             parameter.copy_(tokens[torch.arange(len(parameter)) % len(tokens)])
 
-    def at_rest(self, blocks: str, role: str, chunk: int, gate: GateTensors | None) -> PromptTensors:
-        """The prompt as it stands now, as plain tensors for an ``Erasure``."""
-        keys, values = (p.detach().cpu().clone() for p in (self.keys, self.values))
-        pooled = None if self.pooled is None else self.pooled.detach().cpu().clone()
-        return PromptTensors(keys, values, blocks, role, chunk, gate, pooled)
+    def attached(self, blocks: str, role: str, chunk: int, gate: GateTensors | None) -> PromptTensors:
+        """The prompt as a part whose keys and values learn."""
+        return PromptTensors(self.keys, self.values, blocks, role, chunk, gate, self.pooled)
 
-    def at_rest_like(self, prompt: PromptTensors) -> PromptTensors:
-        """The prompt as it stands now, attached as ``prompt`` is."""
-        return self.at_rest(prompt.blocks, prompt.role, prompt.chunk, prompt.gate)
+
+class PromptLearner(Learner):
+    """An erasure prompt that learns, ``attached`` to runs as that part is."""
+
+    name = "prompt"
+
+    def __init__(self, prompt: ErasurePrompt, attached: PromptTensors):
+        super().__init__()
+        self.prompt, self.attached = prompt, attached
+
+    @property
+    def role(self) -> str:  # type: ignore[override]
+        return self.attached.role
+
+    def now(self) -> PromptTensors:
+        prompt = self.prompt
+        return replace(self.attached, keys=prompt.keys, values=prompt.values, pooled=prompt.pooled)
+
+    def at_rest(self) -> PromptTensors:
+        keys, values = (p.detach().cpu().clone() for p in (self.prompt.keys, self.prompt.values))
+        pooled = None if self.prompt.pooled is None else self.prompt.pooled.detach().cpu().clone()
+        return replace(self.attached, keys=keys, values=values, pooled=pooled)
 
 
 def extend(

@@ -71,7 +71,7 @@ def _mean(states: Sequence[State]) -> State:
 
 def _losses(run: Run, phases: Sequence[Phase], states: Iterable[State]) -> Iterator[float]:
     """The mean loss of each state, all on the same held latents."""
-    own = [phase for phase in phases if phase.trains in ("prompt", "delta")]
+    own = [phase for phase in phases if phase.trains not in run.choices]
     with run.apart(run.settings.seed + HELD), torch.no_grad():
         run.sample()
         start = run.generator.get_state()

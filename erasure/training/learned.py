@@ -42,9 +42,8 @@ class Learning:
     def erasure(self) -> Erasure:
         """What has been learned so far, without a verdict."""
         s, run = self.run.settings, self.run
-        prompts: tuple[PromptTensors, ...] = ()
-        if run.prompt is not None and run.attached is not None:
-            prompts = (run.prompt.at_rest_like(run.attached),)
+        beside = () if run.beside is None else (run.beside.at_rest(),)
+        has_prompt = any(isinstance(part, PromptTensors) for part in beside)
         delta = {} if run.result is None else run.result.at_rest()
         losses = self.progress.losses
         return Erasure(
@@ -55,8 +54,8 @@ class Learning:
                 target=self.target,
                 preserve="\n".join(self.request.preserve),
                 only_in="\n".join(self.request.contexts),
-                blocks=s.blocks if prompts else "",
-                tokens=str(s.tokens) if prompts else "",
+                blocks=s.blocks if has_prompt else "",
+                tokens=str(s.tokens) if has_prompt else "",
                 **subject(run.model).stamp(),
                 settings=json.dumps(s.as_strings()),
                 seed=str(s.seed),
@@ -69,7 +68,7 @@ class Learning:
                 pack_version=pack_version(),
                 host_version=host_version(),
             ),
-            (*prompts, *changing(delta)),
+            (*beside, *changing(delta)),
             self.probes,
         )
 

@@ -1,6 +1,6 @@
 """The loop: one optimiser loop for every learned method.
 
-A method is a list of *phases*, each a loss that trains the prompt or the delta; one step runs every phase once.
+A method is a list of *phases*, each a loss that trains one of what learns; one step runs every phase once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import torch
 from torch import nn
 
 from ..artifact import ErasureError
+from ..parts.branch import BranchLearner
 from ..parts.delta import Delta, Mask
+from ..parts.gate import GateTensors
+from ..parts.part import Learner
 from .choice import Choice
 from .last_states import keep_the_best, marks, restore, state_of
 from .run import Run
@@ -32,7 +35,8 @@ NO_GRADIENT = ("modified by an inplace operation", "Inference tensors cannot be 
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of update: ``loss(run)`` with gradients for ``trains``: ``prompt``, ``delta`` or a choice's name."""
+    """One kind of update: ``loss(run)`` with gradients for ``trains``: ``delta``, or the name of what learns beside
+    the weights or of a choice."""
 
     name: str
     trains: str
@@ -42,7 +46,8 @@ class Phase:
 class Method:
     """What a file in ``methods`` provides: an update of the weights alone, where it says nothing else.
 
-    ``role``: of the erasure prompt, or empty without one. ``settings``: what the recommended preset does differently
+    ``role``: of what learns beside the weights, an erasure prompt where a method says nothing else; empty without one.
+    ``settings``: what the recommended preset does differently
     for this method.
     """
 
@@ -53,6 +58,10 @@ class Method:
         """Raises ErasureError where the method has nothing to learn by on a MODEL."""
         if self.role:
             here.require_blocks(settings.blocks)
+
+    def beside(self, setting: Setting, gate: GateTensors | None) -> Learner | None:
+        """What learns beside the weights, where it starts; None without a role."""
+        return setting.prompt(self.role, gate) if self.role else None
 
     def change(self, setting: Setting) -> Delta | Mask | None:
         """What learns to change the weights, where it starts; None where the weights stay."""
@@ -102,7 +111,7 @@ def train(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     preview: Preview | None = None,
 ) -> None:
-    """Trains the run's prompt and delta in place for ``run.settings.steps`` steps, one of every phase a step.
+    """Trains what learns in the run, in place, for ``run.settings.steps`` steps, one of every phase a step.
 
     A loss that is not finite ends it with the last good state restored and ``progress.stopped`` saying so; before
     any good state there is ErasureError. Interrupts of the host pass through, with everything learned so far in place.
@@ -195,6 +204,8 @@ def take_step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) ->
 def _groups(module: nn.Module, name: str, settings: Settings) -> list[dict]:
     if isinstance(module, Delta | Mask):
         return module.groups(settings.weight_lr, settings.width)
+    if isinstance(module, BranchLearner):
+        return module.groups(settings.weight_lr, settings.width, settings.choice_lr)
     rate = settings.prompt_lr if name == "prompt" else settings.choice_lr
     return [{"params": list(module.parameters()), "lr": rate}]
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..host import attach
 from ..host.network import Network, rows_as_conditioning
 from ..host.trajectories import Trajectory, joined, sample_trajectory
 from ..parts.delta import Delta, Mask
+from ..parts.part import Part
 from ..texts.encoder import Text
 from .memory import Memory
 from .settings import Settings
@@ -83,19 +85,19 @@ class Pool:
             phrases.append(rows[places[i][1]])
         return Batch(torch.stack(z), torch.stack(sigma).to(z[0].device), phrases)
 
-    def sample(self, edit: Delta | Mask | None, preview: Callable | None = None) -> None:
-        """Adds one trajectory, drawn without the prompt, to the pool; the oldest one leaves.
+    def sample(self, edit: Delta | Mask | None, part: Part | None = None, preview: Callable | None = None) -> None:
+        """Adds one trajectory to the pool; the oldest one leaves.
 
-        ``edit``: on the model that draws, None for the original, whose first trajectory is remembered. ``preview``: the
-        host's sampler callback.
+        ``edit``, ``part``: on the weights of the model that draws, and beside them; neither for the original, whose
+        first trajectory is remembered. ``preview``: the host's sampler callback.
         """
         runs = max(4, self.settings.batch)
         rows: list = [self.pick(self.phrases) for _ in range(runs)]
         if self.settings.preserve_weight > 0:
             rows += [self.pick(self.kept) for _ in range(runs)]
         texts = [self._drawn_for(row) for row in rows]
-        if self.trajectories or edit is not None:
-            trajectory = self._draw_for(texts, edit, preview)
+        if self.trajectories or edit is not None or part is not None:
+            trajectory = self._draw_for(texts, edit, part, preview)
         else:
             key = ([text.text for text in texts], self.settings.sampling, self.generator.get_state().tolist())
             drawn = self.memory.part("latents", key, lambda: self._drawn_with_state(texts, preview))
@@ -108,14 +110,17 @@ class Pool:
             return row
         return row.text if self.settings.drawn_for == "concept" else row.replacement
 
-    def _draw_for(self, texts: Sequence[Text], edit: Delta | Mask | None, preview: Callable | None) -> Trajectory:
+    def _draw_for(
+        self, texts: Sequence[Text], edit: Delta | Mask | None, part: Part | None, preview: Callable | None
+    ) -> Trajectory:
         """A trajectory for each of the texts."""
         groups = self.network.together(texts)
+        model = self.network.model if part is None else attach.with_part(self.network.model, part)
 
         def draw() -> list[Trajectory]:
             return [
                 sample_trajectory(
-                    self.network.model, rows_as_conditioning([texts[i] for i in group]), self.nothing.cond,
+                    model, rows_as_conditioning([texts[i] for i in group]), self.nothing.cond,
                     self.settings.sampling, len(group), self.generator, preview,
                 )
                 for group in groups
@@ -126,5 +131,5 @@ class Pool:
 
     def _drawn_with_state(self, texts: Sequence[Text], preview: Callable | None) -> tuple[torch.Tensor, ...]:
         """Latents and sigmas of a trajectory, on the CPU, and the state that the random numbers are left in."""
-        trajectory = self._draw_for(texts, None, preview)
+        trajectory = self._draw_for(texts, None, None, preview)
         return trajectory.latents.cpu(), trajectory.sigmas.cpu(), self.generator.get_state()

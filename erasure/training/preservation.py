@@ -28,15 +28,15 @@ CANDIDATES = 100
 def with_preservation(run: Run, loss: torch.Tensor) -> torch.Tensor:
     """A loss of the weights, and the preserve set's where the settings ask for it."""
     weight = run.settings.preserve_weight
-    return loss + weight * preservation(run, prompt=False) if weight > 0 else loss
+    return loss + weight * preservation(run, beside=False) if weight > 0 else loss
 
 
-def preservation(run: Run, prompt: bool) -> torch.Tensor:
+def preservation(run: Run, beside: bool) -> torch.Tensor:
     """How far the edited model's predictions for preserved texts have moved from the original's."""
     batch = run.kept_batch()
     if run.settings.preserve_by == "adversarial":
         batch = replace(batch, phrases=[run.chosen("preserved")] * len(batch.phrases))
-    return run.distance(run.edited(batch, prompt=prompt), run.original(batch), batch)
+    return run.distance(run.edited(batch, beside=beside), run.original(batch), batch)
 
 
 def find_the_hurt(run: Run) -> torch.Tensor:

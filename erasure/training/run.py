@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from ..host.attention import AttentionMaps
 from ..host.network import Network
 from ..host.trajectories import sample_trajectory
 from ..parts.delta import Delta, Mask
-from ..parts.prompt import ErasurePrompt, PromptTensors
+from ..parts.part import Learner, Part
 from ..protocols import Model
 from ..texts.encoder import Encoder, Text
 from .choice import Choice, Mixture, Soft
@@ -31,10 +31,10 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Learners:
-    """What can learn in a training: a prompt, and how it is ``attached``; a change of the weights; choices, by name."""
+    """What can learn in a training: what erases, or is a key, ``beside`` the weights; a change of these; choices, by
+    name."""
 
-    prompt: ErasurePrompt | None = None
-    attached: PromptTensors | None = None
+    beside: Learner | None = None
     delta: Delta | Mask | None = None
     choices: Mapping[str, Choice | Soft] = field(default_factory=dict)
 
@@ -47,8 +47,7 @@ class Run:
         phrases: Sequence[Phrase] = (), kept: Sequence[Text] = (), memory: Memory | None = None,
     ):  # fmt: skip
         self.model, self.encode, self.settings = model, encode, settings
-        self.prompt, self.attached = learners.prompt, learners.attached
-        self.delta, self.choices = learners.delta, dict(learners.choices)
+        self.beside, self.delta, self.choices = learners.beside, learners.delta, dict(learners.choices)
         self.average = copy.deepcopy(self.delta) if settings.average > 0 else None
         self.network = Network(model, settings.sampling.shape, settings.checkpointing)
         generator = torch.Generator().manual_seed(settings.seed)
@@ -60,8 +59,8 @@ class Run:
     @property
     def learned(self) -> dict[str, nn.Module]:
         """What phases can train, by name."""
-        learners = {"prompt": self.prompt, "delta": self.delta, **self.choices}
-        return {name: module for name, module in learners.items() if module is not None}
+        beside = {} if self.beside is None else {self.beside.name: self.beside}
+        return {**beside, **({} if self.delta is None else {"delta": self.delta}), **self.choices}
 
     @property
     def result(self) -> Delta | Mask | None:
@@ -69,11 +68,9 @@ class Run:
         return self.average or self.delta
 
     @property
-    def prompt_now(self) -> PromptTensors | None:
-        """The prompt as it is attached, with the keys and values that learn."""
-        if self.prompt is None or self.attached is None:
-            return None
-        return replace(self.attached, keys=self.prompt.keys, values=self.prompt.values, pooled=self.prompt.pooled)
+    def eraser(self) -> Learner | None:
+        """What learns to erase beside the weights; a key is none."""
+        return self.beside if self.beside is not None and self.beside.role == "eraser" else None
 
     @property
     def generator(self) -> torch.Generator:
@@ -116,9 +113,11 @@ class Run:
         """Noise that the frozen model predicts for the batch's own texts, [b, c, h, w]; no gradients."""
         return self.original_under(batch, batch.texts)[0]
 
-    def edited(self, batch: Batch, prompt: bool) -> torch.Tensor:
-        """Noise that the edited model predicts for the batch's own texts, with or without the erasure prompt."""
-        return self.network.predict(batch.z, batch.sigma, batch.texts, self.prompt_now if prompt else None)
+    def edited(self, batch: Batch, beside: bool) -> torch.Tensor:
+        """Noise that the edited model predicts for the batch's own texts, with or without what learns beside its
+        weights."""
+        part: Part | None = self.beside.now() if beside and self.beside is not None else None
+        return self.network.predict(batch.z, batch.sigma, batch.texts, part)
 
     def original_and_target(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """What the frozen model predicts for the concept, and where that is moved: away from the concept, or onto
@@ -147,7 +146,7 @@ class Run:
             return self.network.computing_with(self.network.base, predict).chunk(len(texts))
 
     def edited_under(self, batch: Batch, texts: Sequence[Text | Mixture | Soft]) -> torch.Tensor:
-        """What the edited model, without the prompt, predicts for the same latents under other texts."""
+        """What the edited model, with nothing beside its weights, predicts for the same latents under other texts."""
         return self.network.predict(batch.z, batch.sigma, texts)
 
     def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -159,15 +158,15 @@ class Run:
         place: the anchor, or what is predicted without the concept, which negative guidance goes 1 + eta times as far
         as. And how far what it predicts for preserved texts, as a share of that way.
 
-        Seen in clean latents on pooled trajectories; an eraser prompt is on, a key is not.
+        Seen in clean latents on pooled trajectories; an eraser beside the weights is on, a key is not.
         """
-        prompt = self.attached is not None and self.attached.role == "eraser"
+        beside = self.eraser is not None
         weights = self.network.changed(self.result)
         done = whole = moved = 0.0
         for _ in range(batches):
             batch, other = self.concept_batch(), self.pool.draw(lambda row: True)
             original, target = self.original_and_target(batch)
-            edited = self.network.computing_with(weights, partial(self.edited, batch, prompt))
+            edited = self.network.computing_with(weights, partial(self.edited, batch, beside))
             scale = append_dims(batch.sigma, batch.z)
             wanted, change = (target - original) * scale, (edited - original) * scale
             done, whole = done + float((wanted * change).sum()), whole + float(wanted.square().sum())
@@ -182,8 +181,10 @@ class Run:
 
     def sample(self, preview: Callable | None = None) -> None:
         """Adds one trajectory to the pool, drawn by the model that the settings ask for."""
-        drawn_by = {"original": None, "edited": self.delta, "average": self.result}
-        self.pool.sample(drawn_by[self.settings.drawn_by], preview)
+        by = self.settings.drawn_by
+        edit = {"original": None, "edited": self.delta, "average": self.result}[by]
+        part = None if by == "original" or self.eraser is None else self.eraser.now()
+        self.pool.sample(edit, part, preview)
 
     @contextlib.contextmanager
     def apart(self, seed: int) -> Iterator[None]:
@@ -204,8 +205,8 @@ class Run:
     def show(self, preview: Callable, edited: bool) -> None:
         """Draws the concept, always from the same noise; learning sees nothing of it."""
         model = self.model
-        if edited and self.prompt is not None and self.attached is not None and self.attached.role == "eraser":
-            model = attach.with_part(model, self.prompt.at_rest_like(self.attached))
+        if edited and self.eraser is not None:
+            model = attach.with_part(model, self.eraser.at_rest())
         generator = torch.Generator().manual_seed(self.settings.seed)
         positive, negative = self.pool.phrases[0].text.cond, self.encode("").cond
         with torch.no_grad():

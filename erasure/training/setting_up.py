@@ -15,14 +15,16 @@ from .. import only_in as only_in_
 from ..artifact import NOTHING, Change, Erasure, ErasureError, Probe
 from ..history import erased_from
 from ..host import attach
+from ..host.beside import copy_of_encoder
 from ..host.subject import subject
 from ..host.trainable import plain_patcher
 from ..host.weights import effective_weights, true_shapes
 from ..instant import Instant, choose_texts, reading, solve_texts
 from ..methods import LEARNED
+from ..parts.branch import Branch, BranchLearner
 from ..parts.delta import Delta, Mask
 from ..parts.gate import GateTensors
-from ..parts.prompt import ErasurePrompt, PromptTensors
+from ..parts.prompt import ErasurePrompt, PromptLearner, PromptTensors
 from ..protocols import Model
 from ..request import Request
 from ..texts.encoder import Encoder, Text
@@ -98,9 +100,8 @@ class Setting:
         """The run, with all that its erasure is told of."""
         encode, s, method, resume = self.encode, self.settings, self.method, self.resume
         gate, gap = self._gate() if method.role and s.gate else (None, None)
-        prompt = _prompt(self.model, encode, self.names, s, self.generator, resume) if method.role else None
-        attached = None if prompt is None else _attached(encode, prompt, s, method.role, gate)
-        delta = self._change(prompt)
+        beside = method.beside(self, gate)
+        delta = self._change(beside.prompt if isinstance(beside, PromptLearner) else None)
         self.on_stage("Reading the texts to learn on")
         encode.known.update(self._remembered())
         contexts = self.request.contexts
@@ -109,7 +110,7 @@ class Setting:
         kept = preserved_texts(encode, list(self.request.preserve), staying)
         choices = {**choice_of_adversary(encode, self.near, s), **method.choices(self)}
         self._remember_texts()
-        learners = Learners(prompt, attached, delta, choices)
+        learners = Learners(beside, delta, choices)
         run = Run(plain_patcher(self.model), encode, s, learners, phrases, kept, self.memory)
         steps = int(resume.metadata.steps or 0) if resume else 0
         target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
@@ -139,6 +140,20 @@ class Setting:
     def weights(self) -> list[str]:
         """Names of the weights that the settings ask for."""
         return subject(self.model).weights(self.settings.weights)
+
+    def prompt(self, role: str, gate: GateTensors | None) -> PromptLearner:
+        """A prompt, where it starts."""
+        prompt = _prompt(self.model, self.encode, self.names, self.settings, self.generator, self.resume)
+        chunk = self.encode("").context.shape[1]
+        return PromptLearner(prompt, prompt.attached(self.settings.blocks, role, chunk, gate))
+
+    def branch(self, gate: GateTensors | None) -> BranchLearner:
+        """A control branch, where it starts."""
+        network = copy_of_encoder(self.model)
+        learner = BranchLearner(network, network.layers, gate)
+        if self.resume is not None:
+            learner.start_from(*self.resume.of(Branch))
+        return learner
 
     def delta(self) -> Delta:
         """A change that is added to the weights, where it starts."""
@@ -175,13 +190,6 @@ class Setting:
     def _checks(self) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
         self.on_stage("Checking the words")
         return _checks(self.reads, self.request, self.anchors, self.near)
-
-
-def _attached(
-    encode: Encoder, prompt: ErasurePrompt, settings: Settings, role: str, gate: GateTensors | None
-) -> PromptTensors:
-    chunk = encode("").context.shape[1]
-    return PromptTensors(prompt.keys, prompt.values, settings.blocks, role, chunk, gate, prompt.pooled)
 
 
 def _checks(

@@ -172,7 +172,7 @@ def test_an_empty_preserve_set_is_found_as_by_erase_concept_and_said(model, clip
     kept = out.result[0].metadata.preserve.splitlines()
     assert len(kept) > 8 and {text.text for text in prepared[0].run.kept} >= set(kept), "the loss holds them"
     one = prepared[0].run
-    assert one.attached.gate is not None and any(kept[0] in p.text.text for p in one.pool.phrases)
+    assert one.beside.attached.gate is not None and any(kept[0] in p.text.text for p in one.pool.phrases)
 
 
 def test_nothing_is_found_where_nothing_would_hold_it(prepare):

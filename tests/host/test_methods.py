@@ -118,7 +118,7 @@ def test_attention_maps_are_those_of_the_text_and_of_the_name(prepare, model):
     layers = {name.split(".attn2.")[0] for name, _ in model.model.named_parameters() if ".attn2." in name}
     maps = AttentionMaps()
     with learning.gradients(), torch.no_grad():
-        plain = run.edited(batch, prompt=False)
+        plain = run.edited(batch, beside=False)
         seen = run.network.predict(batch.z, batch.sigma, batch.texts, maps=maps)
         paid = run.attention_to_concept(batch)
     assert torch.equal(plain, seen), "looking changes nothing"
@@ -198,7 +198,7 @@ def test_the_adversary_finds_the_text_that_is_hurt_most(prepare):
             choice.logits.data = 100.0 * torch.nn.functional.one_hot(torch.tensor(i), len(choice.texts))
             with torch.no_grad():
                 weights = run.network.changed(run.delta)
-                hurt = run.network.computing_with(weights, lambda: preservation.preservation(run, prompt=False))
+                hurt = run.network.computing_with(weights, lambda: preservation.preservation(run, beside=False))
                 hurts.append(float(hurt))
         choice.logits.data.zero_()
         optimiser = torch.optim.Adam(choice.parameters(), lr=0.1)

@@ -116,7 +116,7 @@ def test_a_bf16_model_is_trained_with_float32_parameters(prepare, bf16_model):
     tiny = {"prompt_lr": 1e-6, "weight_lr": 1e-6}
     run = prepare(bf16_model, method="kpop", **tiny)
     assert run.run.network.base["diffusion_model.middle_block.1.proj_in.weight"].dtype == torch.bfloat16
-    parameters = [*run.run.prompt.parameters(), *run.run.delta.parameters()]
+    parameters = [*run.run.beside.prompt.parameters(), *run.run.delta.parameters()]
     before = [p.detach().clone() for p in parameters]
     with learning.gradients():
         erasure = learning.learn(run)
@@ -154,8 +154,8 @@ def test_an_applied_erasure_predicts_what_the_trained_one_did(train, model, cond
         batch = batch_of(run, "a circle")
         with torch.no_grad():
             weights = run.network.changed(run.delta)
-            without = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, prompt=False)))
-            with_key = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, prompt=True)))
+            without = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, beside=False)))
+            with_key = implied(batch, run.network.computing_with(weights, lambda: run.edited(batch, beside=True)))
             original = implied(batch, run.original(batch))
     erased = attach.erase(model, erasure)
     base = denoised(model, positive, negative)

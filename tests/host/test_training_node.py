@@ -133,7 +133,7 @@ def test_an_interrupt_before_the_first_step_saves_nothing(model, clip, output):
 def test_resuming_starts_from_what_was_learned(prepare, train):
     erasure, _ = train()
     run = prepare(resume=erasure).run
-    assert torch.equal(run.prompt.keys, erasure.of(PromptTensors)[0].keys)
+    assert torch.equal(run.beside.prompt.keys, erasure.of(PromptTensors)[0].keys)
     assert all(torch.equal(a.dense(), erasure.delta[n].dense()) for n, a in run.delta.at_rest().items())
 
 

@@ -54,6 +54,8 @@ def test_checkpointing_gives_the_same_gradients(prepare, method, blocks):
     assert plain.keys() == saved.keys() and len(plain) >= 2
     for name, gradient in plain.items():
         seen = method != "forget-me-not"  # no attention comes after the values of the last layer
+        if method == "dumo":  # what stands in front of layers that are still silent does not learn yet
+            seen = ".zero_convs." in name or ".middle_block_out." in name
         assert gradient.abs().max() > 0 or not seen, name
         assert torch.allclose(gradient, saved[name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
 
@@ -69,7 +71,7 @@ def test_small_gradients_survive_half_precision(model, half_model, prepare):
             small = replace(batch, sigma=torch.full_like(batch.sigma, 0.3))
 
             def loss(run, small=small):
-                return 1e-3 * run.distance(run.edited(small, prompt=False), torch.zeros_like(small.z), small)
+                return 1e-3 * run.distance(run.edited(small, beside=False), torch.zeros_like(small.z), small)
 
             scaler = loop.scaler_for(run)
             loop.backward(run, Phase("small", "delta", loss), scaler)
@@ -116,14 +118,14 @@ def test_the_frozen_model_gets_no_gradients(prepare):
 
 def test_a_batch_for_which_the_gate_stays_closed_teaches_nothing_and_does_no_harm(prepare):
     run = prepare(method="prompt only").run
-    gate = replace(run.attached.gate, threshold=1e6)
-    run.attached = replace(run.attached, gate=gate)
-    before = run.prompt.keys.detach().clone()
+    gate = replace(run.beside.attached.gate, threshold=1e6)
+    run.beside.attached = replace(run.beside.attached, gate=gate)
+    before = run.beside.prompt.keys.detach().clone()
     progress = loop.Progress()
     with torch.inference_mode(), learning.gradients():
         loop.train(run, LEARNED["prompt only"].phases(run.settings), progress)
     assert len(progress.losses) == 3 and not progress.stopped
-    assert torch.equal(run.prompt.keys, before)
+    assert torch.equal(run.beside.prompt.keys, before)
 
 
 def test_a_name_inside_another_word_is_left_alone(prepare):
@@ -250,7 +252,7 @@ def test_a_key_starts_where_it_revives_the_concept_in_weights_that_have_changed(
         moved = [tokens @ (w + delta[name].dense()).T - concept @ w.T for name, w in weights.items()]
         return sum(float(part.square().sum()) for part in moved)
 
-    for tokens in (made.prompt.keys, made.prompt.values):
+    for tokens in (made.beside.prompt.keys, made.beside.prompt.values):
         assert distance(tokens) < 0.8 * distance(concept)
 
 
@@ -284,7 +286,7 @@ def run_phase(prepare, loss, steps):
 
     def phase(run):
         step = next(count)
-        states.append(run.prompt.keys.detach().clone())
+        states.append(run.beside.prompt.keys.detach().clone())
         return loss(run, step)
 
     with torch.inference_mode(), learning.gradients():
@@ -294,16 +296,16 @@ def run_phase(prepare, loss, steps):
 
 def test_a_loss_that_never_was_a_number_is_an_error(prepare):
     with pytest.raises(ErasureError) as caught:
-        run_phase(prepare, lambda run, step: run.prompt.keys.sum() * float("nan"), 3)
+        run_phase(prepare, lambda run, step: run.beside.prompt.keys.sum() * float("nan"), 3)
     assert "fp32 or bf16" in sentence(caught)
 
 
 def test_a_loss_that_stops_being_a_number_ends_with_the_last_good_state(prepare):
     def loss(run, step):
-        return run.prompt.keys.square().sum() * (1 if step < 25 else float("inf"))
+        return run.beside.prompt.keys.square().sum() * (1 if step < 25 else float("inf"))
 
     prepared, states = run_phase(prepare, loss, 60)
-    keys = prepared.run.prompt.keys
+    keys = prepared.run.beside.prompt.keys
     assert len(prepared.progress.losses) == 24 and "step 25" in prepared.progress.stopped
     assert any(torch.equal(keys, state) for state in states[1:24])
     assert not torch.equal(keys, states[0])
@@ -315,9 +317,12 @@ def test_a_good_state_is_one_that_gave_a_good_loss(prepare, bad):
     """The loss of the bad step is a number still; its gradient is not, so the state after it is lost."""
 
     def loss(run, step):
-        poison = torch.sqrt((run.prompt.keys * 0).sum()) if step == bad else 0
-        return run.prompt.keys.square().sum() + poison
+        poison = torch.sqrt((run.beside.prompt.keys * 0).sum()) if step == bad else 0
+        return run.beside.prompt.keys.square().sum() + poison
 
     prepared, _ = run_phase(prepare, loss, 60)
     assert prepared.progress.stopped
-    assert torch.isfinite(prepared.run.prompt.keys).all() and torch.isfinite(prepared.run.prompt.values).all()
+    assert (
+        torch.isfinite(prepared.run.beside.prompt.keys).all()
+        and torch.isfinite(prepared.run.beside.prompt.values).all()
+    )

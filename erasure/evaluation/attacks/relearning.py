@@ -48,7 +48,7 @@ def relearned(
     names = subject(model).weights(settings.weights)
     delta = Delta(true_shapes(model, names), 0, torch.Generator())
     pupil = Pupil(model, encode, taught, settings, delta)
-    pupil.learn("delta", lambda batch: pupil.edited(batch, prompt=False), on_step)
+    pupil.learn("delta", lambda batch: pupil.edited(batch, beside=False), on_step)
     out = model.clone()
     out.add_patches(patches(delta.at_rest()))
     return out
