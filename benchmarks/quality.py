@@ -72,6 +72,7 @@ METHODS: dict[str, Settings | Instant | FromDictionary] = {
     "AbO": learned("all but one"),
     "FMN": learned("forget-me-not"),
     "pruning": learned("pruning"),
+    "DuMo": learned("dumo"),
     "KPOP v2": replace(preset_for("paper v2"), **RATES),
     "KPOP v3": replace(preset_for("paper v3"), **RATES),
     "KPOP v3, preserve set": replace(preset_for("paper v3"), **RATES, **PRESERVED),

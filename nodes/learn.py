@@ -147,7 +147,8 @@ class ErasureTrainingSettings(io.ComfyNode):
 def _what_learns() -> list[io.Input]:
     return [
         _choice("method", LEARNED, "kpop: weights forget, the prompt is a key. prompt only: weights stay, the prompt "
-                "itself erases. The others change weights and leave no key; the help page says how.", "kpop", "kpop"),
+                "itself erases. dumo: weights stay, a control branch beside them erases. The others change "
+                "weights and leave no key; the help page says how.", "kpop", "kpop"),
         _choice("target", [name for name in TARGETS if name != ANCHOR], "What the concept becomes where nothing is "
                 "typed into 'target' of Train Erasure. empty prompt: whatever the model draws without it. nearest "
                 "neighbour: what the text encoder takes for most alike.", "target"),

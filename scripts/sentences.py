@@ -32,7 +32,8 @@ PIECES = (
     "rank {0d}", "full matrices", "clean latents",
     "a whole number", "a number", "Reading texts", "not counted.", "in {0d} steps", "only {0}",
     "{0} → {1}: the model's predictions moved {2} of the way.",
-    "steps: {0d}", "tokens: {0d}, steps: {1d}", "loss first {0d}, last {1d}", "a key", "Holds: {0}; {1d} MB",
+    "steps: {0d}", "tokens: {0d}, steps: {1d}", "loss first {0d}, last {1d}", "a key", "a control branch",
+    "Holds: {0}; {1d} MB",
     "{0d} [{1}] of {2d}", "{0d} of {1d} steps: {2d} and {3d}",
     "denoise {0d}: {1d} and {2d}", "best of {0d}",
 )  # fmt: skip

@@ -36,7 +36,7 @@ class Encoder(ControlNet):
         """How many answers it gives."""
         return len(self.zero_convs) + 1
 
-    def forward(self, x, timesteps, context, y=None, options: Mapping[str, Any] | None = None) -> list[torch.Tensor]:  # type: ignore[override]
+    def forward(self, x, timesteps, context, y=None, options: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
         """What is to be added to each skip, and behind the middle last."""
         own = {name: value for name, value in (options or {}).items() if name == ATTENTION}
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))

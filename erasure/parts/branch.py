@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -64,7 +64,7 @@ class Branch(Part):
             gate = GateTensors(tensors["gate.direction"], tensors["gate.centre"], float(facts["threshold"]))
         own = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
         if not own or tensors["table"].ndim != 2:
-            raise ValueError(f"{len(own)} weights, a table of {tuple(tensors['table'].shape)}")
+            raise ValueError(f"{len(own)}, {tuple(tensors['table'].shape)}")
         return cls(own, tensors["table"], gate)
 
     def attach(self, holder: Holder) -> None:
@@ -99,10 +99,10 @@ class BranchLearner(Learner):
     name = "branch"
     role = "eraser"
 
-    def __init__(self, network: nn.Module, layers: int, gate: GateTensors | None):
+    def __init__(self, network: nn.Module, gate: GateTensors | None):
         super().__init__()
         self.network, self.gate = network, gate
-        self.table = nn.Parameter(torch.ones(TIMES, layers))
+        self.table = nn.Parameter(torch.ones(TIMES, cast("Any", network).layers))
 
     def now(self) -> Branch:
         return Branch({}, self.table, None, network=self.network)

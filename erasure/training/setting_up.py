@@ -149,8 +149,7 @@ class Setting:
 
     def branch(self, gate: GateTensors | None) -> BranchLearner:
         """A control branch, where it starts."""
-        network = copy_of_encoder(self.model)
-        learner = BranchLearner(network, network.layers, gate)
+        learner = BranchLearner(copy_of_encoder(self.model), gate)
         if self.resume is not None:
             learner.start_from(*self.resume.of(Branch))
         return learner

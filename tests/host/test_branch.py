@@ -29,7 +29,7 @@ def branch_of(model, clip, concept="circle", seed=0) -> Branch:
         for name, weight in network.named_parameters():
             if name.startswith(("zero_convs.", "middle_block_out.")):
                 weight.copy_(torch.randn(weight.shape, generator=g) / 20)
-    return BranchLearner(network, network.layers, gate_of(clip, concept)).at_rest()
+    return BranchLearner(network, gate_of(clip, concept)).at_rest()
 
 
 def erasure_of(model, clip, concept="circle", seed=0) -> Erasure:
