@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import cells, quality, tables
+from benchmarks import cells, probes, quality, tables
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.instant import Instant
@@ -165,3 +165,18 @@ def test_the_page_of_figures_has_the_table_that_was_measured():
     found = json.loads(quality.FILE.read_text(encoding="utf-8"))
     text = quality.PAGE.read_text(encoding="utf-8")
     assert quality.page(text, found) == text, "run benchmarks.quality --minutes 0"
+
+
+def test_a_concept_is_back_after_the_first_count_of_steps_that_brings_half_of_it():
+    asked = []
+    shares = {1: 0.0, 2: 0.4, 4: 0.5, 8: 1.0}
+    assert probes.until_back(lambda steps: asked.append(steps) or shares[steps], (1, 2, 4, 8)) == 4
+    assert asked == [1, 2, 4]
+    assert probes.until_back(lambda steps: 0.1) is None
+
+
+def test_the_table_of_probes_has_each_share_beside_its_control():
+    shares = {name: {"after": 0.25, "control": 0.5} for name in probes.PROBES}
+    cells = {"UCE | circle": {"probes": shares, "relearning": {"concept": 8, "unrelated": None, "control": 4}}}
+    *_, row = probes.table(cells)
+    assert row == f"| UCE, circle | {' | '.join(['0.25 / 0.50'] * len(probes.PROBES))} | 8 | > 32 | 4 |"
