@@ -16,6 +16,8 @@ from ..parts.gate import is_open
 
 OUTPUT, MIDDLE = "output", "middle"
 """The host's names of what a ControlNet adds to the skips, the first one's first, and behind the middle."""
+AFTER_SKIP = "input_block_patch_after_skip"
+"""Its name of patches of what goes on through the encoder once a skip has been put aside."""
 ATTENTION = "optimized_attention_override"
 """The host's option for which attention is computed with."""
 
@@ -68,6 +70,7 @@ class BranchCall:
             rows = is_open(context, self.branch.gate)
             if bool(rows.any()):
                 control = together(control, self.answers(x, timesteps, context, y, rows, options))
+                options = with_skips_apart(options) if torch.is_grad_enabled() else options
         return executor(x, timesteps, context, y, control, options, **more)
 
     def answers(self, x, timesteps, context, y, rows: torch.Tensor, options: Mapping) -> list[torch.Tensor]:
@@ -81,6 +84,13 @@ class BranchCall:
             whole = scaled.new_zeros(len(x), *scaled.shape[1:])
             answers.append(scaled if bool(rows.all()) else whole.index_copy(0, rows.nonzero().flatten(), scaled))
         return answers
+
+
+def with_skips_apart(options: Mapping) -> dict:
+    """Options with which the host adds to skips in place and backward still finds what it needs of the encoder."""
+    patches = options.get("patches", {})
+    apart = [*patches.get(AFTER_SKIP, []), lambda h, options: h.clone()]
+    return {**options, "patches": {**patches, AFTER_SKIP: apart}}
 
 
 def together(control: Mapping[str, Sequence] | None, answers: Sequence[torch.Tensor]) -> dict[str, list]:

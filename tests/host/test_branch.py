@@ -5,15 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import Erasure, ErasureError
 from concept_erasure.erasure.combine import combine
 from concept_erasure.erasure.families.branch import MIDDLE, OUTPUT, together
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.beside import copy_of_encoder
+from concept_erasure.erasure.host.network import Network
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.trainable import plain_patcher
 from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.parts.branch import Branch, BranchLearner
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.training.choice import Soft
 from concept_erasure.erasure.training.settings import Settings
 from tests import families, worlds
 from tests.host.test_worlds import TRAINED
@@ -101,6 +106,17 @@ def test_two_branches_act_each_on_its_own_concept(model, clip, cond, erasure):
     assert torch.equal(drawn(both, cond, "circle"), drawn(first, cond, "circle"))
     assert not torch.equal(drawn(both, cond, "square"), drawn(model, cond, "square"))
     assert torch.equal(drawn(both, cond, "star"), drawn(model, cond, "star"))
+
+
+def test_texts_can_be_learned_on_a_model_that_has_one(model, clip, cond, erasure):
+    """As attacks do: gradients pass the encoder whose skips the host adds to in place."""
+    encode = Encoder(clip)
+    network = Network(plain_patcher(attach.erase(model, erasure)), (4, 8, 8), False)
+    with learning.gradients():
+        word = Soft(encode("circle"), 2)
+        z, sigma = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([2.0])
+        network.computing_with(network.base, lambda: network.predict(z, sigma, [word]).square().mean().backward())
+    assert float(word.tokens.grad.abs().max()) > 0
 
 
 def test_its_answers_are_added_to_those_of_controlnets():

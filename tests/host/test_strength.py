@@ -24,7 +24,7 @@ from tests.host.test_fit import sentence
 from tests.host.test_report import HOW
 from tests.host.test_schema import REPO
 from tests.host.tools import make_erasure, only_prompt
-from toyworld.node.judge import Ranking
+from toyworld.node.judge import of_toy_world
 
 ERASE, KEEP = "a red circle | circle\na blue circle | circle", "a red star | star"
 PROMPTS = read_prompts(ERASE, KEEP)
@@ -108,7 +108,7 @@ def found(toys):
 
 def test_the_smallest_strength_is_found_on_the_toy_world(found, output):
     with torch.inference_mode():
-        out = found(judge=Ranking())
+        out = found(judge=of_toy_world())
     strength, sheet, picture, text, scores = out.result
     told = json.loads(scores)
     assert [p["strength"] for p in told["points"]] == [0, 0.2, 0.6, 1]
