@@ -65,6 +65,22 @@ def test_learn_apply_recover_draw_and_save_in_one_graph(client, info, erasures):
     assert np.array_equal(pixels(client, picture(info, ["1", 0])), base)
 
 
+def test_a_control_branch_is_learned_saved_and_drawn_with(client, info, erasures):
+    """The host holds its network beside the model's; prompts that do not say the concept give the very same pixels."""
+    erased = {
+        "2": train(info, method="dumo", weight_lr=0.01),
+        "3": node(info, "ErasureApply", model=["1", 0], erasure=["2", 0]),
+        "4": node(info, "ErasureSave", erasure=["2", 0], filename_prefix="erasures/branch"),
+    }
+    drawn = {text: pixels(client, picture(info, ["3", 0], text) | erased) for text in ("a red circle", "a blue star")}
+    assert changed(pixels(client, picture(info, ["1", 0], "a red circle")), drawn["a red circle"])
+    assert np.array_equal(pixels(client, picture(info, ["1", 0], "a blue star")), drawn["a blue star"])
+    [file] = [p for p in erasures() if p.name.startswith("branch")]
+    loaded = erased | {"2": node(client.object_info(), "ErasureLoad", file=file.name)}
+    del loaded["4"]
+    assert not changed(pixels(client, picture(info, ["3", 0], "a red circle") | loaded), drawn["a red circle"])
+
+
 @pytest.mark.parametrize("how", ["strength 0", "bypassed"])
 def test_switched_off_gives_the_very_pixels_of_the_base_model(client, info, how):
     graph = picture(info, ["3", 0]) | {
