@@ -1,15 +1,10 @@
-"""Control branches of UNets: a copy of the encoder in the host's class for ControlNets, without a picture to go by."""
+"""Control branches in a run: what they answer is given to the network as a ControlNet's answer is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from typing import Any
 
 import torch
-from comfy.cldm.cldm import ControlNet
-from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
-from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 
 from ..parts.branch import Branch
 from ..parts.gate import is_open
@@ -18,42 +13,10 @@ OUTPUT, MIDDLE = "output", "middle"
 """The host's names of what a ControlNet adds to the skips, the first one's first, and behind the middle."""
 AFTER_SKIP = "input_block_patch_after_skip"
 """Its name of patches of what goes on through the encoder once a skip has been put aside."""
-ATTENTION = "optimized_attention_override"
-"""The host's option for which attention is computed with."""
-
-
-class Encoder(ControlNet):
-    """The encoder and the middle of a UNet of the host's configuration, with a layer behind each block.
-
-    Names of weights are those of the UNet, and for the layers behind it ``zero_convs.…`` and ``middle_block_out.…``.
-    """
-
-    def __init__(self, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device, operations) -> None:
-        own = {name: deepcopy(value) for name, value in config.items() if name not in ("out_channels", "dtype")}
-        super().__init__(**own, hint_channels=1, dtype=dtype, device=device, operations=operations)
-        del self.input_hint_block
-
-    @property
-    def layers(self) -> int:
-        """How many answers it gives."""
-        return len(self.zero_convs) + 1
-
-    def forward(self, x, timesteps, context, y=None, options: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
-        """What is to be added to each skip, and behind the middle last."""
-        own = {name: value for name, value in (options or {}).items() if name == ATTENTION}
-        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
-        if self.num_classes is not None:
-            emb = emb + self.label_emb(y)
-        h, out = x, []
-        for block, behind in zip(self.input_blocks, self.zero_convs, strict=True):
-            h = forward_timestep_embed(block, h, emb, context, dict(own))
-            out.append(behind(h, emb, context))
-        h = forward_timestep_embed(self.middle_block, h, emb, context, dict(own))
-        return [*out, self.middle_block_out(h, emb, context)]
 
 
 class BranchCall:
-    """A ``DIFFUSION_MODEL`` wrapper: what one branch answers in one run, given to the UNet as a ControlNet's answer is.
+    """A ``DIFFUSION_MODEL`` wrapper: what one branch answers in one run.
 
     The branch computes the rows only that its gate is open for.
     """

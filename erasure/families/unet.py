@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
 
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.cldm.cldm import ControlNet
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel, forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..parts.branch import Branch
 from ..parts.gate import is_open
 from ..parts.prompt import BLOCKS, PromptTensors, extend
-from .branch import BranchCall, Encoder
+from .branch import BranchCall
 from .calls import PooledPrompt, join_calls
 from .family import (
     CROSS_ATTENTION,
@@ -42,6 +46,8 @@ PUBLISHED = "output 4"
 """diffusers' up_blocks.1.attentions.1."""
 CROSS_PATCH = "attn2_patch"
 """The host's name of patches of cross-attention, in networks of other families, too."""
+ATTENTION = "optimized_attention_override"
+"""The host's option for which attention is computed with."""
 CONTEXT = "concept_erasure"
 """Under this name, options hold a layer's text before any erasure joined it."""
 
@@ -121,7 +127,7 @@ class UNet(Family):
 
     def branch(self, model: HostModel, dtype: torch.dtype, device: torch.device) -> nn.Module:
         operations = comfy.ops.disable_weight_init
-        return Encoder(model.model_config.unet_config, dtype, device, operations)
+        return ControlBranch(model.model_config.unet_config, dtype, device, operations)
 
     def join_branch(self, options: dict, branch: Branch, strength: float, is_active: Callable[[dict], bool]) -> None:
         join_calls(options, BranchCall(branch, strength, is_active), WrappersMP.DIFFUSION_MODEL)
@@ -145,6 +151,36 @@ def _called(name: str) -> str:
 def kinds_of(model: HostModel) -> set[str]:
     """The names of a model's class and of those that it is made from."""
     return {kind.__name__ for kind in type(model).__mro__}
+
+
+class ControlBranch(ControlNet):
+    """A copy of a UNet's encoder and middle, in the host's class for ControlNets, with a layer behind each block.
+
+    Names of weights are those of the UNet, and for the layers behind it ``zero_convs.…`` and ``middle_block_out.…``.
+    """
+
+    def __init__(self, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device, operations) -> None:
+        own = {name: deepcopy(value) for name, value in config.items() if name not in ("out_channels", "dtype")}
+        super().__init__(**own, hint_channels=1, dtype=dtype, device=device, operations=operations)
+        del self.input_hint_block
+
+    @property
+    def layers(self) -> int:
+        """How many answers it gives."""
+        return len(self.zero_convs) + 1
+
+    def forward(self, x, timesteps, context, y=None, options: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
+        """What is to be added to each skip, and behind the middle last."""
+        own = {name: value for name, value in (options or {}).items() if name == ATTENTION}
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
+        if self.num_classes is not None:
+            emb = emb + self.label_emb(y)
+        h, out = x, []
+        for block, behind in zip(self.input_blocks, self.zero_convs, strict=True):
+            h = forward_timestep_embed(block, h, emb, context, dict(own))
+            out.append(behind(h, emb, context))
+        h = forward_timestep_embed(self.middle_block, h, emb, context, dict(own))
+        return [*out, self.middle_block_out(h, emb, context)]
 
 
 class PromptPatch:

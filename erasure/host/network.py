@@ -44,7 +44,7 @@ class Network:
         inner = model.model
         with mode_of(inner):
             comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], force_full_load=True)
-        self.base = {n: _autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
+        self.base = {n: autograd_safe(t) for n, t in [*inner.named_parameters(), *inner.named_buffers()]}
         self._conds: dict[str, dict[str, Any]] = {}
 
     @property
@@ -67,7 +67,7 @@ class Network:
 
     def computing_with(self, weights: dict[str, torch.Tensor], function: Callable[[], _T]) -> _T:
         """Calls ``function`` while the host's module computes with these tensors instead of its own."""
-        scope = _Scope(self.model.model)
+        scope = Scope(self.model.model)
         return torch.func.functional_call(scope, {f"model.{n}": w for n, w in weights.items()}, (function,))
 
     def predict(
@@ -164,7 +164,9 @@ def _together(parts: Sequence[Any]) -> Any:
     return torch.cat(as_long(parts)) if isinstance(parts[0], torch.Tensor) else parts[0]
 
 
-class _Scope(nn.Module):
+class Scope(nn.Module):
+    """Calls a function, for ``torch.func.functional_call`` to do so with other weights of ``model``."""
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
@@ -173,11 +175,11 @@ class _Scope(nn.Module):
         return function()
 
 
-def _autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
+def autograd_safe(tensor: torch.Tensor) -> torch.Tensor:
     """The same memory as a tensor that autograd accepts; those made in inference mode are refused by it."""
     if hasattr(tensor, "__tensor_flatten__"):  # a quantised tensor, which is made of others
         parts, how = tensor.__tensor_flatten__()
-        inner = {part: _autograd_safe(getattr(tensor, part)) for part in parts}
+        inner = {part: autograd_safe(getattr(tensor, part)) for part in parts}
         return cast(Any, type(tensor)).__tensor_unflatten__(inner, how, tensor.size(), tensor.stride())
     if not tensor.is_inference():
         return tensor.detach()

@@ -82,7 +82,8 @@ class Learning:
         erasure, doubts, moved = self.erasure(), list(self.findings), []
         if not self.unknown:
             shares = inspection.shares(self.run.model, erasure)
-            sure = bool(erasure.beside) or (bool(shares) and min(shares) >= ARRIVED)
+            prompted = any(isinstance(part, PromptTensors) for part in erasure.beside)
+            sure = prompted or (bool(shares) and min(shares) >= ARRIVED)
             moved = predictions(*self.run.way(), self.names, erasure.targets, sure)
             doubts += [finding for finding in moved if finding.mark != "✓"]
         verdict = Verdict().plus(*moved, *inspection.of_parts(erasure), *doubts)

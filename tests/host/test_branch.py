@@ -21,7 +21,6 @@ from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.training.choice import Soft
 from concept_erasure.erasure.training.settings import Settings
 from tests import families, worlds
-from tests.host.test_worlds import TRAINED
 from tests.host.tools import difference, gate_of, make_erasure, sample
 from toyworld.worlds import WORLDS
 
@@ -141,7 +140,6 @@ def test_networks_without_skips_are_refused():
         LEARNED["dumo"].require(here, Settings())
 
 
-@pytest.mark.skipif("sdxl" not in TRAINED, reason="the world is not there")
 def test_it_reads_the_pooled_text_where_the_network_does():
     model, clip, _ = worlds.load(WORLDS["sdxl"].checkpoint)
     erased = attach.erase(model, erasure_of(model, clip))

@@ -77,6 +77,14 @@ def test_recommended_settings_are_each_methods_own_and_published_ones_are_not():
 # ---------------------------------------------------------------- one by one
 
 
+def test_predictions_that_a_branch_has_moved_are_no_proof(prepare, monkeypatch):
+    """Learned on the unedited model's latents, they moved all of the way and "red" stayed in every picture."""
+    learned = prepare("dumo", steps=1)
+    monkeypatch.setattr(learned.run, "way", lambda: (1.0, 0.0))
+    with learning.gradients():
+        assert "which is no proof that it is gone by this method" in learning.learn(learned).metadata.verdict
+
+
 def test_concept_ablation_draws_latents_for_what_comes_instead(prepare, monkeypatch):
     run = prepare("concept ablation", target="anchor", anchor="star").run
     seen = []

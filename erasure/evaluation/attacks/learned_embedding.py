@@ -12,13 +12,13 @@ encoder run there and back in each; then the pictures of one prompt on each mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from ...families import Family
+from ...host.network import Scope, autograd_safe
 from ...protocols import Model
 from ...texts.encoder import Encoder
 from ...training.choice import Soft
@@ -70,7 +70,9 @@ class Word(Soft):
         with torch.inference_mode(False):
             first = self.own(WORD)
             self.vectors = nn.ParameterDict({key: rows[:1].repeat(tokens, 1) for key, rows in first.items()})
-        self._weights = {n: _safe(t) for n, t in [*self._reader.named_parameters(), *self._reader.named_buffers()]}
+        self._weights = {
+            n: autograd_safe(t) for n, t in [*self._reader.named_parameters(), *self._reader.named_buffers()]
+        }
         self._context: torch.Tensor | None = None
 
     @property
@@ -105,8 +107,8 @@ class Word(Soft):
         """The host's conditioning of the phrase."""
         clip, tokens = self.encode.clip, self.encode.recall.tokens(self.text.text)
         filled = {key: [self._filled(chunks[0], self.vectors[key])] for key, chunks in tokens.items()}
-        scope = _Scope(self._reader)
-        weights = {f"reader.{n}": t for n, t in self._weights.items()}
+        scope = Scope(self._reader)
+        weights = {f"model.{n}": t for n, t in self._weights.items()}
         # the host's CLIP adds in place, so what backward needs is saved as it was
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor):
             read: list = torch.func.functional_call(
@@ -143,17 +145,3 @@ def teach(
         return pupil.edited_under(batch, [word] * len(batch.phrases))
 
     pupil.learn("word", predict, on_step)
-
-
-class _Scope(nn.Module):
-    def __init__(self, reader: nn.Module):
-        super().__init__()
-        self.reader = reader
-
-    def forward(self, function: Callable):
-        return function()
-
-
-def _safe(tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers as a tensor that autograd accepts, which refuses those made in inference mode."""
-    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
