@@ -50,7 +50,7 @@ class JointPrompt:
         tokens = self.prompt.keys.to(context.device, context.dtype).expand(len(context), -1, -1)
         more = longer_mask(conds, context, tokens) | shifted(conds, self.prompt.pooled)
         own = {**options, OWN: options.get(OWN, context.shape[1])}
-        return torch.cat([context, tokens], 1), more, own
+        return torch.cat([self.prompt.turned(context), tokens], 1), more, own
 
     def _open_rows(self, context: torch.Tensor | None, options: dict) -> torch.Tensor | None:
         """Open rows of a context, None where the prompt has nothing to do."""
@@ -74,7 +74,7 @@ class CrossPrompt(JointPrompt):
         self, context: torch.Tensor, conds: Mapping[str, object], options: dict
     ) -> tuple[torch.Tensor, dict, dict]:
         self.join(options, self.patch)
-        return context, {}, options
+        return self.prompt.turned(context), {}, options
 
     def patch(self, n, context, value, options):
         keys, values = (p.to(context).expand(len(context), -1, -1) for p in (self.prompt.keys, self.prompt.values))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from ..artifact import ErasureError, Probe
+from ..artifact import ErasureError, LowRank, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
 from .gate import GateTensors, gate_score
@@ -36,7 +36,8 @@ class PromptTensors(Part):
 
     ``keys``, ``values``: [k, d]. ``blocks``: one of ``BLOCKS``. ``chunk``: tokens of one text chunk (77 for CLIP), the
     unit in which the prompt repeats when the host pads a conditioning by repetition. ``gate``: None lets the prompt act
-    on every text. ``pooled`` [d']: what is added to the pooled text, where a network reads one.
+    on every text. ``pooled`` [d']: what is added to the pooled text, where a network reads one. ``turn`` [d, d]: what a
+    key adds to each of the text's own tokens c, as ``turn @ c``, in networks that read text jointly with the picture.
     """
 
     keys: torch.Tensor
@@ -46,6 +47,7 @@ class PromptTensors(Part):
     chunk: int
     gate: GateTensors | None = None
     pooled: torch.Tensor | None = None
+    turn: LowRank | None = None
 
     kind: ClassVar[str] = "prompt"
 
@@ -55,8 +57,10 @@ class PromptTensors(Part):
 
     @property
     def version(self) -> str:
-        """The first that holds what it has: 3 for what is added to the pooled text, 2 for a gate of several
-        directions."""
+        """The first that holds what it has: 4 for what is added to the text's own tokens, 3 for what is added to the
+        pooled text, 2 for a gate of several directions."""
+        if self.turn is not None:
+            return "4"
         if self.pooled is not None:
             return "3"
         return "2" if self.gate is not None and self.gate.direction.ndim > 1 else "1"
@@ -65,6 +69,8 @@ class PromptTensors(Part):
         out = {"keys": self.keys, "values": self.values}
         if self.gate is not None:
             out |= {"gate.direction": self.gate.direction, "gate.centre": self.gate.centre}
+        if self.turn is not None:
+            out |= {"turn.up": self.turn.up, "turn.down": self.turn.down}
         return out if self.pooled is None else {**out, "pooled": self.pooled}
 
     def facts(self) -> dict[str, Any]:
@@ -78,8 +84,16 @@ class PromptTensors(Part):
         gate = None
         if facts["threshold"] is not None:
             gate = GateTensors(tensors["gate.direction"], tensors["gate.centre"], float(facts["threshold"]))
-        pooled = tensors.get("pooled")
-        return cls(tensors["keys"], tensors["values"], facts["blocks"], facts["role"], facts["chunk"], gate, pooled)
+        turn = LowRank(tensors["turn.up"], tensors["turn.down"]) if "turn.up" in tensors else None
+        own = tensors["keys"], tensors["values"]
+        return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn)
+
+    def turned(self, context: torch.Tensor) -> torch.Tensor:
+        """The tokens of open rows [b, n, d], for the prompt to join them."""
+        if self.turn is None:
+            return context
+        up, down = self.turn.up.to(context.device, torch.float32), self.turn.down.to(context.device, torch.float32)
+        return (context.float() + context.float() @ down.T @ up.T).to(context.dtype)
 
     def attach(self, holder: Holder) -> None:
         holder.require_blocks(self.blocks)

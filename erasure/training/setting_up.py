@@ -18,7 +18,7 @@ from ..host import attach
 from ..host.beside import copy_of_encoder
 from ..host.subject import subject
 from ..host.trainable import plain_patcher
-from ..host.weights import effective_weights, true_shapes
+from ..host.weights import true_shapes
 from ..instant import Instant, choose_texts, reading, solve_texts
 from ..methods import LEARNED
 from ..parts.branch import Branch, BranchLearner
@@ -39,11 +39,10 @@ from .loop import Progress
 from .memory import Memory
 from .phrases import anchors_of, from_the_name_on, phrases_of, preserved_texts
 from .preservation import choice_of_adversary
+from .reviving import revive
 from .run import Learners, Run
 from .settings import Settings
 
-REVIVING = 1e-2
-"""Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
 ROOM = 256 << 20
 """Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
 
@@ -87,21 +86,23 @@ class Setting:
         taken = [*request.texts, *(move.name for move in before)]
         near = neighbours(encode, request.texts, others(encode.beside(request.texts, request.preserve), taken) or
                           others(WORDS, taken))  # fmt: skip
-        settings = self.settings
-        if request.preserve or not self._wants_preserved():
+        settings, finds = self.settings, not request.preserve and self._wants_preserved()
+        aims = settings.target == "nearest neighbour" or any(name.target is not None for name in request.names)
+        if not (aims or finds):
             return request, near, anchors_of(request, near, settings)
         chosen = choose_texts(encode, request, Instant(), before, reading(self.model))
         first = [[target, *row] for target, row in zip(chosen.targets, near, strict=True)]
-        note = "Nothing was typed into 'preserve', so common words were taken, those close to the concept first."
-        complete = replace(request, preserve=list(chosen.kept), notes=[*request.notes, note])
-        return complete, near, anchors_of(complete, first, settings)
+        if finds:
+            note = "Nothing was typed into 'preserve', so common words were taken, those close to the concept first."
+            request = replace(request, preserve=list(chosen.kept), notes=[*request.notes, note])
+        return request, near, anchors_of(request, first, settings)
 
     def up(self) -> Learning:
         """The run, with all that its erasure is told of."""
         encode, s, method, resume = self.encode, self.settings, self.method, self.resume
         gate, gap = self._gate() if method.role and s.gate else (None, None)
         beside = method.beside(self, gate)
-        delta = self._change(beside.prompt if isinstance(beside, PromptLearner) else None)
+        delta = self._change(beside if isinstance(beside, PromptLearner) else None)
         self.on_stage("Reading the texts to learn on")
         encode.known.update(self._remembered())
         contexts = self.request.contexts
@@ -145,7 +146,10 @@ class Setting:
         """A prompt, where it starts."""
         prompt = _prompt(self.model, self.encode, self.names, self.settings, self.generator, self.resume)
         chunk = self.encode("").context.shape[1]
-        return PromptLearner(prompt, prompt.attached(self.settings.blocks, role, chunk, gate))
+        attached = prompt.attached(self.settings.blocks, role, chunk, gate)
+        if self.resume is not None:
+            attached = replace(attached, turn=self.resume.of(PromptTensors)[0].turn)
+        return PromptLearner(prompt, attached)
 
     def branch(self, gate: GateTensors | None) -> BranchLearner:
         """A control branch, where it starts."""
@@ -169,17 +173,14 @@ class Setting:
             return None
         return concept_directions(self.reads, self.names, self.short, s.rank, self._beside())
 
-    def _change(self, prompt: ErasurePrompt | None) -> Delta | Mask | None:
+    def _change(self, learner: PromptLearner | None) -> Delta | Mask | None:
         """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
         s, delta = self.settings, self.method.change(self)
         if isinstance(delta, Delta) and s.weights_start == "closed form" and self.resume is None:
             change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
             delta.begin_with(change)
-            if prompt is not None and s.start == "concept":
-                revived = _revived(self.model, change, from_the_name_on(self.reads, self.names, s.tokens))
-                tokens = subject(self.model).family.raw(self.model.model, revived)
-                if tokens is not None:
-                    prompt.begin_with(tokens)
+            if learner is not None and s.start == "concept":
+                revive(learner, self.model, change, from_the_name_on(self.reads, self.names, s.tokens))
         return delta
 
     def _closed_form(self) -> Mapping[str, Change]:
@@ -213,20 +214,6 @@ def _closed_form(
     how = Instant(target=target, weights=weights, rank=rank)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
     return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model), reading(model)), how).delta
-
-
-def _revived(model: Model, delta: Mapping[str, Change], tokens: torch.Tensor) -> torch.Tensor:
-    """The encodings [n, d] for which changed projections come nearest to what the original ones gave for ``tokens``:
-    what revives a concept, as in RECE (``methods/rece.py``), so that the key need not be found from afar.
-    """
-    normal = cross = torch.tensor(0.0)
-    reading = [name for name in subject(model).entry if name in delta]
-    for name, weight in effective_weights(model, reading).items():
-        weight = weight.double().cpu()
-        changed = weight + delta[name].dense().double().cpu()
-        normal, cross = normal + changed.T @ changed, cross + changed.T @ weight
-    normal.diagonal().add_(REVIVING * normal.diagonal().mean())
-    return (tokens.double().cpu() @ torch.linalg.solve(normal, cross).T).float()
 
 
 def check_resume(model: Model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
