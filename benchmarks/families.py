@@ -96,7 +96,7 @@ class Bench:
             )
             seconds = time.perf_counter() - began
         scores = self.score(attach.erase(self.toy.model, erasure), concept)
-        return {**scores, "seconds": seconds, "texts": reads.count, **self.lora(erasure)}
+        return {**scores, "seconds": seconds, "texts": reads.count, **lora(self.toy.model, erasure)}
 
     def few_texts(self, concept: str, few: bool) -> dict:
         """The closed form with a preserve set that is found, read as by a large text encoder or a small one: the texts
@@ -106,20 +106,6 @@ class Bench:
         with Counted(Encoder) as reads, patched(Encoder, "is_large", few):
             erasure = instant.erase_instantly(self.toy.model, self.toy.clip, concept, "", Instant())
         return {**self.score(attach.erase(self.toy.model, erasure), concept), "texts": reads.count}
-
-    def lora(self, erasure: Erasure) -> dict:
-        """The exported LoRA, as the stock loader reads it, against the change itself."""
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "lora.safetensors"
-            export_lora(self.toy.model, erasure, path, torch.float32)
-            file = load_file(path)
-        known = comfy.lora.model_lora_keys_unet(self.toy.model.model, {})
-        unmatched = {key.removesuffix(".alpha").rsplit(".lora_", 1)[0] for key in file} - set(known)
-        stock = comfy.sd.load_lora_for_models(self.toy.model, None, file, 1.0, 0.0)[0]
-        erased = attach.erase(self.toy.model, erasure)
-        base, ours, theirs = (effective_weights(model, erasure.delta) for model in (self.toy.model, erased, stock))
-        errors = [float((theirs[n] - ours[n]).norm() / (ours[n] - base[n]).norm()) for n in erasure.delta]
-        return {"lora_error": max(errors), "unmatched_keys": len(unmatched)}
 
     def learned(self, concept: str, method: str | None) -> dict | None:
         """A training of the preset *recommended*, and what its key brings back; None where nothing can be learned."""
@@ -148,6 +134,21 @@ class Bench:
         changed = not torch.equal(self.toy.draw(erased, wanted, STEPS), before)
         same = torch.equal(self.toy.draw(self.toy.model, wanted, STEPS), before)
         return changed and same and attach.erase(self.toy.model, erasure, 0.0) is self.toy.model
+
+
+def lora(model, erasure: Erasure) -> dict[str, float]:
+    """The exported LoRA, as the stock loader reads it, against the change itself."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "lora.safetensors"
+        export_lora(model, erasure, path, torch.float32)
+        file = load_file(path)
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    unmatched = {key.removesuffix(".alpha").rsplit(".lora_", 1)[0] for key in file} - set(known)
+    stock = comfy.sd.load_lora_for_models(model, None, file, 1.0, 0.0)[0]
+    erased = attach.erase(model, erasure)
+    base, ours, theirs = (effective_weights(one, erasure.delta) for one in (model, erased, stock))
+    errors = [float((theirs[n] - ours[n]).norm() / (ours[n] - base[n]).norm()) for n in erasure.delta]
+    return {"lora_error": max(errors), "unmatched_keys": len(unmatched)}
 
 
 class Counted:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +20,8 @@ import comfy.supported_models_base
 import comfy.text_encoders.llama as llama
 import torch
 from transformers import LlamaTokenizerFast, Qwen2Tokenizer, T5TokenizerFast
+
+from . import families
 
 WIDE = 40
 """Of the encodings of Krea's three layers; 32 or 64 elsewhere."""
@@ -109,6 +111,27 @@ TINY = {
     "Ovis-Image": Tiny("text_encoders.ovis", "OvisTokenizer", "te", "qwen3_2b", {"qwen3_2b_model_config": LLM},
                        space=" ", blank=False),
 }  # fmt: skip
+
+
+def reading(network: str, encoder: str = "", **config) -> tuple[families.Tiny, str]:
+    """A tiny network as it reads a text encoder, by default the one of the same name; with other widths."""
+    tiny = families.TINY[network]
+    return replace(tiny, config={**tiny.config, **config}), encoder or network
+
+
+PAIRS = {
+    **{name: reading(name) for name in (
+        "Anima", "Lumina 2", "Z-Image", "Flux.1", "Ovis-Image", "Krea 2", "Chroma", "Wan 2.x", "LTX-Video", "AuraFlow",
+        "OmniGen 2", "Boogu", "Kandinsky 5", "Qwen-Image",
+    )},
+    "Flux.1 schnell": reading("Flux.1 schnell", "Flux.1"),
+    "Flux.2": reading("Flux.2", "Klein", context_in_dim=96),
+    "PixArt": reading("PixArt", "Chroma"),
+    "SD 3.5": reading("SD 3.5", "SD 3.5 without T5", adm_in_channels=128, context_embedder_config={
+        "target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128},
+    }),
+}  # fmt: skip
+"""Name -> a tiny network, and the tiny text encoder that it reads."""
 
 
 def is_known(tiny: Tiny) -> bool:

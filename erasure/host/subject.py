@@ -49,9 +49,18 @@ class Subject:
         return digest.hexdigest()[:16] if names else ""
 
     def encodings(self, rows: torch.Tensor, tokens: Mapping[str, Sequence]) -> torch.Tensor:
-        """What the text entry is given for a text whose encoder gives ``rows`` [n, d]; see ``Family``."""
-        with torch.no_grad():
-            return self.family.encodings(self.model.model, rows, tokens)
+        """What the text entry is given for a text whose encoder gives ``rows`` [n, d]; see ``Family``. Raises
+        ErasureError for a text encoder of another model."""
+        try:
+            with torch.no_grad():
+                return self.family.encodings(self.model.model, rows, tokens)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:  # other tokens, or another width
+            raise ErasureError(
+                f"This model ({self.family.name}) cannot read the CLIP's encodings, which are {rows.shape[-1]} wide: "
+                "connect the CLIP that belongs to this model."
+            ) from error
 
     @property
     def adapts(self) -> bool:

@@ -20,7 +20,7 @@ from ..artifact import ErasureError, LowRank, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
 from .gate import GateTensors, gate_score
-from .part import ROLES, Holder, Learner, Part
+from .part import NEWEST, ROLES, Holder, Learner, Part
 
 if TYPE_CHECKING:
     from ..families.family import Family
@@ -57,10 +57,10 @@ class PromptTensors(Part):
 
     @property
     def version(self) -> str:
-        """The first that holds what it has: 4 for what is added to the text's own tokens, 3 for what is added to the
-        pooled text, 2 for a gate of several directions."""
+        """The first that holds what it has: the newest for what is added to the text's own tokens, 3 for what is added
+        to the pooled text, 2 for a gate of several directions."""
         if self.turn is not None:
-            return "4"
+            return NEWEST
         if self.pooled is not None:
             return "3"
         return "2" if self.gate is not None and self.gate.direction.ndim > 1 else "1"
@@ -86,10 +86,12 @@ class PromptTensors(Part):
             gate = GateTensors(tensors["gate.direction"], tensors["gate.centre"], float(facts["threshold"]))
         turn = LowRank(tensors["turn.up"], tensors["turn.down"]) if "turn.up" in tensors else None
         own = tensors["keys"], tensors["values"]
+        if turn is not None and (turn.up.shape[0], turn.down.shape[1]) != (own[0].shape[1],) * 2:
+            raise ValueError(f"{turn.up.shape}, {turn.down.shape}")
         return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn)
 
     def turned(self, context: torch.Tensor) -> torch.Tensor:
-        """The tokens of open rows [b, n, d], for the prompt to join them."""
+        """The text's own tokens [b, n, d] as a run reads them with the prompt."""
         if self.turn is None:
             return context
         up, down = self.turn.up.to(context.device, torch.float32), self.turn.down.to(context.device, torch.float32)

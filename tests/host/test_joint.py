@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure import learning
-from concept_erasure.erasure.artifact import Erasure, ErasureError, Metadata
+from concept_erasure.erasure.artifact import Erasure, ErasureError, LowRank, Metadata
 from concept_erasure.erasure.families import calls, cosmos
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.attention import AttentionMaps
@@ -27,6 +27,7 @@ LEARNING = (
     "SDXL", "Flux.1", "Flux.2", "LongCat-Image", "Qwen-Image", "Z-Image", "Lumina 2", "SD 3.5", "Chroma", "Anima",
     "Cosmos-Predict2", "Krea 2", "Wan 2.x", "HunyuanVideo", "HunyuanImage", "LTX-Video",
 )  # fmt: skip
+JOINT = tuple(name for name in LEARNING if name != "SDXL")
 ROWS, TOKENS = 7, 3
 
 
@@ -76,6 +77,23 @@ def test_closed_rows_are_the_unedited_models(name):
     assert (prompted[1] - base[1]).norm() > 1e-3 * base[1].norm()
     alone = net.predict(z[1:2], sigma[1:2], texts[1:2], prompt(name))
     torch.testing.assert_close(prompted[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", JOINT)
+@torch.no_grad()
+def test_a_key_turns_the_texts_own_tokens_of_open_rows(name):
+    net, (z, sigma), key = network(name), latents(name, 2), replace(prompt(name), role="key", gate=None)
+    generator, width = torch.Generator().manual_seed(11), TINY[name].text
+    turn = LowRank(torch.randn(width, 2, generator=generator) / 4, torch.randn(2, width, generator=generator) / 4)
+    texts = [text(name, "open"), text(name, "closed")]
+    tokens = texts[0].context[0] @ (torch.eye(width) + turn.dense()).T
+    rewritten = Text("turned", tokens[None], [[tokens[None], texts[0].cond[0][1]]])
+    expected = net.predict(z[:1], sigma[:1], [rewritten], key)
+    gated = replace(key, gate=prompt(name).gate, turn=turn)
+    turned = net.predict(z, sigma, texts, gated)
+    torch.testing.assert_close(turned[:1], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(turned[1], net.predict(z, sigma, texts)[1])
+    assert (turned[0] - net.predict(z, sigma, texts, prompt(name))[0]).norm() > 1e-3 * turned[0].norm()
 
 
 @pytest.mark.parametrize("name", LEARNING)

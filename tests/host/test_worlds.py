@@ -10,8 +10,12 @@ import torch
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.host.network import Network, rows_as_conditioning
 from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
 from tests import worlds as loading
+from tests.host import tools
 from tests.host.test_toyworld import accuracy
 from toyworld.world import COLOURS, SHAPES, STYLES, Scene, caption
 from toyworld.worlds import WORLDS
@@ -146,3 +150,34 @@ def test_gradients_are_right(trained):
         table -= 2 * step * direction
         below = output()
     assert torch.isclose((above - below) / (2 * step), (table.grad * direction).sum(), rtol=0.05)
+
+
+def test_a_key_turns_the_text_back_where_tokens_that_join_it_do_not_take_its_place(trained):
+    """The changed weights read of what it turns about what the original ones read; going on keeps its map."""
+    world, model, clip, _ = trained
+    here = subject(model)
+
+    def prepare(resume=None):
+        settings = tools.short(weights_start="closed form", target="nearest neighbour", steps=1, batch=1)
+        settings = with_sampling(with_pictures(model, settings, 64, 64), scheduler=world.scheduler, steps=2)
+        with torch.inference_mode(), learning.gradients():
+            return learning.prepare(model, clip, "circle", "square\nred", settings, resume)
+
+    learned = prepare()
+    key, delta = learned.run.beside.now(), learned.run.delta.changes()
+    if here.family.repeats:
+        assert key.turn is None
+        return
+    tokens = learned.run.encode("circle").context[0]
+    adapted = here.adapts or not here.front
+    before, turned = (rows if adapted else here.encodings(rows, {}) for rows in (tokens, key.turned(tokens)))
+    lost = left = 0.0
+    for name, weight in effective_weights(model, [name for name in here.entry if name in delta]).items():
+        now, wanted = weight + delta[name].detach(), before @ weight.T
+        lost += float((before @ now.T - wanted).square().sum())
+        left += float((turned @ now.T - wanted).square().sum())
+    assert left < 0.6 * lost  # a norm behind gives back directions alone
+    with torch.inference_mode(), learning.gradients():
+        erasure = learning.learn(learned)
+    for kept in (erasure.of(PromptTensors)[0], prepare(erasure).run.beside.now()):
+        assert torch.equal(kept.turn.dense(), key.turn.dense())

@@ -247,14 +247,34 @@ def test_what_earlier_packs_cannot_read_makes_a_file_that_they_refuse_and_this_o
     gate = GateTensors(torch.randn(8, 2), torch.randn(8), 0.5)
     prompt = PromptTensors(torch.randn(4, 8), torch.randn(4, 8), "all", "key", 77, gate)
     pooled = replace(prompt, pooled=torch.randn(6))
-    for prompts, version in (((prompt,), "2"), ((replace(prompt, gate=None),), "1"), ((pooled,), "3")):
+    turning = replace(pooled, turn=LowRank(torch.randn(8, 2), torch.randn(2, 8)))
+    given = (((prompt,), "2"), ((replace(prompt, gate=None),), "1"), ((pooled,), "3"), ((turning,), "4"))
+    for prompts, version in given:
         save_erasure(Erasure(Metadata(concept="cat"), prompts), tmp_path / "x.safetensors")
         with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
             assert file.metadata()["format_version"] == version
         after = load_erasure(tmp_path / "x.safetensors").of(PromptTensors)[0]
         assert after.gate is None or torch.equal(after.gate.direction, gate.direction)
-        assert (after.pooled is None) == (version != "3")
-    assert torch.equal(after.pooled, pooled.pooled)
+        assert (after.pooled is None) == (version < "3") and (after.turn is None) == (version != "4")
+    assert torch.equal(after.pooled, pooled.pooled) and torch.equal(after.turn.dense(), turning.turn.dense())
+
+
+def test_a_map_of_other_tokens_is_refused(tmp_path):
+    prompt = PromptTensors(torch.randn(4, 8), torch.randn(4, 8), "all", "key", 77)
+    turning = replace(prompt, turn=LowRank(torch.ones(6, 2), torch.ones(2, 8)))
+    save_erasure(Erasure(Metadata(), (turning,)), tmp_path / "x.safetensors")
+    with pytest.raises(ErasureError) as caught:
+        load_erasure(tmp_path / "x.safetensors")
+    one_sentence(str(caught.value), "x.safetensors", "again")
+
+
+def test_a_key_turns_each_token_by_its_map():
+    prompt = PromptTensors(torch.randn(4, 8), torch.randn(4, 8), "all", "key", 77)
+    turn, tokens = LowRank(torch.randn(8, 2), torch.randn(2, 8)), torch.randn(3, 5, 8)
+    assert prompt.turned(tokens) is tokens
+    turned = replace(prompt, turn=turn).turned(tokens)
+    torch.testing.assert_close(turned[1, 2], tokens[1, 2] + turn.dense() @ tokens[1, 2])
+    assert replace(prompt, turn=turn).turned(tokens.half()).dtype == torch.float16
 
 
 @pytest.mark.parametrize("version", ["1", "2", "3"])
