@@ -29,11 +29,11 @@ def revive(learner: PromptLearner, model: Model, change: Mapping[str, Change], t
     """
     family = subject(model).family
     normal, cross = bringing_back(model, change)
-    tokens = family.raw(model.model, (tokens.double().cpu() @ _solved(normal, cross, REVIVING).T).float())
+    first = family.raw(model.model, (tokens.double().cpu() @ _solved(normal, cross, REVIVING).T).float())
     scale = family.raw(model.model, torch.ones(1, len(cross)))
-    if tokens is None or scale is None:
+    if first is None or scale is None:
         return
-    learner.prompt.begin_with(tokens)
+    learner.prompt.begin_with(first)
     if learner.role == "key" and not family.repeats:
         scale = scale[0].double()
         turn = scale[:, None] * _solved(normal, cross - normal, TURNING) / scale
