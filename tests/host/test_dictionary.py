@@ -1,5 +1,7 @@
 """Concept dictionaries on the toy world: made, kept in files, and erased with; the same however pictures are drawn."""
 
+import json
+
 import comfy.sample
 import pytest
 import torch
@@ -11,13 +13,19 @@ from concept_erasure.erasure.dictionaries import Plan, train_dictionary
 from concept_erasure.erasure.dictionary.autoencoder import Fit
 from concept_erasure.erasure.dictionary.files import load_dictionary, save_dictionary
 from concept_erasure.erasure.dictionary.picking import Picking
+from concept_erasure.erasure.evaluation.attacks import ATTACKS
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.from_dictionary import Drawing, erase_with_dictionary
 from concept_erasure.erasure.host import attach, recording
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.trajectories import Sampling
+from concept_erasure.nodes.report import ErasureReport
+from concept_erasure.nodes.stress import ErasureStressTest
 from tests import families
+from tests.host.test_report import HOW
+from tests.host.test_stress import inputs
 from toyworld.dictionary import FILE
+from toyworld.node.judge import of_toy_world
 from toyworld.scoring import plan
 
 PICKED_BY = Drawing(16, Sampling(steps=8))
@@ -168,3 +176,22 @@ def test_a_recording_goes_on_where_it_stopped(toys, tmp_path, monkeypatch):
     again = load_dictionary(tmp_path / "one.safetensors")
     assert again.identity() == dictionary.identity()
     assert list(again.quality) == ["diffusion_model.middle_block.1"]
+
+
+def test_a_report_and_a_stress_test_count_what_it_draws(toys, erase, output):
+    """Through the nodes, with an attack that learns on the steered model and one that learns it away."""
+    after = attach.erase(toys.model, erase())
+    asked = "\n".join(f"{text} | circle" for text in PROMPTS), "\n".join(f"{text} | star" for text in stars())
+    how = {**HOW, "pictures": 2, "steps": 8}
+    learned = ("by name", "soft prompt", "relearning")
+    attacks = {f"run_{name.replace(' ', '_')}": name in learned for name in ATTACKS}
+    small = {**inputs(**attacks), "among": "star\nsquare", "steps": 8, "pictures": 2, "relearning_steps": 2}
+    with torch.inference_mode():
+        ErasureReport.execute(toys.model, after, toys.clip, toys.vae, *asked, **how, judge=of_toy_world())
+        ErasureStressTest.execute(toys.model, after, toys.clip, toys.vae, **small, judge=of_toy_world())
+    saved = json.loads((output / "erasures" / "report_00001.json").read_text())
+    before, steered = (row["esr"]["1"]["hits"] for row in saved["rows"])
+    assert before == 0 and steered == 6 and saved["rows"][1]["psr"]["1"]["hits"] == 6
+    trials = {trial["attack"]: trial for trial in json.loads(next(output.rglob("stress_*.json")).read_text())["trials"]}
+    assert set(trials) == set(learned)
+    assert trials["by name"]["back"]["after"]["hits"] == 0 < trials["by name"]["back"]["before"]["hits"]
