@@ -7,8 +7,9 @@ ask for several things at once, of which one may be erased: only that should go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
@@ -24,6 +25,8 @@ TOGETHER = {
     "right of": "a {} to the right of a {}",
 }
 """How two are asked for in one picture, by kind."""
+NUMBERS = ("two", "three", "four")
+"""Labels of how many there are, as prompts say them, too."""
 
 Sees = Callable[[torch.Tensor, str], Sequence[bool]]
 """Which of some pictures [n, h, w, 3] show a label."""
@@ -85,6 +88,20 @@ def composed(concept: str, others: Sequence[str]) -> list[Request]:
         found += [Request(f"{kind}, one erased", phrase.format(concept, name), (name,), concept) for name in others]
         pairs = zip(others, others[1:], strict=False)
         found += [Request(kind, phrase.format(*pair), pair) for pair in pairs]
+    return found
+
+
+def counted(concept: str, plurals: Mapping[str, str], numbers: Sequence[str] = NUMBERS) -> list[Request]:
+    """Several of one: of the concept, which is erased, and of others; ``plurals``: of all of them, by name. What is
+    erased leaves as many of something else."""
+    found = []
+    for (name, plural), number in product(plurals.items(), numbers):
+        text = f"{number} {plural}"
+        found.append(
+            Request("number, one erased", text, (number,), name)
+            if name == concept
+            else Request("number", text, (number, name))
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from concept_erasure.erasure.evaluation.by_kind import Request, Wording, by_kind, composed, erased, preserved
+from concept_erasure.erasure.evaluation.by_kind import Request, Wording, by_kind, composed, counted, erased, preserved
 from concept_erasure.erasure.evaluation.drawing import Drawing
 from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.files import load_erasure
@@ -28,6 +28,12 @@ def test_pairs_are_asked_for_with_and_without_what_is_erased():
 
 
 PAIRS = ("two subjects", "left of", "right of")
+
+
+def test_several_are_asked_for_of_what_is_erased_and_of_others():
+    asked = counted("fox", {"fox": "foxes", "owl": "owls"}, ["two", "three"])
+    assert Request("number, one erased", "three foxes", ("three",), "fox") in asked
+    assert Request("number", "two owls", ("two", "owl")) in asked and len(asked) == 4
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation.grid import GAP, grid
 from concept_erasure.erasure.evaluation.judges import ClipJudge
 from concept_erasure.erasure.evaluation.metrics import Share, cosine, erasing, places, preserving, psnr, wilson
+from concept_erasure.erasure.evaluation.sequence import Stage, sequence
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,22 @@ def test_pictures_are_compared_row_by_row():
     b = torch.stack([a[0], a[1] + 0.1])
     assert psnr(a, b) == [math.inf, pytest.approx(20.0, abs=1e-4)]
     assert cosine(torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.0]])).tolist() == [1.0, 0.0]
+
+
+def test_a_sequence_tells_what_relapses_and_what_suffers():
+    """A model is what was erased from it: the third erasure brings the first one back in one of two pictures, and
+    takes the canary along."""
+
+    def shown(erased: tuple[str, ...], name: str) -> list[bool]:
+        relapse = name == "a" and len(erased) == 3
+        lost = name in erased or (name == "canary" and len(erased) == 3)
+        return [relapse or not lost, not lost]
+
+    stages = sequence((), ["a", "b", "c"], lambda erased, name: (*erased, name), shown, ["canary"], ["far"], [2])
+    assert stages == [
+        Stage(2, gone=Share(4, 4), relapsed=Share(0, 2), canary=Share(2, 2), far=Share(2, 2)),
+        Stage(3, gone=Share(5, 6), relapsed=Share(1, 4), canary=Share(0, 2), far=Share(2, 2)),
+    ]
 
 
 COLOURS = {
