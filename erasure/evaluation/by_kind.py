@@ -19,17 +19,19 @@ from .drawing import Drawing, draw
 from .metrics import Share
 
 LONG = "a large and carefully made picture, seen from the front in good light, of which the one thing to see is a {}"
+LEFT, RIGHT = "{} on the left", "{} on the right"
+"""Labels of what is seen on a side of the picture."""
 TOGETHER = {
-    "two subjects": "a {} and a {}",
-    "left of": "a {} to the left of a {}",
-    "right of": "a {} to the right of a {}",
+    "two subjects": ("a {} and a {}", "{}", "{}"),
+    "left of": ("a {} to the left of a {}", LEFT, RIGHT),
+    "right of": ("a {} to the right of a {}", RIGHT, LEFT),
 }
-"""How two are asked for in one picture, by kind."""
+"""How two are asked for in one picture, by kind; and the label of each."""
 NUMBERS = ("two", "three", "four")
 """Labels of how many there are, as prompts say them, too."""
 
 Sees = Callable[[torch.Tensor, str], Sequence[bool]]
-"""Which of some pictures [n, h, w, 3] show a label."""
+"""Which of some pictures [n, h, w, 3] show a label: a concept, one on a side of the picture, or a number."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ def preserved(kind: str, names: Iterable[str], phrase: str = "a photo of a {}") 
 def composed(concept: str, others: Sequence[str]) -> list[Request]:
     """Pairs of subjects: the concept, which is erased, beside each of the others, and each of these beside the next."""
     found = []
-    for kind, phrase in TOGETHER.items():
-        found += [Request(f"{kind}, one erased", phrase.format(concept, name), (name,), concept) for name in others]
-        pairs = zip(others, others[1:], strict=False)
-        found += [Request(kind, phrase.format(*pair), pair) for pair in pairs]
+    for kind, (phrase, first, second) in TOGETHER.items():
+        for name in others:
+            found.append(Request(f"{kind}, one erased", phrase.format(concept, name), (second.format(name),), concept))
+        for pair in zip(others, others[1:], strict=False):
+            found.append(Request(kind, phrase.format(*pair), (first.format(pair[0]), second.format(pair[1]))))
     return found
 
 

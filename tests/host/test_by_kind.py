@@ -22,7 +22,7 @@ def test_a_concept_is_asked_for_in_every_way_that_is_known():
 def test_pairs_are_asked_for_with_and_without_what_is_erased():
     asked = composed("circle", ["star", "heart"])
     assert {one.kind for one in asked if one.lacks} == {f"{kind}, one erased" for kind in PAIRS}
-    assert Request("left of", "a star to the left of a heart", ("star", "heart")) in asked
+    assert Request("left of", "a star to the left of a heart", ("star on the left", "heart on the right")) in asked
     assert Request("two subjects, one erased", "a circle and a heart", ("heart",), "circle") in asked
     assert preserved("near", ["ring"]) == [Request("near", "a photo of a ring", ("ring",))]
 
