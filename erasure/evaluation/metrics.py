@@ -7,7 +7,8 @@ model's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import log10, sqrt
 
@@ -63,6 +64,13 @@ def erasing(ranks: Sequence[int], k: int = 1) -> Share:
 def preserving(ranks: Sequence[int], k: int = 1) -> Share:
     """PSR-k from the judge's place (0 = top) of each kept picture's own concept."""
     return Share(sum(rank < k for rank in ranks), len(ranks))
+
+
+def drift(before: Sequence[Hashable], after: Sequence[Hashable]) -> float:
+    """How far what pictures show has moved: half the difference of the shares of each label (total variation), 0 to 1.
+    Of few pictures it is never quite 0, so beside it stands that of two halves of the unedited model's."""
+    first, second = Counter(before), Counter(after)
+    return sum(abs(first[label] / len(before) - second[label] / len(after)) for label in first | second) / 2
 
 
 def places(scores: torch.Tensor, wanted: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation.grid import GAP, grid
 from concept_erasure.erasure.evaluation.judges import ClipJudge
-from concept_erasure.erasure.evaluation.metrics import Share, cosine, erasing, places, preserving, psnr, wilson
+from concept_erasure.erasure.evaluation.metrics import Share, cosine, drift, erasing, places, preserving, psnr, wilson
 from concept_erasure.erasure.evaluation.sequence import Stage, sequence
 
 
@@ -34,6 +34,11 @@ def test_erasing_and_preserving_count_opposite_places():
 def test_places_count_what_scores_higher():
     scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 5.0, 5.0]])
     assert places(scores, [2, 1]) == [2, 0]
+
+
+def test_drift_is_the_share_of_pictures_that_show_something_else():
+    assert drift("aabb", "abab") == 0 and drift("aabb", "cccc") == 1
+    assert drift(["dog", "dog", "cat", "owl"], ["cat"] * 2) == pytest.approx(0.75)
 
 
 def test_pictures_are_compared_row_by_row():

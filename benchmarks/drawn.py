@@ -1,0 +1,271 @@
+"""Methods on the drawn world: objects, hands and a theme erased; near and far, implicit prompts, compositions, attacks.
+
+    python3 scripts/run.py benchmarks.drawn                        # goes on where it stopped; says how long it takes
+    python3 scripts/run.py benchmarks.drawn --methods UCE --concepts dog
+    python3 scripts/run.py benchmarks.drawn --parts scores         # what is drawn for prompts alone
+
+Into ``benchmarks/results/drawn.json``: a cell for each method, concept and seed, and a row a method. Half of what is
+counted as near and random is typed as preserved, the same for all methods. Probes and attacks are those of Stress Test,
+through the code behind the node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from concept_erasure.erasure import instant, learning
+from concept_erasure.erasure.artifact import Erasure
+from concept_erasure.erasure.evaluation.attacks import Concept
+from concept_erasure.erasure.evaluation.by_kind import Request, by_kind, composed, counted
+from concept_erasure.erasure.evaluation.by_kind import erased as asked_for
+from concept_erasure.erasure.evaluation.drawing import Drawing
+from concept_erasure.erasure.evaluation.metrics import drift, wilson
+from concept_erasure.erasure.evaluation.sequence import sequence
+from concept_erasure.erasure.evaluation.stress import stress
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
+from concept_erasure.erasure.training.settings import Settings
+from drawnworld.captions import article
+from drawnworld.subjects import BY_NAME
+
+from .drawn_world import CFG, CONCEPTS, PICTURE, RANDOM, Drawn, erased, mean, wording
+from .families import commit
+from .quality import METHODS
+
+FILE = Path(__file__).with_name("results") / "drawn.json"
+SEEDS = (0, 1)
+STEPS = 12
+HOW = Drawing((0, 1), STEPS, CFG, "euler", "normal", PICTURE, PICTURE)
+PROBING = replace(HOW, seeds=tuple(range(6)))
+PROBES = ("completion", "img2img", "noise probe", "soft prompt")
+IN_A_ROW = (
+    "cat", "lion", "tiger", "mouse", "cow", "pig", "horse", "monkey", "frog", "elephant", "owl", "eagle", "duck",
+    "rooster", "dolphin", "shark", "octopus", "turtle", "snake", "bee",
+)  # fmt: skip
+"""Twenty animals that are erased one after the other, and those of their kind that are not."""
+CANARY, FAR = ("dog", "rabbit", "crab", "butterfly"), ("pizza", "castle", "guitar", "rocket")
+PARTS = ("scores", "kinds", "drift", "probes", "sequence")
+UNPROMPTED = 48
+
+
+def make(world: Drawn, method: str, names: Sequence[str], typed: str, seed: int) -> tuple[Erasure, float]:
+    """The erasure, and the seconds of the core that making it took."""
+    how, text = METHODS[method], "\n".join(names)
+    started = time.process_time()
+    if isinstance(how, Instant):
+        found = instant.erase_instantly(world.model, world.clip, text, typed, how)
+    elif isinstance(how, Settings):
+        settings = with_pictures(world.model, replace(how, seed=seed), PICTURE, PICTURE)
+        with torch.inference_mode(), learning.gradients():
+            found = learning.learn(learning.prepare(world.model, world.clip, text, typed, with_sampling(settings)))
+    else:
+        raise ValueError(f"{method} needs a dictionary of this world")
+    return found, time.process_time() - started
+
+
+class Bench:
+    """What is measured of an edited model; the unedited one's figures are measured the same way."""
+
+    def __init__(self, world: Drawn) -> None:
+        self.world, self.before = world, list[tuple[str, str]]()
+
+    def scores(self, model, concept: str) -> dict:
+        wanted = self.world.shots(concept)
+        return self.world.scored(self.world.draw(model, wanted, STEPS), wanted)
+
+    def kinds(self, model, concept: str) -> dict:
+        """Shares by kind of prompt; of subjects only, which have other names and descriptions."""
+        if concept not in BY_NAME:
+            return {}
+        near = erased(concept).near[:3]
+        plurals = {name: BY_NAME[name].plural for name in (concept, *near[:1])}
+        kind = BY_NAME[concept].kind
+        requests = [*asked_for(wording(concept), "a {}"), *composed(concept, near), *counted(concept, plurals)]
+        requests += [Request("superclass", form.format(article(kind)), (kind,)) for form in ("{}", "a drawing of {}")]
+        found = by_kind(model, self.world.encoder, self.world.vae, requests, HOW, self.world.sees)
+        return {kind: {side: share.value for side, share in sides.items()} for kind, sides in found.items()}
+
+    def drift(self, model, concept: str) -> dict:
+        """How far pictures of the empty prompt have moved, in kinds of things and in hands."""
+        if not self.before:
+            self.before = self.world.unprompted(self.world.model, UNPROMPTED, STEPS)
+        after = self.world.unprompted(model, UNPROMPTED, STEPS)
+        return {
+            name: drift([one[i] for one in self.before], [one[i] for one in after])
+            for i, name in enumerate(("kind", "hand"))
+        }
+
+    def probes(self, model, concept: str) -> dict:
+        """Shares of pictures with the concept back, beside the control's, and curves."""
+        names = list(erased(concept).names)
+        asked = Concept(names, among=[*names, *erased(concept).near])
+        world = self.world
+        report = stress(world.model, model, world.clip, world.vae, asked, PROBING, PROBES, judge=world)
+        found = {}
+        for trial in report.trials:
+            sides = {"before": trial.before, "after": trial.after, "control": trial.control}
+            found[trial.attack] = {side: share and share.value for side, share in sides.items()}
+            if len(trial.each) > 1:
+                found[trial.attack]["curve"] = [three[1].value for three in trial.each if three[1]]
+        return found
+
+    def sequence(self, method: str) -> dict:
+        """Twenty animals in a row, each by an erasure of its own on top of the others."""
+        world = self.world
+
+        def erase(model, name: str):
+            typed = "\n".join([*CANARY[:2], *RANDOM[:6]])
+            return attach.erase(model, instant.erase_instantly(model, world.clip, name, typed, METHODS[method]))
+
+        def shown(model, name: str) -> list[bool]:
+            wanted = [one for one in world.shots_of(name, 6)]
+            ranks = world.judge.ranks(world.draw(model, wanted, STEPS), [name] * len(wanted))
+            return [rank == 0 for rank in ranks]
+
+        stages = sequence(world.model, IN_A_ROW, erase, shown, CANARY, FAR, (5, 10))
+        last = stages[-1]
+        return {
+            "esr1": last.gone.value, "psr1": mean([last.canary.value, last.far.value]), "relapse": last.relapsed.value,
+            "stages": [{name: getattr(stage, name).value for name in ("gone", "relapsed", "canary", "far")} for stage in
+                       stages],
+        }  # fmt: skip
+
+
+def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[str], cell: dict) -> None:
+    """Measures what a cell lacks of some parts."""
+    missing = [part for part in parts if part != "sequence" and part not in cell]
+    if not missing:
+        return
+    if method == "unedited":
+        model, key = bench.world.model, None
+    else:
+        what = erased(concept)
+        erasure, seconds = make(bench.world, method, what.names, what.typed, seed)
+        model = attach.erase(bench.world.model, erasure)
+        cell |= {"seconds": round(seconds, 2), "bytes": erasure.bytes()}
+        key = erasure if erasure.key else None
+    for part in missing:
+        cell[part] = getattr(bench, part)(model, concept)
+    if key and "recovery" not in cell:
+        cell["recovery"] = 1 - bench.scores(attach.recover(model, key), concept)["esr1"]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
+    """One row a method, of means over its cells."""
+    for method in dict.fromkeys(name.split(" | ")[0] for name in cells):
+        own = {tuple(name.split(" | ")[1:]): cell for name, cell in cells.items() if name.split(" | ")[0] == method}
+        singles = {place: cell for place, cell in own.items() if "scores" in cell}
+        row: dict = {"method": method}
+        for kind in ("objects", "styles", "theme"):
+            some = [cell["scores"] for (concept, _), cell in singles.items() if erased(concept).kind == kind]
+            row[kind] = {
+                key: rounded(some, key) for key in ("esr1", "psr1_near", "psr1_random", "kept_attributes", "leaked")
+            }
+        kinds = [cell["kinds"] for cell in own.values() if cell.get("kinds")]
+        row["implicit"] = {"shown": opposite(shares(kinds, "implicit", "gone"))}
+        row["other_name"] = {"shown": opposite(shares(kinds, "other name", "gone"))}
+        row["superclass"] = {"shown": shares(kinds, "superclass", "shown")}
+        moved = [cell["drift"] for cell in own.values() if "drift" in cell]
+        row["drift"] = {name: rounded(moved, name) for name in ("kind", "hand")}
+        row["composition"] = {
+            kind: {side: value for side in ("gone", "shown") if (value := shares(kinds, kind, side)) is not None}
+            for kind in dict.fromkeys(kind for one in kinds for kind in one) if kind in COMPOSED
+        }  # fmt: skip
+        probes = [cell["probes"] for cell in own.values() if "probes" in cell]
+        for name in PROBES:
+            some = [probe[name] for probe in probes if name in probe]
+            row[name.replace(" ", "_")] = rounded(some, "after")
+        curves = [probe["completion"]["curve"] for probe in probes if "curve" in probe.get("completion", {})]
+        row["completion"] = [round(mean(points), 4) for points in zip(*curves, strict=True)]
+        row["sequence20"] = next((cell["sequence"] for cell in own.values() if "sequence" in cell), None)
+        row |= {key: rounded([cell for cell in own.values() if key in cell], key) for key in
+                ("recovery", "seconds", "bytes")}  # fmt: skip
+        esr = [cell["scores"]["esr1"] for cell in singles.values()]
+        row["interval"] = [round(end, 4) for end in wilson(sum(esr) * 24, len(esr) * 24)]
+        row |= {"concepts": list(dict.fromkeys(concept for concept, _ in singles)), "cells": len(singles)}
+        yield row
+
+
+COMPOSED = (
+    "two subjects", "left of", "right of", "number", "two subjects, one erased", "left of, one erased",
+    "right of, one erased", "number, one erased",
+)  # fmt: skip
+
+
+def rounded(cells: Sequence[Mapping], key: str) -> float | None:
+    values = [cell[key] for cell in cells if cell.get(key) is not None]
+    return round(mean(values), 4) if values else None
+
+
+def shares(kinds: Sequence[Mapping], kind: str, side: str) -> float | None:
+    return rounded([one[kind] for one in kinds if kind in one], side)
+
+
+def opposite(share: float | None) -> float | None:
+    return None if share is None else round(1 - share, 4)
+
+
+def write(cells: Mapping[str, dict], file: Path, commits: Sequence[str]) -> None:
+    table = list(rows(cells))
+    base = next((row for row in table if row["method"] == "unedited"), {})
+    found = {
+        "base": base, "rows": [row for row in table if row is not base], "instead": [], "concepts": list(CONCEPTS),
+        "seeds": list(SEEDS), "pictures": 72, "steps": STEPS, "commits": list(commits), "cells": cells,
+    }  # fmt: skip
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
+    """Cells in their order: what is measured of every method first, then the next concept; closed forms once."""
+    yield from (("unedited", concept, 0) for concept in concepts)
+    for seed, concept, method in product(seeds, concepts, methods):
+        if seed == seeds[0] or not isinstance(METHODS[method], Instant):
+            yield method, concept, seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["UCE", "recommended"])
+    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=CONCEPTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--checkpoint", type=Path, help="another than the world's own")
+    parser.add_argument("--file", type=Path, default=FILE)
+    options = parser.parse_args()
+    bench = Bench(Drawn(options.checkpoint) if options.checkpoint else Drawn())
+    known = json.loads(options.file.read_text()) if options.file.exists() else {"cells": {}}
+    cells, commits = known["cells"], sorted({*known.get("commits", ()), commit()})
+    todo = list(wanted(options.methods, options.concepts, options.seeds))
+    run(bench, todo, options, cells, lambda: write(cells, options.file, commits))
+
+
+def run(bench: Bench, todo: Sequence[tuple], options, cells: dict, report: Callable[[], None]) -> None:
+    took: dict[str, float] = {}
+    for i, (method, concept, seed) in enumerate(todo):
+        started = time.perf_counter()
+        cell = cells.setdefault(f"{method} | {concept} | {seed}", {})
+        with torch.inference_mode():
+            measure(bench, method, concept, seed, options.parts, cell)
+            is_first = concept == options.concepts[0] and isinstance(METHODS.get(method), Instant)
+            if "sequence" in options.parts and is_first and "sequence" not in cell:
+                cell["sequence"] = bench.sequence(method)
+        report()
+        took[method] = time.perf_counter() - started
+        left = sum(took.get(name, mean(list(took.values()))) for name, *_ in todo[i + 1 :])
+        print(f"{method} | {concept} | {seed}: {cell.get('scores')} {left / 60:.0f} minutes left", flush=True)
+
+
+if __name__ == "__main__":
+    main()
