@@ -17,9 +17,9 @@ from .protocols import Model
 from .texts.encoder import Encoder, paired
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
 from .texts.names import words as words_of
-from .texts.neighbours import KIN, kinship, suggestion, unknown
+from .texts.neighbours import KIN, compared, kinship, suggestion, unknown
 from .texts.phrases import say
-from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
+from .texts.vocabulary import EVERYDAY, WORDS
 from .verdict import (
     ARRIVED,
     ARRIVED_BESIDE,
@@ -87,7 +87,7 @@ def _rows(encode: Encoder, text: str, last: int) -> torch.Tensor:
 
 def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> tuple[list[Finding], list[str]]:
     """What is doubtful about words, and the names that the text encoder does not know."""
-    strange = unknown(encode, names, COMPARED)
+    strange = unknown(encode, names, compared(encode))
     words = list(dict.fromkeys((*WORDS, *EVERYDAY)))
     meant = {name: suggestion(encode, name, words) for name in strange[:MOST_QUOTED]}
     findings = [
@@ -105,7 +105,7 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
             )  # fmt: skip
         )
     aims = {target: name for name, target in zip(names, targets, strict=True) if target and name not in strange}
-    if unclear := unknown(encode, list(aims), COMPARED):
+    if unclear := unknown(encode, list(aims), compared(encode)):
         findings.append(
             Finding(
                 "⚠",
@@ -116,7 +116,8 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
     pairs = [
         (name, target) for name, target in zip(names, targets, strict=True) if not {name, target} & {*strange, *unclear}
     ]
-    return [*findings, *left_to_chance(encode, pairs, list(dict.fromkeys((*COMPARED, *encode.read_alone()))))], strange
+    words = list(dict.fromkeys((*compared(encode), *encode.read_alone())))
+    return [*findings, *left_to_chance(encode, pairs, words)], strange
 
 
 def left_to_chance(encode: Encoder, pairs: Sequence[tuple[str, str]], words: Sequence[str]) -> list[Finding]:
@@ -164,7 +165,7 @@ def parts_of(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> d
     out: dict[str, tuple[Probe, ...]] = {}
     for name, target in list(zip(names, targets, strict=True))[:MOST_CONCEPTS]:
         words = telling_words(name) if len(words_of(name)) > 1 else []
-        strange = unknown(encode, words, COMPARED) if words else []
+        strange = unknown(encode, words, compared(encode)) if words else []
         if known := [word for word in words if word not in strange]:
             out[name] = tuple(_moving(encode, PHRASES[1:], word, target) for word in known)
     return out

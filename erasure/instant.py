@@ -28,10 +28,10 @@ from .steps import Steps
 from .targets import anchors_for, check_target
 from .texts.encoder import Encoder, paired
 from .texts.names import EMBEDDING, is_form_of, is_said, listing, others, quoted
-from .texts.neighbours import common_words, fullest, nearness, unknown
+from .texts.neighbours import common_words, compared, fullest, nearness, of_their_kinds, unknown
 from .texts.phrases import GENERIC, IN_CONTEXT, PHRASINGS, say, spread
 from .texts.pooled import Pooled
-from .texts.vocabulary import COMPARED, EVERYDAY, WORDS
+from .texts.vocabulary import EVERYDAY, WORDS
 from .verdict import Finding, Verdict
 from .version import host_version, pack_version
 
@@ -116,6 +116,7 @@ def erase_instantly(
     solved again.
     """
     encode = Encoder(clip, steps, subject(model))
+    encode.pools = settings.pooled and subject(model).family.pooled_entry(model.model) is not None
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
 
@@ -209,7 +210,9 @@ def choose_texts(
     near = [row if row[:1] == known[:1] else known for row, known in zip(near, aimed, strict=True)]
     preserve = list(request.preserve)
     if not preserve:
-        preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *EVERYDAY], taken)
+        alike = of_their_kinds(encode, names) if encode.is_large else []  # most of them have been read
+        alike = [word for word in nearest.words if word in alike]  # without those that are one with a name
+        preserve = others([*(word for row in near for word in row[:NEIGHBOURS]), *alike, *EVERYDAY], taken)
     if reading:
         aimed = fullest(encode, names, nearest, aimed, reading)
     targets = _targets(encode, request, aimed, settings)
@@ -238,7 +241,7 @@ def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:
         if not lost:
             break
         words = dict.fromkeys(word for row in lost for word in row[start : start + NEIGHBOURS])
-        strange |= set(unknown(encode, list(words), COMPARED))
+        strange |= set(unknown(encode, list(words), compared(encode)))
     return [[word for word in row if word not in strange] or list(row) for row in near]
 
 

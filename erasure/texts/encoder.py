@@ -91,6 +91,9 @@ class Encoder:
         self._contents: dict[str, list[int]] = {}
         self._listed: dict[str, torch.Tensor] = {}  # of lists that are read as a whole
         self._count, self._done = 0, 0  # texts that ``on_read`` is told of
+        self.pools = False
+        """Whether pooled vectors are wanted of what is read, too."""
+        self._vectors: dict[str, torch.Tensor] = {}  # of lists that are read as a whole
         self.tails: dict[str, torch.Tensor] = {}  # of phrases, from a name's last token on: see neighbours.py
 
     def __call__(self, text: str) -> Text:
@@ -215,8 +218,12 @@ class Encoder:
 
     def read_list(self, texts: Sequence[str]) -> None:
         """Encodes the first chunks of texts that other concepts need as well: the whole list, which is remembered on
-        disk, for ``stream``."""
-        self._listed |= self.listed("whole", list(dict.fromkeys(texts)), lambda text, row: row)
+        disk, for ``stream``; with a slow text encoder, pooled vectors by the same runs."""
+        texts = list(dict.fromkeys(texts))
+        if self.pools and self.is_large and self.has_pooled:
+            with self._telling(len(texts)):
+                self._vectors |= self.recall.listed_pooled(texts, lambda: self._run_pooled(texts))
+        self._listed |= self.listed("whole", texts, lambda text, row: row)
 
     def listed(
         self, kind: str, texts: Sequence[str], part: Callable[[str, torch.Tensor], torch.Tensor]
@@ -227,8 +234,9 @@ class Encoder:
         def read() -> Iterator[torch.Tensor]:
             with self._telling(len(texts)):
                 for some in batched(texts):
-                    rows = self._at_the_entry(dict(zip(some, self._run(some), strict=True)))
-                    yield from map(part, some, rows.values())
+                    new = [text for text in some if text not in self._listed]
+                    rows = self._listed | self._at_the_entry(dict(zip(new, self._run(new), strict=True)))
+                    yield from (part(text, rows[text]) for text in some)
 
         return self.recall.listed(self._kind(kind), texts, read)
 
@@ -288,7 +296,8 @@ class Encoder:
 
     def pooled(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The pooled vectors of texts' first chunks, [1, d] each; empty where the text encoder gives none."""
-        rows = self.recall.rows(list(dict.fromkeys(texts)), self._run_pooled, "pooled")
+        new = list(dict.fromkeys(text for text in texts if text not in self._vectors))
+        rows = self._vectors | self.recall.rows(new, self._run_pooled, "pooled")
         return [rows[text] for text in texts]
 
     def telling_pooled(self, texts: Sequence[str]) -> contextlib.AbstractContextManager[None]:

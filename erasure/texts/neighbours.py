@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .encoder import Encoder, batched
 from .names import EMBEDDING, letters, others, spelled
 from .phrases import say
-from .vocabulary import COMPARED, EVERYDAY, WORDS
+from .vocabulary import COMPARED, EVERYDAY, KINDS, WORDS
 
 TAIL = 20
 """Tokens from a name's last one on by which names are compared."""
@@ -36,12 +36,13 @@ EXACTLY = 0.999
 COMMON_NAME = 24
 """Tokens of a name by which it is compared; more would leave nothing behind it to compare."""
 
-COARSE = 5
-"""With a text encoder that is slow, one in so many common words is looked at first."""
-FINE, AROUND = 6, 1
-"""Around so many of the nearest of these, so many on either side are looked at, too: the list of words has like beside
-like."""
-LISTS = (tuple(dict.fromkeys((*WORDS, *EVERYDAY))), COMPARED, tuple(dict.fromkeys((*WORDS[::COARSE], *EVERYDAY))))
+COARSE = tuple(dict.fromkeys((*WORDS[::5], *EVERYDAY)))
+"""Words of all kinds, which are looked at first with a text encoder that is slow."""
+FINE = 20
+"""So many more are then looked at: those of the same kinds as the nearest of these."""
+CLUSTERED = 0.6
+"""Cosine of made-up words from which on they are one to a text encoder, and a name that is like them is, too."""
+LISTS = (tuple(dict.fromkeys((*WORDS, *EVERYDAY))), COMPARED, COARSE)
 """Words that names are compared with."""
 
 
@@ -71,15 +72,41 @@ class Nearness:
 
 def common_words(encode: Encoder, names: Sequence[str]) -> list[str]:
     """Words among which a name's neighbours are looked for: all common ones, or with a slow text encoder some of all
-    kinds, and those around the nearest."""
+    kinds, and the others of the nearest kinds."""
     if not encode.is_large:
         return [*WORDS, *EVERYDAY]
-    coarse = list(dict.fromkeys((*WORDS[::COARSE], *EVERYDAY)))
-    each = max(1, FINE // len(names))
-    near = {word for row in nearness(encode, names[:FINE], others(coarse, names)).rows() for word in row[:each]}
-    places = [i for i, word in enumerate(WORDS) if word in near]
-    around = {WORDS[j] for i in places for j in range(max(0, i - AROUND), min(len(WORDS), i + AROUND + 1))}
-    return [word for word in dict.fromkeys((*WORDS, *EVERYDAY)) if word in around or word in coarse]
+    looked_at = {*COARSE, *of_their_kinds(encode, names)}
+    return [word for word in dict.fromkeys((*WORDS, *EVERYDAY)) if word in looked_at]
+
+
+def of_their_kinds(encode: Encoder, names: Sequence[str]) -> list[str]:
+    """Common words of the kinds nearest to names: all in ``COARSE``, and ``FINE`` others."""
+    near = nearness(encode, names, others(COARSE, names))
+    found: dict[str, None] = {}
+    for name, cosines in zip(names, near.cosines.tolist(), strict=True):
+        room = FINE // len(names)
+        for kind in kinds_near(name, dict(zip(near.words, cosines, strict=True))):
+            new = [word for word in others(kind, names) if word not in COARSE and word not in found]
+            found |= dict.fromkeys([*(word for word in others(kind, names) if word in COARSE), *new[:room]])
+            room -= len(new)
+            if room <= 0:
+                break
+    return list(found)
+
+
+def kinds_near(name: str, cosines: Mapping[str, float]) -> list[Sequence[str]]:
+    """The kinds of common words, those first that the name is of, then those whose two nearest known words are."""
+
+    def nearest(kind: Sequence[str]) -> float:
+        known = sorted((cosines[word] for word in kind if word in cosines), reverse=True)[:2]
+        return sum(known) / len(known) if known else -1.0
+
+    return sorted(KINDS, key=lambda kind: (name.lower() not in kind, -nearest(kind)))
+
+
+def compared(encode: Encoder, words: Sequence[str] = COMPARED) -> Sequence[str]:
+    """Words that names are compared with; with a slow text encoder those that have been read in any case."""
+    return COARSE if encode.is_large else words
 
 
 def neighbours(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list[list[str]]:
@@ -188,6 +215,9 @@ def unknown(encode: Encoder, names: Sequence[str], words: Sequence[str]) -> list
     lengths = sorted({len(encode.content(encode.shortened(name, COMMON_NAME))) for name in typed})
     made_up = {count: _nonsense(encode, count) for count in lengths}
     strange = [word for group in made_up.values() for word in group]
+    if encode.is_large:  # the same for all names of as many tokens
+        for group in filter(None, made_up.values()):
+            encode.tails |= _listed_tails(encode, group)
     texts = [encode.shortened(text, COMMON_NAME) for text in (*words, *typed, *strange)]
     rest, own, middle = _tails(encode, texts, len(words)).split([len(words), len(typed), len(strange)])
     groups = dict(zip(lengths, middle.split([len(made_up[n]) for n in lengths]), strict=True))
@@ -205,8 +235,9 @@ def _is_one_of(tail: torch.Tensor, group: torch.Tensor) -> bool:
     if len(group) < NONSENSE // 2:
         return False
     each = group @ group.T - 2 * torch.eye(len(group))
-    usual = each.topk(3, dim=1).values.mean(1).median()
-    return bool((group @ tail).topk(3).values.mean() >= usual - 1e-4)
+    usual = float(each.topk(3, dim=1).values.mean(1).median())
+    # where made-up words differ as much as any others, the text encoder makes something of each
+    return usual >= CLUSTERED and float((group @ tail).topk(3).values.mean()) >= usual - 1e-4
 
 
 def _nonsense(encode: Encoder, tokens: int) -> list[str]:
@@ -225,5 +256,5 @@ def _nonsense(encode: Encoder, tokens: int) -> list[str]:
 def suggestion(encode: Encoder, name: str, words: Sequence[str]) -> str | None:
     """The word that is spelled most like a name and that the text encoder knows, if there is one."""
     near = get_close_matches(spelled(name), [spelled(word) for word in words], n=3, cutoff=0.7)
-    known = [word for word in near if word not in unknown(encode, near, words)]
+    known = [word for word in near if word not in unknown(encode, near, compared(encode, words))]
     return known[0] if known else None

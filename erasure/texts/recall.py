@@ -186,6 +186,10 @@ class Recall:
             return dict(zip(texts, read(), strict=True))
         return self._shelved(self._keys(f"{kind} {self.named(texts)}", texts), read)
 
+    def listed_pooled(self, texts: Sequence[str], read: Callable[[], Iterable[torch.Tensor]]) -> Rows:
+        """The same of their pooled vectors."""
+        return self.listed(f"pooled {self._pooling}", texts, read)
+
     def whole(self, kind: str, texts: Sequence[str], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What is remembered of all texts of a list together, in memory and on disk; ``make()`` makes it anew."""
         if self.identity is None:

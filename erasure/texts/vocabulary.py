@@ -22,6 +22,17 @@ graffiti engraving woodcut anime impressionism cubism surrealism realism minimal
 Monet Rembrandt Vermeer Hokusai Matisse Klimt Munch Cezanne Kandinsky Renoir Turner Botticelli
 """
 WORDS = tuple(_TEXT.split())
+_ALSO = """
+circle square triangle star cross heart ring wheel arrow spiral
+ring ball wheel coin moon sun cup plate
+gold silver ring necklace crown coin sword
+rose tulip flower pink orange violin
+king queen crown castle sword shield
+tree palm cactus apple orange lemon forest garden
+photograph camera portrait landscape poster
+""".strip()
+KINDS = tuple(tuple(line.split()) for line in (*_TEXT.strip().split("\n"), *_ALSO.split("\n")))
+"""The same by kinds; a word can be of several."""
 
 _EVERYDAY = """
 red orange yellow green blue purple black white plain striped dotted checked photograph painting street night
