@@ -7,17 +7,21 @@ import comfy.samplers
 import pytest
 import torch
 
-from concept_erasure.erasure import learning
+from concept_erasure.erasure import learning, solved
 from concept_erasure.erasure.host.network import Network, rows_as_conditioning
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.prompt import PromptTensors
+from concept_erasure.erasure.texts import recall
 from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.texts.neighbours import unknown
+from concept_erasure.erasure.texts.vocabulary import COMPARED
 from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
 from tests import worlds as loading
 from tests.host import tools
 from tests.host.test_toyworld import accuracy
-from toyworld.world import COLOURS, SHAPES, STYLES, Scene, caption
+from toyworld.world import COLOURS, KINDS, SHAPES, STYLES, Scene, caption
 from toyworld.worlds import WORLDS
 from toyworld.worlds.gradients import OPTIONS, differentiable
 from toyworld.worlds.training import base_model, initialise, text_encoder
@@ -150,6 +154,29 @@ def test_gradients_are_right(trained):
         table -= 2 * step * direction
         below = output()
     assert torch.isclose((above - below) / (2 * step), (table.grad * direction).sum(), rtol=0.05)
+
+
+def test_no_name_of_the_world_is_called_unknown(trained):
+    """Made-up words are one to the UNet's text encoder alone; elsewhere being like them says nothing."""
+    _, model, clip, _ = trained
+    names = [name for kind in KINDS.values() for pair in kind.items() for name in pair]
+    assert unknown(Encoder(clip, entry=subject(model)), names, COMPARED) == []
+
+
+def test_a_large_text_encoder_finds_what_is_like_a_name_and_reads_few_texts(trained, monkeypatch):
+    """Another shape in the place of a shape, though one in five common words is looked at; pooled vectors are read in
+    the same runs."""
+    _, model, clip, _ = trained
+    monkeypatch.setattr(recall, "ROWS", recall.Memory(1 << 28))
+    monkeypatch.setattr(solved, "_solved", {})
+    monkeypatch.setattr(Encoder, "is_large", True)
+    read = []
+    for name in ("_run", "_run_pooled"):
+        real = getattr(Encoder, name)
+        monkeypatch.setattr(Encoder, name, lambda self, texts, real=real: read.extend(texts) or real(self, texts))
+    erasure = erase_instantly(model, clip, "circle", "", Instant())
+    assert len(read) <= 300 and set(erasure.targets) <= set(SHAPES)
+    assert {"square", "triangle", "ring"} <= set(erasure.metadata.preserve.split("\n"))
 
 
 def test_a_key_turns_the_text_back_where_tokens_that_join_it_do_not_take_its_place(trained):
