@@ -4,9 +4,9 @@
     python3 scripts/run.py benchmarks.families --worlds flux sdxl  # these, beside what is measured of others
     python3 scripts/run.py benchmarks.families --worlds flux --parts base instant
 
-Writes ``benchmarks/results/families.json`` after each figure; a later run goes on with what is missing, and adds its
-commit to the file's. Six concepts: three shapes, two colours, a style; 24 pictures a class, the
-demo's prompts, noise and judge. Figures are means over concepts, seconds those of one thread.
+Writes ``benchmarks/results/families.json`` after each figure, and the table of docs/measured.md; a later run goes on
+with what is missing, and adds its commit to the file's. Six concepts: three shapes, two colours, a style; 24 pictures
+a class, the demo's prompts, noise and judge. Figures are means over concepts, seconds those of one thread.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from toyworld.worlds import WORLDS
 from .toy import Toy, shots
 
 FILE = Path(__file__).with_name("results") / "families.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
+MARKS = ("<!-- table of benchmarks.families -->", "<!-- end of the table of benchmarks.families -->")
 CONCEPTS = ("circle", "star", "heart", "red", "green", "striped")
 EVERY = 1
 """One in so many of the demo's pictures is drawn."""
@@ -228,6 +230,37 @@ def measure(bench: Bench, part: str, concepts: Sequence[str], row: dict, report:
             report()
 
 
+HEAD = (
+    "", "unedited", "Erase Concept", "without pooled text", "nothing typed", "few texts", "recommended", "with its key",
+    "prompt only",
+)  # fmt: skip
+
+
+def table(families: dict[str, dict]) -> list[str]:
+    """A row for each trained world: ESR-1 / PSR-1, of the unedited model PSR-1; and the share a key brings back."""
+
+    def pair(part: str, cells: dict) -> str:
+        row = mean(list(cells.get(part, {}).values()))
+        return f"{row['esr1']:.3f} / {row['psr1']:.3f}" if row else "–"
+
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    for name, facts in families.items():
+        if facts["world"] == "trained":
+            cells, back = facts["each"], (facts.get("recommended") or {}).get("recovery")
+            parts = ("instant", "pooled off", "full texts", "few texts", "recommended")
+            shown = [name, f"{facts['base']['psr1']:.3f}", *(pair(part, cells) for part in parts)]
+            shown += ["–" if back is None else f"{back:.3f}", pair("prompt only", cells)]
+            lines.append("| " + " | ".join(shown) + " |")
+    return lines
+
+
+def publish(families: dict[str, dict]) -> None:
+    """Writes the table into the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    text = [before + MARKS[0], "", *table(families), "", MARKS[1] + rest.split(MARKS[1])[1]]
+    PAGE.write_text("\n".join(text), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     there = [name for name, world in WORLDS.items() if world.checkpoint.exists()]
@@ -244,6 +277,8 @@ def main() -> None:
 
     def report() -> None:
         options.file.write_text(json.dumps(known, indent=1) + "\n")
+        if options.file == FILE:
+            publish(known["families"])
 
     benches: dict[str, Bench] = {}
     for part in options.parts:
@@ -251,6 +286,7 @@ def main() -> None:
             if name not in benches:
                 benches[name] = Bench(Toy(WORLDS[name]), options.every)
             measure(benches[name], part, options.concepts, known["families"].setdefault(name, {}), report)
+    report()
 
 
 if __name__ == "__main__":

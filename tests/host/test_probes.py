@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks import probes
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import stress as stress_module
@@ -26,6 +27,7 @@ from concept_erasure.nodes.stress import ErasureStressTest
 from tests.host.test_report import SMALL
 from tests.host.test_schema import REPO
 from tests.host.test_stress import inputs as stress_inputs
+from toyworld.node.judge import of_toy_world
 from toyworld.world import SHAPES
 
 TOY = Drawing((0, 1, 2, 3), 10, 3.0, width=64, height=64)
@@ -238,3 +240,23 @@ def test_slow_attacks_are_run_when_they_are_asked_for_alone():
         f"run_{name.replace(' ', '_')}" for name in (*(name for name in USUAL if name != "behind tags"), "behind tags")
     ]
     assert [name for name, on in inputs.items() if not on] == [f"run_{name.replace(' ', '_')}" for name in SLOW]
+
+
+def test_the_node_counts_what_the_benchmark_counts(toys, erased, output):
+    """The same probes, pictures and judge: the same shares."""
+    chosen = ("completion", "img2img")
+    attacks = {f"run_{name.replace(' ', '_')}": name in chosen for name in ATTACKS}
+    how = {"pictures": len(TOY.seeds), "seed": 0, "steps": TOY.steps, "cfg": TOY.cfg, "among": "\n".join(SHAPES)}
+    with torch.inference_mode():
+        ErasureStressTest.execute(
+            toys.model, erased, toys.clip, toys.vae, **stress_inputs(**attacks, other_names="", **how),
+            judge=of_toy_world(),
+        )  # fmt: skip
+        report = stress(toys.model, erased, toys.clip, toys.vae, CIRCLE, TOY, chosen, judge=probes.Seen(toys))
+    measured = probes.figures(report)
+    [saved] = output.rglob("stress_*.json")
+    for trial in json.loads(saved.read_text())["trials"]:
+        for side in ("before", "after"):
+            share = trial["back"][side]
+            assert share["hits"] / share["count"] == measured[trial["attack"]][side]
+    assert set(measured) == set(chosen) and measured["completion"]["before"] > 0.5
