@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from concept_erasure.erasure import instant, learning
+from concept_erasure.erasure import instant
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.evaluation.attacks import Concept
 from concept_erasure.erasure.evaluation.by_kind import Request, by_kind, composed, counted
@@ -37,11 +37,14 @@ from concept_erasure.erasure.training.settings import Settings
 from drawnworld.captions import article
 from drawnworld.subjects import BY_NAME
 
-from .drawn_world import CFG, CONCEPTS, PICTURE, RANDOM, Drawn, erased, mean, wording
+from .cells import made
+from .drawn_world import CFG, CONCEPTS, COUNT, PICTURE, RANDOM, Drawn, erased, mean, wording
 from .families import commit
 from .quality import METHODS
 
 FILE = Path(__file__).with_name("results") / "drawn.json"
+THERE = tuple(name for name, how in METHODS.items() if isinstance(how, Instant | Settings))
+"""Methods that need no dictionary of this world."""
 SEEDS = (0, 1)
 STEPS = 12
 HOW = Drawing((0, 1), STEPS, CFG, "euler", "normal", PICTURE, PICTURE)
@@ -59,17 +62,11 @@ UNPROMPTED = 48
 
 def make(world: Drawn, method: str, names: Sequence[str], typed: str, seed: int) -> tuple[Erasure, float]:
     """The erasure, and the seconds of the core that making it took."""
-    how, text = METHODS[method], "\n".join(names)
-    started = time.process_time()
-    if isinstance(how, Instant):
-        found = instant.erase_instantly(world.model, world.clip, text, typed, how)
-    elif isinstance(how, Settings):
-        settings = with_pictures(world.model, replace(how, seed=seed), PICTURE, PICTURE)
-        with torch.inference_mode(), learning.gradients():
-            found = learning.learn(learning.prepare(world.model, world.clip, text, typed, with_sampling(settings)))
-    else:
-        raise ValueError(f"{method} needs a dictionary of this world")
-    return found, time.process_time() - started
+    how = METHODS[method]
+    if isinstance(how, Settings):
+        how = with_sampling(with_pictures(world.model, how, PICTURE, PICTURE))
+    with torch.inference_mode():
+        return made(world, how, "\n".join(names), typed, seed)
 
 
 class Bench:
@@ -127,7 +124,7 @@ class Bench:
             return attach.erase(model, instant.erase_instantly(model, world.clip, name, typed, METHODS[method]))
 
         def shown(model, name: str) -> list[bool]:
-            wanted = [one for one in world.shots_of(name, 6)]
+            wanted = world.shots_of(name, 6)
             ranks = world.judge.ranks(world.draw(model, wanted, STEPS), [name] * len(wanted))
             return [rank == 0 for rank in ranks]
 
@@ -193,7 +190,7 @@ def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
         row |= {key: rounded([cell for cell in own.values() if key in cell], key) for key in
                 ("recovery", "seconds", "bytes")}  # fmt: skip
         esr = [cell["scores"]["esr1"] for cell in singles.values()]
-        row["interval"] = [round(end, 4) for end in wilson(sum(esr) * 24, len(esr) * 24)]
+        row["interval"] = [round(end, 4) for end in wilson(sum(esr) * COUNT, len(esr) * COUNT)]
         row |= {"concepts": list(dict.fromkeys(concept for concept, _ in singles)), "cells": len(singles)}
         yield row
 
@@ -221,8 +218,9 @@ def write(cells: Mapping[str, dict], file: Path, commits: Sequence[str]) -> None
     table = list(rows(cells))
     base = next((row for row in table if row["method"] == "unedited"), {})
     found = {
-        "base": base, "rows": [row for row in table if row is not base], "instead": [], "concepts": list(CONCEPTS),
-        "seeds": list(SEEDS), "pictures": 72, "steps": STEPS, "commits": list(commits), "cells": cells,
+        "base": base, "rows": [row for row in table if row is not base], "concepts": list(CONCEPTS),
+        "seeds": sorted({int(name.split(" | ")[2]) for name in cells}), "pictures": 3 * COUNT, "steps": STEPS,
+        "commits": list(commits), "cells": cells,
     }  # fmt: skip
     file.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -237,7 +235,7 @@ def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["UCE", "recommended"])
+    parser.add_argument("--methods", nargs="+", choices=THERE, default=["UCE", "recommended"])
     parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=CONCEPTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

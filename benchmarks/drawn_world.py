@@ -24,7 +24,10 @@ from toyworld.worlds.world import World
 
 from .toy import Shot, Toy
 
-CFG = 4.0
+CFG, PICTURE = 4.0, SIDE
+COUNT = 24
+"""Pictures of what is erased, of what is near it, and of what is not."""
+PARTS = ("erased", "near", "random")
 FORMS = ("{a} drawn by {hand} {place}", "{a}, {place}", "a drawing of {a} by {hand}", "{a} {place}")
 NEAR = {
     "dog": ("wolf", "fox", "cat", "bear", "panda", "rabbit"),
@@ -114,7 +117,7 @@ class Drawn(Toy):
         self.encodings: dict[str, list] = {}
         self.encoder = Encoder(self.clip)
 
-    def shots(self, concept: str, count: int = 24) -> list[Asked]:
+    def shots(self, concept: str, count: int = COUNT) -> list[Asked]:
         """So many pictures of what is erased, of what is near it, and of what is not."""
         what = erased(concept)
         parts = {"erased": what.names, "near": what.near, "random": what.random}
@@ -174,10 +177,6 @@ class Drawn(Toy):
     def ranks(self, pictures: torch.Tensor, labels: Sequence[str], among: Sequence[str]) -> list[int]:
         """As attacks count; see ``erasure.evaluation.judges.Judge``."""
         return self.judge.ranks(pictures.permute(0, 3, 1, 2), list(labels))
-
-
-PARTS = ("erased", "near", "random")
-PICTURE = SIDE
 
 
 def mean(values: Sequence[float]) -> float:

@@ -91,8 +91,7 @@ class Encoder:
         self._contents: dict[str, list[int]] = {}
         self._listed: dict[str, torch.Tensor] = {}  # of lists that are read as a whole
         self._count, self._done = 0, 0  # texts that ``on_read`` is told of
-        self.pools = False
-        """Whether pooled vectors are wanted of what is read, too."""
+        self.pools = False  # whether pooled vectors are wanted of what is read, too
         self._vectors: dict[str, torch.Tensor] = {}  # of lists that are read as a whole
         self.tails: dict[str, torch.Tensor] = {}  # of phrases, from a name's last token on: see neighbours.py
 
