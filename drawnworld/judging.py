@@ -6,17 +6,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from toyworld.train import DEVICE, half_precision, roughen, schedule, to_float
+from toyworld.train import half_precision, roughen, schedule, to_float
 
 from . import pictures, vae
 from .fetch import WORK
 from .judge import FILE, KINDS, Judge, halves
-from .keeping import State, record
+from .keeping import DEVICE, State, adamw, record
 from .world import Scene
 
 SEED = 20620
-STEPS, BATCH, DECODED = 4000, 64, 1
-"""``DECODED`` shards are also shown as the VAE gives them back."""
+STEPS, BATCH = 5000, 128
+DECODED, AS_MANY = 3, 3
+"""``DECODED`` shards are also shown as the VAE gives them back; each of these counts as ``AS_MANY``."""
 HELD_OUT = 2000
 UNKNOWN = -100
 """A label that counts for nothing."""
@@ -30,7 +31,7 @@ def decoded(number: int) -> torch.Tensor:
         _, dec = vae.load()
         latents = vae.latents_of(number)
         with half_precision():
-            parts = [dec(chunk.to(DEVICE).float()).float().clamp(0, 1) for chunk in latents.split(32)]
+            parts = [dec(chunk.to(DEVICE).float()).float().clamp(0, 1) for chunk in latents.split(128)]
         save_file({"pictures": torch.cat([(part * 255).byte().cpu() for part in parts]).contiguous()}, path)
     return load_file(path)["pictures"]
 
@@ -50,11 +51,11 @@ class Data:
 
     def __init__(self) -> None:
         numbers = range(pictures.SHARDS)
-        self.shards = [pictures.shard(number) for number in numbers]
+        self.shards = [pictures.shard(number).to(DEVICE) for number in numbers]
         self.scenes = [pictures.scenes(number) for number in numbers]
-        for number in range(DECODED):
-            self.shards += [decoded(number)] * 4
-            self.scenes += [pictures.scenes(number)] * 4
+        for number in range(min(DECODED, pictures.SHARDS)):
+            self.shards += [decoded(number).to(DEVICE)] * AS_MANY
+            self.scenes += [pictures.scenes(number)] * AS_MANY
         self.pairs = [[i for i, s in enumerate(scenes) if len(s.subjects) == 2] for scenes in self.scenes]
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +91,7 @@ def shifted(x: torch.Tensor) -> torch.Tensor:
 def train(steps: int = STEPS) -> None:
     torch.manual_seed(SEED)
     data, judge = Data(), Judge().to(DEVICE)
-    optimiser = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=0.03)
+    optimiser = adamw(judge.parameters(), 1.5e-3, 0.03)
     lr = schedule(optimiser, steps)
     state = State("judge", {"judge": judge, "optimiser": optimiser, "lr": lr})
 

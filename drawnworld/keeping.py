@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,20 @@ import torch
 from .fetch import HERE, WORK
 
 RECORD = HERE / "training.json"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KEEP_SECONDS = 180.0
 """So often a stage writes its state."""
+_GETTERS = [torch.get_rng_state, torch.cuda.get_rng_state][: 1 + (DEVICE == "cuda")]
+_SETTERS = [torch.set_rng_state, torch.cuda.set_rng_state][: 1 + (DEVICE == "cuda")]
+
+
+def adamw(parameters: Iterable, rate: float, decay: float, betas: tuple[float, float] = (0.9, 0.999)):
+    """The optimiser of all stages; its rate is a tensor, so that a recorded step sees it change."""
+    lr = torch.tensor(rate, device=DEVICE)
+    recorded = DEVICE == "cuda"
+    return torch.optim.AdamW(
+        list(parameters), lr=lr, betas=betas, weight_decay=decay, fused=True, capturable=recorded
+    )  # fmt: skip
 
 
 def record(stage: str, **facts) -> None:
@@ -35,12 +47,13 @@ class State:
             self._read()
 
     def _read(self) -> None:
-        saved = torch.load(self.path, weights_only=False)
+        saved = torch.load(self.path, map_location=DEVICE, weights_only=False)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         self.step, self.losses, self.mean = saved["step"], saved["losses"], saved["mean"]
         self.begun -= saved["seconds"]
-        torch.set_rng_state(saved["random"])
+        for given, setter in zip(saved["random"], _SETTERS, strict=False):
+            setter(given.cpu())
 
     @property
     def seconds(self) -> float:
@@ -57,7 +70,7 @@ class State:
         saved = {name: part.state_dict() for name, part in self.parts.items()}
         saved |= {"step": self.step, "losses": self.losses, "mean": self.mean, "seconds": self.seconds}
         partial = self.path.with_suffix(".part")
-        torch.save({**saved, "random": torch.get_rng_state()}, partial)
+        torch.save({**saved, "random": [getter() for getter in _GETTERS]}, partial)
         partial.replace(self.path)
         self.kept = time.time()
 
@@ -75,3 +88,34 @@ class State:
                 )
             if time.time() - self.kept > KEEP_SECONDS or self.step == steps:
                 self.save()
+
+
+class Recorded:
+    """A step of training. A GPU records it once and then repeats it as a whole, which spares the launch of each part.
+
+    The step takes nothing, works on the same tensors each time, and gives a tensor.
+    """
+
+    def __init__(self, step: Callable[[], torch.Tensor]):
+        self.step = step
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> torch.Tensor:
+        if DEVICE != "cuda":
+            return self.step()
+        if self.graph is None:
+            self._record()
+        assert self.graph is not None
+        self.graph.replay()
+        return self.out
+
+    def _record(self) -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # what is made on the first calls must not be part of the record
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.out = self.step()

@@ -9,7 +9,7 @@ Beside it heads read from each caption's end token what it says, which a real te
 
 from __future__ import annotations
 
-import random
+import time
 from collections.abc import Callable, Sequence
 
 import comfy.ops
@@ -21,47 +21,27 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from toyworld.node.families.drawn import NETWORK, TEXT_CONFIG, DrawnTokenizer
-from toyworld.train import DEVICE, Average, differentiable_attention, half_precision, save_half, sd1_state
+from toyworld.node.families.drawn import NETWORK, TEXT_CONFIG
+from toyworld.train import differentiable_attention, half_precision, save_half, sd1_state
 
-from . import pictures, vae
-from .captions import HEADS, Caption, pieces, random_caption
+from . import spoken, vae
 from .fetch import HERE, WORK
-from .keeping import State, record
+from .keeping import DEVICE, Recorded, State, adamw, record
+from .spoken import END, START, Vocabulary
 
 SEED = 20630
-STEPS, BATCH, RATE = 60_000, 32, 8e-4
+STEPS, BATCH, RATE = 40_000, 256, 8e-4
 WARM, COOLING = 500, 0.25
 """Steps until the learning rate is full, and the last share of all steps in which it falls."""
 SPOKEN = 0.05
 """Weight of the loss of what the text encoder names."""
-WHOLE = 0.3
-"""Share of batches that are trained on all 77 rows of the encoding."""
-START, END = 49406, 49407
-WATCH_EVERY = 1500
+AVERAGE_EVERY, DECAY = 10, 0.995
+"""Steps between two updates of the moving average, and how much of it each keeps."""
+WATCH_EVERY = 10_000
+WARM_UP, TIMED, IN_STEPS = 20, 200, 0.93
+"""Steps that are not timed, steps that are, and the share of the time that goes into steps and not into looks."""
 CHECKPOINT = HERE / "drawnworld.safetensors"
 PREVIEW = WORK / "drawnworld.safetensors"
-
-
-class Vocabulary:
-    """The tokens that captions use, renumbered without gaps, so that training carries no 49,408-row table."""
-
-    def __init__(self) -> None:
-        self.tokenizer = DrawnTokenizer()
-        self.known: dict[str, list[int]] = {}
-        self.used = sorted({token for piece in pieces() for token in self.host(piece)} | {START, END})
-        self.compact = {token: i for i, token in enumerate(self.used)}
-
-    def host(self, text: str) -> list[int]:
-        """The host's 77 token numbers."""
-        return [token for token, _ in self.tokenizer.tokenize_with_weights(text)["l"][0]]
-
-    def encode(self, text: str) -> list[int]:
-        if text not in self.known:
-            if len(self.known) > 200_000:
-                self.known.clear()
-            self.known[text] = [self.compact[token] for token in self.host(text)]
-        return self.known[text]
 
 
 def text_model(vocabulary: Vocabulary) -> CLIPTextModel:
@@ -89,7 +69,7 @@ class Naming(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(TEXT_CONFIG["hidden_size"], len(names) + 1) for names in HEADS.values())
+        self.heads = nn.ModuleList(nn.Linear(TEXT_CONFIG["hidden_size"], size) for size in spoken.SIZES)
 
     def loss(self, ends: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy over the heads; ends [b, d], labels [b, heads]."""
@@ -97,27 +77,24 @@ class Naming(nn.Module):
         return torch.stack(each).sum()
 
 
-class Averages(Average):
-    """The moving average, with a state that can be kept."""
+class Average:
+    """Exponential moving average of parameters, with a warm-up so that early steps are forgotten."""
+
+    def __init__(self, module: nn.Module):
+        self.count = 0
+        self.values = {k: v.detach().clone() for k, v in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.count += 1
+        decay = min(DECAY, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(list(self.values.values()), list(module.parameters()), 1 - decay)
 
     def state_dict(self) -> dict:
         return {"values": self.values, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
         self.values, self.count = state["values"], state["count"]
-
-
-class Dice:
-    """Random choices of captions, with a state that can be kept."""
-
-    def __init__(self, seed: int):
-        self.rng = random.Random(seed)
-
-    def state_dict(self) -> dict:
-        return {"state": self.rng.getstate()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rng.setstate(state["state"])
 
 
 def rate(step: int, steps: int) -> float:
@@ -135,25 +112,25 @@ class Trainer:
         self.both = nn.ModuleDict({"text": text_model(self.vocabulary), "unet": unet_model()}).to(DEVICE)
         self.naming = Naming().to(DEVICE)
         groups = [{"params": list(self.both.parameters())}, {"params": list(self.naming.parameters())}]
-        self.optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
-        self.average, self.dice = Averages(self.both, 0.9995), Dice(SEED)
+        self.optimiser = adamw(groups, RATE, 0.01, betas=(0.9, 0.99))
+        self.average = Average(self.both)
         self.sigmas = ModelSamplingDiscrete(None).sigmas.to(DEVICE)
         parts = {"both": self.both, "naming": self.naming, "optimiser": self.optimiser, "average": self.average}
-        self.state = State("network", {**parts, "dice": self.dice})
-        self.latents, self.scenes = vae.latents(), pictures.all_scenes()
+        self.state = State("network", parts)
+        self.latents = vae.latents().to(DEVICE)
+        self.tokens, self.labels = (part.to(DEVICE) for part in spoken.everything(self.vocabulary))
+        self.step = Recorded(self._step)
         self.spoken = 0.0
 
-    def read(self, texts: Sequence[str], whole: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encodings [b, n, d] and those of the end tokens [b, d]; n is 77, or less where not the whole is wanted.
+    def read(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodings [b, 77, d] of tokens [b, 77], and those of the end tokens [b, d]."""
+        context = self.both["text"](input_ids=tokens).last_hidden_state
+        ends = (tokens == self.vocabulary.end).int().argmax(1)[:, None, None].expand(-1, 1, context.shape[-1])
+        return context, context.gather(1, ends)[:, 0]
 
-        The host always gives 77 rows; most batches are trained on fewer, since what stands behind the end costs much.
-        """
-        ids = torch.tensor([self.vocabulary.encode(text) for text in texts], device=DEVICE)
-        ends = (ids == self.vocabulary.compact[END]).int().argmax(1)
-        if not whole:
-            ids = ids[:, : int(ends.max()) + 1 + int(torch.randint(1, 12, ()))]
-        context = self.both["text"](input_ids=ids).last_hidden_state
-        return context, context[torch.arange(len(ids), device=DEVICE), ends]
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encodings [b, 77, d] of texts."""
+        return self.read(torch.tensor([self.vocabulary.encode(text) for text in texts], device=DEVICE))[0]
 
     def predict(self, x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """v, of latents x at their noise levels."""
@@ -162,40 +139,49 @@ class Trainer:
         scaled = x / (sigma**2 + 1).sqrt()
         return self.both["unet"](scaled, timestep.float(), context=context, transformer_options=options).float()
 
-    def losses(self, clean: torch.Tensor, said: Sequence[Caption]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of v, and the loss of what the text encoder names."""
-        noise, timestep = torch.randn_like(clean), torch.randint(1000, (len(clean),), device=DEVICE)
+    def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of v over a random batch, and the loss of what the text encoder names."""
+        rows = torch.randint(len(self.latents), (BATCH,), device=DEVICE)
+        which = torch.randint(spoken.EACH, (BATCH,), device=DEVICE)
+        clean, labels = self.latents[rows].float(), self.labels[rows, which].long()
+        tokens = spoken.whole(self.tokens[rows, which], self.vocabulary.end)
+        noise, timestep = torch.randn_like(clean), torch.randint(1000, (BATCH,), device=DEVICE)
         sigma = self.sigmas[timestep][:, None, None, None]
         target = (noise - sigma * clean) / (sigma**2 + 1).sqrt()
-        labels = torch.tensor([caption.labels for caption in said], device=DEVICE)
         with half_precision():
-            context, ends = self.read([caption.text for caption in said], bool(torch.rand(()) < WHOLE))
+            context, ends = self.read(tokens)
             out = self.predict(clean + sigma * noise, timestep, context)
         return F.mse_loss(out, target), self.naming.loss(ends, labels)
 
-    def update(self) -> float:
-        """One step of the optimiser; gives the error of v."""
-        rows = torch.randint(len(self.latents), (BATCH,)).tolist()
-        said = [random_caption(self.scenes[i], self.dice.rng) for i in rows]
-        loss, spoken = self.losses(self.latents[rows].to(DEVICE).float(), said)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.state.step, self.steps)
+    def _step(self) -> torch.Tensor:
+        """One step of the optimiser; gives the error of v and the loss of the names."""
+        loss, named = self.losses()
         self.optimiser.zero_grad()
-        (loss + SPOKEN * spoken).backward()
+        (loss + SPOKEN * named).backward()
         nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
         self.optimiser.step()
-        self.average.update(self.both)
-        self.spoken += (0.01 if self.spoken else 1.0) * (spoken.item() - self.spoken)
-        return loss.item()
+        return torch.stack([loss.detach(), named.detach()])
+
+    def update(self) -> float:
+        """One step at the rate that its turn has; gives the error of v."""
+        for group in self.optimiser.param_groups:
+            group["lr"].fill_(rate(self.state.step, self.steps))
+        loss, named = self.step().tolist()
+        if self.state.step % AVERAGE_EVERY == 0:
+            self.average.update(self.both)
+        self.spoken += (0.01 if self.spoken else 1.0) * (named - self.spoken)
+        return loss
 
     def averaged(self) -> dict[str, torch.Tensor]:
         return {k: v.float().cpu().contiguous() for k, v in self.average.values.items()}
 
 
-def train(steps: int = STEPS) -> None:
-    """Trains or goes on, with a look at the pictures every so often."""
+def train(steps: int = STEPS, minutes: float | None = None) -> None:
+    """Trains or goes on, with a look at the pictures every so often; with ``minutes``, as many steps as they allow."""
     trainer = Trainer(steps)
     state = trainer.state
+    if minutes is not None:
+        trainer.steps = steps = _that_fit(trainer, 60 * minutes)
     while state.step < steps:
         until = min(steps, (state.step // WATCH_EVERY + 1) * WATCH_EVERY)
         state.run(until, trainer.update, f"network of {steps}")
@@ -204,6 +190,16 @@ def train(steps: int = STEPS) -> None:
         watched(trainer)
     assemble(trainer.averaged(), trainer.vocabulary, CHECKPOINT)
     record("checkpoint", bytes=CHECKPOINT.stat().st_size)
+
+
+def _that_fit(trainer: Trainer, seconds: float) -> int:
+    """How many steps there are time for; a few are made to find that out."""
+    begun, state = time.time(), trainer.state
+    state.run(state.step + WARM_UP, trainer.update, "network")
+    started = time.time()
+    state.run(state.step + TIMED, trainer.update, "network")
+    pace = (time.time() - started) / TIMED
+    return state.step + int((seconds - (time.time() - begun)) * IN_STEPS / pace)
 
 
 def note(trainer: Trainer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from .fetch import WORK
 from .world import Scene, random_scene, render
 
 SEED = 20600
-SHARDS, IN_SHARD = 16, 4096
+SHARDS, IN_SHARD = 32, 4096
 
 
 def scenes(shard: int) -> list[Scene]:
@@ -32,16 +31,6 @@ def shard(number: int) -> torch.Tensor:
         np.save(partial, np.ascontiguousarray(data))
         partial.replace(path)
     return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-
-def render_all() -> None:
-    for number in range(SHARDS):
-        shard(number)
-
-
-@cache
-def all_scenes() -> tuple[Scene, ...]:
-    return tuple(scene for number in range(SHARDS) for scene in scenes(number))
 
 
 def fresh(count: int, seed: int) -> tuple[torch.Tensor, list[Scene]]:

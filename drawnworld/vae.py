@@ -1,4 +1,4 @@
-"""The drawn world's VAE: the toy world's layout with twice the channels, trained on cuttings of the pictures."""
+"""The drawn world's VAE: the toy world's layout with twice the channels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from toyworld import autoencoder
-from toyworld.train import DEVICE, half_precision, schedule, to_float, whitening
+from toyworld.train import half_precision, schedule, to_float, whitening
 
 from . import pictures
 from .fetch import WORK
-from .keeping import State, record
+from .keeping import DEVICE, Recorded, State, adamw, record
 
 CHANNELS = 8
 FILE = WORK / "vae.safetensors"
 SEED = 20610
-STEPS, BATCH, CUT = 6000, 16, 64
+STEPS, BATCH, SHARDS = 8000, 24, 4
 NOISE = 0.06
 """Of the latents, so that a sampler's small errors are not seen."""
-DECODER_STEPS, WHOLE = 4000, 4
 PARTS = ("taesd_encoder.", "taesd_decoder.")
 
 
@@ -47,15 +46,6 @@ def load() -> tuple[nn.Module, nn.Module]:
     return both
 
 
-def cuttings(data: torch.Tensor) -> torch.Tensor:
-    """Random squares of random pictures, [BATCH, 3, CUT, CUT] in [0, 1]."""
-    room = data.shape[-1] - CUT + 1
-    rows = torch.randint(len(data), (BATCH,)).tolist()
-    corners = torch.randint(room, (BATCH, 2)).tolist()
-    cut = [data[i, :, y : y + CUT, x : x + CUT] for i, (y, x) in zip(rows, corners, strict=True)]
-    return to_float(torch.stack(cut))
-
-
 def slopes(x: torch.Tensor) -> torch.Tensor:
     """Differences of neighbouring pixels, of which edges are made."""
     return torch.cat([(x[..., 1:] - x[..., :-1]).flatten(1), (x[..., 1:, :] - x[..., :-1, :]).flatten(1)], 1)
@@ -69,15 +59,15 @@ def difference(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def train(steps: int = STEPS) -> None:
     torch.manual_seed(SEED)
-    data = pictures.shard(0)
+    data = torch.cat([pictures.shard(number) for number in range(min(SHARDS, pictures.SHARDS))]).to(DEVICE)
     enc, dec = coders()
-    optimiser = torch.optim.AdamW([*enc.parameters(), *dec.parameters()], lr=2e-3, weight_decay=1e-4)
+    optimiser = adamw([*enc.parameters(), *dec.parameters()], 2e-3, 1e-4)
     lr = schedule(optimiser, steps)
     parts: Mapping[str, object] = {"enc": enc, "dec": dec, "optimiser": optimiser, "lr": lr}
     state = State("vae", parts)
 
-    def update() -> float:
-        x = cuttings(data)
+    def step() -> torch.Tensor:
+        x = to_float(data[torch.randint(len(data), (BATCH,), device=DEVICE)])
         with half_precision():
             z = enc(x)
             y = dec(z + NOISE * torch.randn_like(z))
@@ -86,8 +76,14 @@ def train(steps: int = STEPS) -> None:
         (pixel + 0.02 * whitening(z.float())).backward()
         nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
         optimiser.step()
+        return pixel.detach()
+
+    recorded = Recorded(step)
+
+    def update() -> float:
+        loss = recorded().item()
         lr.step()
-        return pixel.item()
+        return loss
 
     state.run(steps, update, "vae")
     save(enc, dec)
@@ -101,34 +97,6 @@ def save(enc: nn.Module, dec: nn.Module) -> None:
     partial = FILE.with_suffix(".part")
     save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial)
     partial.replace(FILE)
-
-
-def train_decoder(steps: int = DECODER_STEPS) -> None:
-    """The decoder alone, on the latents that the network is trained on; they do not change by it."""
-    torch.manual_seed(SEED + 1)
-    (enc, dec), data, known = load(), pictures.shard(0), latents_of(0)
-    dec.train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(dec.parameters(), lr=1e-3, weight_decay=1e-4)
-    lr = schedule(optimiser, steps)
-    state = State("decoder", {"dec": dec, "optimiser": optimiser, "lr": lr})
-
-    def update() -> float:
-        rows = torch.randint(len(data), (WHOLE,)).tolist()
-        z = known[rows].to(DEVICE).float()
-        with half_precision():
-            y = dec(z + NOISE * torch.randn_like(z))
-        pixel = difference(y.float(), to_float(data[rows]))
-        optimiser.zero_grad()
-        pixel.backward()
-        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
-        optimiser.step()
-        lr.step()
-        return pixel.item()
-
-    state.run(steps, update, "decoder")
-    save(enc, dec)
-    record("decoder", steps=steps, batch=WHOLE, seconds=round(state.seconds), losses=state.losses, seed=SEED + 1)
-    look(enc, dec)
 
 
 @torch.no_grad()
@@ -162,6 +130,6 @@ def latents_of(number: int) -> torch.Tensor:
     if not path.exists():
         print(f"encoding shard {number + 1} of {pictures.SHARDS} …", flush=True)
         with half_precision():
-            parts = [enc(to_float(chunk)).half().cpu() for chunk in pictures.shard(number).split(64)]
+            parts = [enc(to_float(chunk)).half().cpu() for chunk in pictures.shard(number).split(128)]
         save_file({"latents": torch.cat(parts).contiguous()}, path)
     return load_file(path)["latents"]

@@ -50,7 +50,7 @@ def draw(trainer: Trainer, texts: list[str], cfg: float = CFG) -> torch.Tensor:
     """Pictures [b, 3, 128, 128] in [0, 1], by Euler's method."""
     noise = torch.randn(len(texts), *trainer.latents.shape[1:], generator=torch.Generator().manual_seed(SEED))
     with half_precision():
-        parts = [_draw(trainer, texts[i : i + 32], noise[i : i + 32], cfg) for i in range(0, len(texts), 32)]
+        parts = [_draw(trainer, texts[i : i + 48], noise[i : i + 48], cfg) for i in range(0, len(texts), 48)]
         _, dec = vae.load()
         return torch.cat([dec(part).float() for part in parts]).clamp(0, 1).cpu()
 
@@ -58,7 +58,7 @@ def draw(trainer: Trainer, texts: list[str], cfg: float = CFG) -> torch.Tensor:
 def _draw(trainer: Trainer, texts: list[str], noise: torch.Tensor, cfg: float) -> torch.Tensor:
     sigmas = trainer.sigmas
     levels = torch.linspace(999, 0, STEPS).round().long().to(sigmas.device)
-    context, _ = trainer.read([*texts, *[""] * len(texts)])
+    context = trainer.encode([*texts, *[""] * len(texts)])
     x = noise.to(sigmas.device) * (1 + sigmas[-1] ** 2).sqrt()
     for i, level in enumerate(levels):
         sigma, after = sigmas[level], sigmas[levels[i + 1]] if i + 1 < STEPS else 0.0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
 import random
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import resvg_py
 from PIL import Image
 
 from . import fetch, scenes
+from .hands import HANDS as SETS
 from .hands import NAMES as HANDS
 from .scenes import BACKGROUNDS, PLAIN, SIZE
 from .subjects import BY_NAME, SUBJECTS
@@ -55,18 +58,27 @@ def raster(svg: str) -> Image.Image:
     return image.crop(image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
 
 
+def _file() -> Path:
+    """Where drawings are remembered: another name for other sets, subjects or sizes."""
+    meant = [RASTER, [hand.package.sha512 for hand in SETS], [subject.icon for subject in SUBJECTS]]
+    return fetch.WORK / f"drawings_{hashlib.sha256(repr(meant).encode()).hexdigest()[:8]}.zip"
+
+
 @cache
 def drawings() -> Drawings:
     """(subject, hand) -> RGBA image; remembered on disk, because a thousand of them take a minute."""
-    path = fetch.WORK / "drawings.pickle"
-    wanted = fetch.drawings()
-    if path.exists():
-        known = pickle.loads(path.read_bytes())
-        if known.keys() == wanted.keys():
-            return known
-    known = {key: raster(svg) for key, svg in wanted.items()}
-    path.write_bytes(pickle.dumps(known))
-    return known
+    path = _file()
+    if not path.exists():
+        partial = path.with_suffix(".part")
+        with zipfile.ZipFile(partial, "w") as file:
+            for (subject, hand), svg in fetch.drawings().items():
+                data = io.BytesIO()
+                raster(svg).save(data, "PNG")
+                file.writestr(f"{subject}/{hand}.png", data.getvalue())
+        partial.replace(path)
+    with zipfile.ZipFile(path) as file:
+        images = {name: Image.open(io.BytesIO(file.read(name))).convert("RGBA") for name in file.namelist()}
+    return {tuple(name.removesuffix(".png").split("/")): image for name, image in images.items()}
 
 
 @cache

@@ -54,7 +54,7 @@ def test_captions_say_what_the_picture_shows():
 
 
 def test_the_training_vocabulary_has_every_token():
-    from drawnworld.network import Vocabulary
+    from drawnworld.spoken import Vocabulary
 
     vocabulary, rng = Vocabulary(), random.Random(2)
     for scene in SCENES * 4:
