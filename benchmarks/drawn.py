@@ -35,14 +35,18 @@ from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
 from concept_erasure.erasure.training.settings import Settings
 from drawnworld.captions import article
+from drawnworld.report import CFG
 from drawnworld.subjects import BY_NAME
 
+from . import matched
 from .cells import made
-from .drawn_world import CFG, CONCEPTS, COUNT, PICTURE, RANDOM, Drawn, erased, mean, wording
+from .drawn_world import CONCEPTS, COUNT, PICTURE, RANDOM, Drawn, erased, mean, wording
 from .families import commit
 from .quality import METHODS
 
 FILE = Path(__file__).with_name("results") / "drawn.json"
+INSTEAD = FILE.with_name("drawn_instead.json")
+"""What ``benchmarks.instead --world drawn`` has measured."""
 THERE = tuple(name for name, how in METHODS.items() if isinstance(how, Instant | Settings))
 """Methods that need no dictionary of this world."""
 SEEDS = (0, 1)
@@ -56,7 +60,7 @@ IN_A_ROW = (
 )  # fmt: skip
 """Twenty animals that are erased one after the other, and those of their kind that are not."""
 CANARY, FAR = ("dog", "rabbit", "crab", "butterfly"), ("pizza", "castle", "guitar", "rocket")
-PARTS = ("scores", "kinds", "drift", "probes", "sequence")
+PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence")
 UNPROMPTED = 48
 
 
@@ -78,6 +82,13 @@ class Bench:
     def scores(self, model, concept: str) -> dict:
         wanted = self.world.shots(concept)
         return self.world.scored(self.world.draw(model, wanted, STEPS), wanted)
+
+    def strengths(self, erasure: Erasure, concept: str) -> dict:
+        """The scores at every strength of a sweep, for methods to be compared where they erase the same share."""
+        return {
+            str(strength): self.scores(attach.erase(self.world.model, erasure, strength), concept)
+            for strength in matched.STRENGTHS
+        }
 
     def kinds(self, model, concept: str) -> dict:
         """Shares by kind of prompt; of subjects only, which have other names and descriptions."""
@@ -143,7 +154,7 @@ def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[
     if not missing:
         return
     if method == "unedited":
-        model, key = bench.world.model, None
+        model, key, erasure = bench.world.model, None, None
     else:
         what = erased(concept)
         erasure, seconds = make(bench.world, method, what.names, what.typed, seed)
@@ -151,7 +162,10 @@ def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[
         cell |= {"seconds": round(seconds, 2), "bytes": erasure.bytes()}
         key = erasure if erasure.key else None
     for part in missing:
-        cell[part] = getattr(bench, part)(model, concept)
+        if part == "strengths":
+            cell[part] = bench.strengths(erasure, concept) if erasure else {}
+        else:
+            cell[part] = getattr(bench, part)(model, concept)
     if key and "recovery" not in cell:
         cell["recovery"] = 1 - bench.scores(attach.recover(model, key), concept)["esr1"]
 
@@ -218,7 +232,9 @@ def write(cells: Mapping[str, dict], file: Path, commits: Sequence[str]) -> None
     table = list(rows(cells))
     base = next((row for row in table if row["method"] == "unedited"), {})
     found = {
-        "base": base, "rows": [row for row in table if row is not base], "concepts": list(CONCEPTS),
+        "base": base, "rows": [row for row in table if row is not base],
+        "instead": json.loads(INSTEAD.read_text())["instead"] if INSTEAD.exists() else [],
+        "matched": list(matched.rows(cells)), "concepts": list(CONCEPTS),
         "seeds": sorted({int(name.split(" | ")[2]) for name in cells}), "pictures": 3 * COUNT, "steps": STEPS,
         "commits": list(commits), "cells": cells,
     }  # fmt: skip

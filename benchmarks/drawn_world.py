@@ -13,18 +13,18 @@ import torch
 
 from concept_erasure.erasure.evaluation.by_kind import LEFT, NUMBERS, RIGHT, Wording
 from concept_erasure.erasure.texts.encoder import Encoder
-from drawnworld.captions import article, implicit
+from drawnworld.captions import article, implicit, place
 from drawnworld.hands import NAMES as HANDS
 from drawnworld.judge import SIDE, halves, load_judge
 from drawnworld.network import CHECKPOINT
-from drawnworld.scenes import BACKGROUNDS, PHRASES, PLAIN
+from drawnworld.report import world as drawn_world
+from drawnworld.scenes import BACKGROUNDS
 from drawnworld.subjects import BY_NAME, KINDS, SUBJECTS
 from drawnworld.world import hands_of
-from toyworld.worlds.world import World
 
 from .toy import Shot, Toy
 
-CFG, PICTURE = 4.0, SIDE
+PICTURE = SIDE
 COUNT = 24
 """Pictures of what is erased, of what is near it, and of what is not."""
 PARTS = ("erased", "near", "random")
@@ -86,14 +86,11 @@ def wording(name: str) -> Wording:
     return Wording(name, subject.others, [subject.description, *keywords])
 
 
-def place(background: str) -> str:
-    return f"on a {background} background" if background in PLAIN else PHRASES[background][0]
-
-
 def shot(label: str, number: int, part: str) -> Asked:
     """The ``number``-th picture of a label: a subject by the hands in turn, or subjects in turn by a hand."""
     is_hand = label in HANDS
-    subject = RANDOM[number % len(RANDOM)] if is_hand else label
+    subjects = [name for name in RANDOM if label in hands_of(name)] if is_hand else [label]
+    subject = subjects[number % len(subjects)]
     hands = hands_of(subject)
     hand = label if is_hand else hands[number % len(hands)]
     background = BACKGROUNDS[number * 4 % len(BACKGROUNDS)]
@@ -108,11 +105,9 @@ class Drawn(Toy):
     """The drawn world's checkpoint, loaded once, with its judge."""
 
     def __init__(self, checkpoint: Path = CHECKPOINT) -> None:
-        self.world = World(
-            "drawn", object, {}, object, 0, cfg=CFG, scheduler="normal", latent=(8, 16, 16), file=checkpoint.name
-        )  # type: ignore[arg-type]
+        self.world = drawn_world(checkpoint)
         with torch.inference_mode():
-            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3]
+            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(self.world.checkpoint))[:3]
         self.judge = load_judge()
         self.encodings: dict[str, list] = {}
         self.encoder = Encoder(self.clip)

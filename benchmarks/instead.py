@@ -2,11 +2,12 @@
 
     python3 scripts/run.py benchmarks.instead                     # half an hour on one core; goes on where it stopped
     python3 scripts/run.py benchmarks.instead --concepts circle   # one concept
+    python3 scripts/run.py benchmarks.instead --world drawn       # on the drawn world
 
 Into ``benchmarks/results/instead.json`` and the table of docs/measured.md: ESR-1, PSR-1 and kept attributes on the toy
 world, each at its CFG and at CFG 1, in many steps and in few, and the time of drawing beside the unedited model's. What
 stands beside an erasure is in ``guards.py``, written from the papers. The same pictures, noise and judge as in
-``benchmarks.quality``.
+``benchmarks.quality``; on the drawn world as in ``benchmarks.drawn``, whose file takes the rows up.
 """
 
 from __future__ import annotations
@@ -29,31 +30,75 @@ from concept_erasure.erasure.methods import preset_for
 from toyworld.report import CFG
 from toyworld.scoring import plan
 
+from . import drawn
 from .guards import GUARDS, Guard
 from .quality import LEARNED_ON
-from .toy import ROWS, Toy, shots
+from .toy import ROWS, Shot, Toy, shots
 
 FILE = Path(__file__).with_name("results") / "instead.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
 MARKS = ("<!-- table of benchmarks.instead -->", "<!-- end of the table of benchmarks.instead -->")
+DRAWN_MARKS = ("<!-- instead, drawn world -->", "<!-- end of instead, drawn world -->")
 OURS = ("Erase Concept", "recommended")
-SETTINGS = tuple(product((CFG, 1.0), (20, 6)))
-"""CFG and steps."""
-EVERY = 2
-"""One in so many of the pictures."""
 FIGURES = ("esr1", "psr1", "kept_attributes", "relative_time")
 CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 
-def edited(toy: Toy, name: str, concept: str):
-    """The toy world's MODEL as one of ours has edited it."""
-    kept = "\n".join(text for text in plan(concept)["preserve"] if text != concept)
-    with torch.inference_mode(name != "recommended"):
-        if name == "Erase Concept":
-            return attach.erase(toy.model, instant.erase_instantly(toy.model, toy.clip, concept, kept, Instant()))
-        with learning.gradients():
-            prepared = learning.prepare(toy.model, toy.clip, concept, kept, preset_for("recommended"))
-            return attach.erase(toy.model, learning.learn(prepared))
+class OnToy:
+    """What is drawn and judged on the toy world."""
+
+    file, page, marks = FILE, PAGE, MARKS
+    concepts: Sequence[str] = LEARNED_ON
+    settings = tuple(product((CFG, 1.0), (20, 6)))
+    """CFG and steps."""
+    every = 2
+    """One in so many of the pictures."""
+
+    def __init__(self) -> None:
+        self.world = Toy()
+
+    def wanted(self, concept: str) -> list[Shot]:
+        return list(shots(concept)[:: self.every])
+
+    def scored(self, pictures: torch.Tensor, wanted: Sequence[Shot], concept: str) -> dict[str, float]:
+        return self.world.score(pictures, wanted, concept)
+
+    def edited(self, name: str, concept: str):
+        """The MODEL as one of ours has edited it."""
+        toy, kept = self.world, "\n".join(text for text in plan(concept)["preserve"] if text != concept)
+        with torch.inference_mode(name != "recommended"):
+            if name == "Erase Concept":
+                return attach.erase(toy.model, instant.erase_instantly(toy.model, toy.clip, concept, kept, Instant()))
+            with learning.gradients():
+                prepared = learning.prepare(toy.model, toy.clip, concept, kept, preset_for("recommended"))
+                return attach.erase(toy.model, learning.learn(prepared))
+
+
+class OnDrawn:
+    """The same on the drawn world."""
+
+    file, page, marks = drawn.INSTEAD, PAGE, DRAWN_MARKS
+    concepts: Sequence[str] = ("dog", "guitar")
+    settings = ((drawn.CFG, drawn.STEPS), (1.0, drawn.STEPS))
+    every = 2
+
+    def __init__(self) -> None:
+        self.world = drawn.Drawn()
+
+    def wanted(self, concept: str) -> list[Shot]:
+        return list(self.world.shots(concept)[:: self.every])
+
+    def scored(self, pictures: torch.Tensor, wanted: Sequence, concept: str) -> dict[str, float]:
+        found = self.world.scored(pictures, wanted)
+        return {**found, "psr1": (found["psr1_near"] + found["psr1_random"]) / 2}
+
+    def edited(self, name: str, concept: str):
+        what, method = drawn.erased(concept), {"Erase Concept": "UCE"}.get(name, name)
+        return attach.erase(self.world.model, drawn.make(self.world, method, what.names, what.typed, 0)[0])
+
+
+Place = OnToy | OnDrawn
+PLACES: dict[str, type[Place]] = {"toy": OnToy, "drawn": OnDrawn}
 
 
 def draw(toy: Toy, guard: Guard, wanted: Sequence, concept: str, cfg: float, steps: int) -> torch.Tensor:
@@ -63,28 +108,28 @@ def draw(toy: Toy, guard: Guard, wanted: Sequence, concept: str, cfg: float, ste
 
 
 @cache
-def seconds_unedited(toy: Toy, pictures: int, cfg: float, steps: int) -> float:
+def seconds_unedited(place: Place, pictures: int, cfg: float, steps: int) -> float:
     """How long the model takes as it is, for so many pictures of any concept."""
-    wanted = shots(LEARNED_ON[0])[:pictures]
-    draw(toy, GUARDS["nothing"], wanted[:2], "", cfg, 1)
+    wanted = place.wanted(place.concepts[0])[:pictures]
+    draw(place.world, GUARDS["nothing"], wanted[:2], "", cfg, 1)
     started = CLOCK()
-    draw(toy, GUARDS["nothing"], wanted, "", cfg, steps)
+    draw(place.world, GUARDS["nothing"], wanted, "", cfg, steps)
     return CLOCK() - started
 
 
-def measured(toy: Toy, name: str, concept: str) -> Iterator[dict]:
+def measured(place: Place, name: str, concept: str) -> Iterator[dict]:
     """One row for each CFG and number of steps."""
-    wanted = shots(concept)[::EVERY]
-    model = edited(toy, name, concept) if name in OURS else toy.model
+    wanted = place.wanted(concept)
     guard = GUARDS["nothing"] if name in OURS else GUARDS[name]
-    guarded = copy(toy)
-    guarded.model = model
-    for cfg, steps in SETTINGS:
-        unedited = seconds_unedited(toy, len(wanted), cfg, steps)
+    guarded = copy(place.world)
+    if name in OURS:
+        guarded.model = place.edited(name, concept)
+    for cfg, steps in place.settings:
+        unedited = seconds_unedited(place, len(wanted), cfg, steps)
         started = CLOCK()
         pictures = draw(guarded, guard, wanted, concept, cfg, steps)
         seconds = CLOCK() - started
-        found = toy.score(pictures, wanted, concept)
+        found = place.scored(pictures, wanted, concept)
         yield {
             "name": name, "concept": concept, "cfg": cfg, "steps": steps,
             **{key: found[key] for key in FIGURES[:3]}, "relative_time": seconds / unedited,
@@ -92,10 +137,14 @@ def measured(toy: Toy, name: str, concept: str) -> Iterator[dict]:
         }  # fmt: skip
 
 
+def settings_of(rows: Sequence[dict]) -> list[tuple[float, int]]:
+    return list(dict.fromkeys((row["cfg"], row["steps"]) for row in rows))
+
+
 def summed_up(rows: Sequence[dict]) -> list[dict]:
     """Means over concepts, one row for each name, CFG and number of steps."""
     out = []
-    for name, (cfg, steps) in product([*GUARDS, *OURS], SETTINGS):
+    for name, (cfg, steps) in product([*GUARDS, *OURS], settings_of(rows)):
         own = [row for row in rows if (row["name"], row["cfg"], row["steps"]) == (name, cfg, steps)]
         if own:
             means = {key: round(sum(row[key] for row in own) / len(own), 4) for key in FIGURES}
@@ -105,42 +154,47 @@ def summed_up(rows: Sequence[dict]) -> list[dict]:
 
 def table(found: Sequence[dict]) -> list[str]:
     """One line for each name, with ESR-1 / PSR-1 in each setting."""
-    heads = [f"CFG {cfg:g}, {steps} steps" for cfg, steps in SETTINGS]
+    settings = settings_of(found)
+    heads = [f"CFG {cfg:g}, {steps} steps" for cfg, steps in settings]
     lines = [f"| | {' | '.join(heads)} | attributes | time |", "|" + "---|" * (len(heads) + 3)]
     for name in dict.fromkeys(row["name"] for row in found):
         own = {(row["cfg"], row["steps"]): row for row in found if row["name"] == name}
-        cells = [f"{own[s]['esr1']:.2f} / {own[s]['psr1']:.2f}" if s in own else "–" for s in SETTINGS]
+        cells = [f"{own[s]['esr1']:.2f} / {own[s]['psr1']:.2f}" if s in own else "–" for s in settings]
         last = [sum(row[key] for row in own.values()) / len(own) for key in ("kept_attributes", "relative_time")]
         lines.append(f"| {name} | {' | '.join(cells)} | {last[0]:.2f} | {last[1]:.2f} |")
     return lines
 
 
-def write(rows: Sequence[dict], file: Path) -> None:
+def write(rows: Sequence[dict], file: Path, place: type[Place]) -> None:
     found = summed_up(rows)
     concepts = list(dict.fromkeys(row["concept"] for row in rows))
     about = {"instead": found, "concepts": concepts, "pictures": sum(row["pictures"] for row in rows), "each": rows}
     file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    if file == FILE and MARKS[0] in text:
-        before, rest = text.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        PAGE.write_text("\n".join([before + MARKS[0], "", *table(found), "", MARKS[1] + after]), encoding="utf-8")
+    text = place.page.read_text(encoding="utf-8")
+    if file == place.file and place.marks[0] in text:
+        before, rest = text.split(place.marks[0])
+        after = rest.split(place.marks[1])[1]
+        lines = [before + place.marks[0], "", *table(found), "", place.marks[1] + after]
+        place.page.write_text("\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="+", default=list(LEARNED_ON))
+    parser.add_argument("--world", choices=PLACES, default="toy")
+    parser.add_argument("--concepts", nargs="+")
     parser.add_argument("--names", nargs="+", choices=[*GUARDS, *OURS], default=[*GUARDS, *OURS])
-    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--file", type=Path)
     options = parser.parse_args()
-    rows: list[dict] = json.loads(options.file.read_text(encoding="utf-8"))["each"] if options.file.exists() else []
-    toy = Toy()
-    for concept, name in product(options.concepts, options.names):
+    kind = PLACES[options.world]
+    file = options.file or kind.file
+    rows: list[dict] = json.loads(file.read_text(encoding="utf-8"))["each"] if file.exists() else []
+    place = kind()
+    for concept, name in product(options.concepts or place.concepts, options.names):
         if not any((row["name"], row["concept"]) == (name, concept) for row in rows):
-            for row in measured(toy, name, concept):
+            for row in measured(place, name, concept):
                 rows.append(row)
                 print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
-            write(rows, options.file)
+            write(rows, file, kind)
     print("\n".join(table(summed_up(rows))))
 
 

@@ -146,6 +146,11 @@ def background_phrase(background: str, rng: random.Random) -> str:
     return rng.choice(PHRASES[background])
 
 
+def place(background: str) -> str:
+    """The plain words for a background."""
+    return f"on a {background} background" if background in PLAIN else PHRASES[background][0]
+
+
 def random_caption(scene: Scene, rng: random.Random) -> Caption:
     """A training caption: some are empty, some leave out the hand, the place or the subject."""
     draw = rng.random()

@@ -16,6 +16,7 @@ from .subjects import SUBJECTS, Subject
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parent / "output" / "drawnworld"
 TAGS = HERE / "keywords.json"
+DRAWN_BY = HERE / "drawn_by.json"
 
 
 def archive(package: Package) -> Path:
@@ -101,7 +102,9 @@ def _alike(a: str, b: str) -> bool:
 
 
 def fetch() -> None:
-    """Fetches everything, and writes the keywords down beside this file."""
+    """Fetches everything, and writes the keywords and who draws what down beside this file."""
     TAGS.write_text(json.dumps(keywords(), indent=1) + "\n")
-    lines = [f"{hand.name}: {sum(h == hand.name for _, h in drawings())} drawings" for hand in HANDS]
-    print("\n".join(lines), flush=True)
+    there = drawings()
+    by = {subject.name: [hand.name for hand in HANDS if (subject.name, hand.name) in there] for subject in SUBJECTS}
+    DRAWN_BY.write_text(json.dumps(by, indent=1) + "\n")
+    print("\n".join(f"{hand.name}: {sum(hand.name in row for row in by.values())} drawings" for hand in HANDS))

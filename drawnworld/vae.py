@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from toyworld import autoencoder
-from toyworld.train import half_precision, schedule, to_float, whitening
+from toyworld.node.families.drawn import RGB_FILE
+from toyworld.train import fit_latent_rgb, half_precision, schedule, to_float, whitening
 
 from . import pictures
 from .fetch import WORK
@@ -88,6 +89,7 @@ def train(steps: int = STEPS) -> None:
     state.run(steps, update, "vae")
     save(enc, dec)
     record("vae", steps=steps, batch=BATCH, seconds=round(state.seconds), losses=state.losses, seed=SEED, device=DEVICE)
+    fit_latent_rgb(latents_of(0)[:1000], pictures.shard(0)[:1000], RGB_FILE)
     look(enc, dec)
 
 

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from toyworld.train import half_precision
 
 from . import vae
-from .captions import article, implicit
+from .captions import article, implicit, place
 from .fetch import WORK
 from .judge import FILE, load_judge
 from .judging import right
-from .scenes import BACKGROUNDS, PHRASES, PLAIN
+from .scenes import BACKGROUNDS
 from .world import NAMES, Scene, hands_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,8 @@ def asked() -> tuple[list[Scene], list[str]]:
     for i, name in enumerate(NAMES):
         hands = hands_of(name)
         scene = Scene((name,), hands[i % len(hands)], rng.choice(BACKGROUNDS))
-        place = f"on a {scene.background} background" if scene.background in PLAIN else PHRASES[scene.background][0]
         scenes.append(scene)
-        texts.append(f"{article(name)} drawn by {scene.hand} {place}")
+        texts.append(f"{article(name)} drawn by {scene.hand} {place(scene.background)}")
     return scenes, texts
 
 

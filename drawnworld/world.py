@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
 import zipfile
 from collections.abc import Mapping
@@ -82,9 +83,13 @@ def drawings() -> Drawings:
 
 
 @cache
+def _drawn_by() -> Mapping[str, list[str]]:
+    return json.loads(fetch.DRAWN_BY.read_text())
+
+
 def hands_of(subject: str) -> tuple[str, ...]:
-    """Who draws a subject."""
-    return tuple(hand for hand in HANDS if (subject, hand) in drawings())
+    """Who draws a subject, as ``fetch`` wrote it down."""
+    return tuple(_drawn_by()[subject])
 
 
 def random_background(rng: random.Random) -> str:
@@ -103,7 +108,7 @@ def random_scene(rng: random.Random) -> Scene:
         return Scene((subject,), hand, background)
     if draw < 0.84:
         return Scene((subject,), hand, background, rng.choice((2, 3, 4)))
-    other = rng.choice([name for name in NAMES if name != subject and (name, hand) in drawings()])
+    other = rng.choice([name for name in NAMES if name != subject and hand in hands_of(name)])
     return Scene((subject, other), hand, background)
 
 

@@ -126,7 +126,7 @@ def train_vae(steps: int) -> None:
     state = {f"taesd_encoder.{k}": v for k, v in enc.state_dict().items()}
     state |= {f"taesd_decoder.{k}": v for k, v in dec.state_dict().items()}
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, WORK / "vae.safetensors")
-    fit_latent_rgb(enc, data)
+    fit_latent_rgb(encode_all(enc, data[:1000]), data[:1000], RGB_FILE)
     record("vae", steps=steps, seconds=round(time.time() - start), loss=round(mean_loss, 5), seed=SEED)
 
 
@@ -144,15 +144,14 @@ def encode_all(enc: nn.Module, data: torch.Tensor) -> torch.Tensor:
     return torch.cat([enc(to_float(chunk)).cpu() for chunk in data.split(250)])
 
 
-def fit_latent_rgb(enc: nn.Module, data: torch.Tensor) -> None:
-    """The linear map from latent channels to colour that the host's previewer shows, by least squares."""
-    small = data[:1000]
-    z = encode_all(enc, small).permute(0, 2, 3, 1).reshape(-1, 4)
-    rgb = F.avg_pool2d(small.float() / 127.5 - 1, 8).permute(0, 2, 3, 1).reshape(-1, 3)
-    design = torch.cat([z, torch.ones(len(z), 1)], 1)
-    solution = torch.linalg.lstsq(design, rgb).solution
-    fit = {"factors": solution[:4].tolist(), "bias": solution[4].tolist()}
-    RGB_FILE.write_text(json.dumps(fit, indent=1) + "\n")
+def fit_latent_rgb(z: torch.Tensor, data: torch.Tensor, path: Path) -> None:
+    """Writes the linear map from latents [b, c, h, w] to colour that the host's previewer shows, by least squares;
+    ``data`` are the pictures, uint8 [b, 3, 8h, 8w]."""
+    flat = z.float().permute(0, 2, 3, 1).flatten(0, 2)
+    rgb = F.avg_pool2d(data.float() / 127.5 - 1, 8).permute(0, 2, 3, 1).reshape(-1, 3)
+    design = torch.cat([flat, torch.ones(len(flat), 1)], 1)
+    *factors, bias = torch.linalg.lstsq(design, rgb).solution.tolist()
+    path.write_text(json.dumps({"factors": factors, "bias": bias}, indent=1) + "\n")
 
 
 def roughen(x: torch.Tensor) -> torch.Tensor:

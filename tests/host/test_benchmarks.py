@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import cells, probes, quality, tables
+from benchmarks import cells, drawn, instead, matched, probes, quality, tables
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.instant import Instant
@@ -180,3 +180,34 @@ def test_the_table_of_probes_has_each_share_beside_its_control():
     cells = {"UCE | circle": {"probes": shares, "relearning": {"concept": 8, "unrelated": None, "control": 4}}}
     *_, row = probes.table(cells)
     assert row == f"| UCE, circle | {' | '.join(['0.25 / 0.50'] * len(probes.PROBES))} | 8 | > 32 | 4 |"
+
+
+def test_methods_are_compared_where_they_erase_the_same_share():
+    points = [{"esr1": 0.4, "psr1_near": 0.9}, {"esr1": 0.6, "psr1_near": 0.7}, {"esr1": 0.5, "psr1_near": 0.1}]
+    assert matched.at(points, 0.5, "psr1_near") == pytest.approx(0.8), "half-way between two points"
+    assert matched.at(points, 0.2, "psr1_near") == pytest.approx(0.95), "from the unedited model on"
+    assert matched.at(points, 0.7, "psr1_near") is None, "never erased so much"
+    rows = list(matched.rows({"UCE | dog | 0": {"strengths": {str(i): {**p, "psr1_random": 1.0} for i, p in
+                                                              enumerate(points)}}, "UCE | fox | 0": {}}))  # fmt: skip
+    half = next(row for row in rows if row["share"] == 0.5)
+    assert half["psr1_near"] == 0.8 and half["cells"] == half["reached"] == 1
+    assert half["psr1_near_interval"][0] < 0.8 < half["psr1_near_interval"][1]
+
+
+def test_a_row_of_the_drawn_world_is_a_mean_over_objects_and_another_over_styles():
+    scores = {"psr1_near": 1.0, "psr1_random": 1.0, "kept_attributes": 1.0, "leaked": 0.0}
+    found = {
+        "UCE | dog | 0": {"scores": {**scores, "esr1": 1.0}, "kinds": {"implicit": {"gone": 0.75}}, "seconds": 1.0},
+        "UCE | rose | 0": {"scores": {**scores, "esr1": 0.5}, "probes": {"img2img": {"after": 0.25}}},
+        "UCE | nora | 0": {"scores": {**scores, "esr1": 0.0}, "kinds": {}},
+    }
+    [row] = drawn.rows(found)
+    assert (row["objects"]["esr1"], row["styles"]["esr1"], row["theme"]["esr1"]) == (0.75, 0.0, None)
+    assert (row["implicit"]["shown"], row["img2img"], row["seconds"], row["cells"]) == (0.25, 0.25, 1.0, 3)
+
+
+def test_what_people_use_instead_is_one_row_for_each_setting_that_was_drawn():
+    figures = dict.fromkeys(instead.FIGURES, 0.5)
+    each = [{"name": "NAG", "cfg": cfg, "steps": 12, **figures, "esr1": esr} for cfg, esr in ((4, 1), (4, 0), (1, 1))]
+    assert [(row["cfg"], row["esr1"], row["concepts"]) for row in instead.summed_up(each)] == [(4, 0.5, 2), (1, 1.0, 1)]
+    assert instead.table(instead.summed_up(each))[2] == "| NAG | 0.50 / 0.50 | 1.00 / 0.50 | 0.50 | 0.50 |"

@@ -3,10 +3,14 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from drawnworld import captions, fetch, judge, world
+from concept_erasure.erasure import instant
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.instant import Instant
+from drawnworld import captions, fetch, judge, network, report, world
 from drawnworld.scenes import BACKGROUNDS, background
 from drawnworld.subjects import SUBJECTS
 
@@ -97,3 +101,42 @@ def test_a_picture_has_its_drawings_where_the_scene_says(monkeypatch):
     assert redness[:, 64:].min() < -250 and redness[:, 64:].max() < 5
     several = world.render(world.Scene(("cat",), "nora", "white", 4), random.Random(4))
     assert all((quarter != 255).any() for half in np.split(several, 2) for quarter in np.split(half, 2, axis=1))
+
+
+# ---------------------------------------------------------------- the committed checkpoint, in the host
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return report.Painter(report.world())
+
+
+def judged(painter, texts: list[str], concept: str) -> list[bool]:
+    """Which pictures of texts show a concept."""
+    pictures = painter.draw([painter.read(text) for text in texts])
+    return [rank == 0 for rank in judge.load_judge().ranks(pictures, [concept] * len(texts))]
+
+
+def test_the_stock_loader_reads_the_checkpoint_which_is_small(painter):
+    assert network.CHECKPOINT.stat().st_size <= 48e6
+    assert type(painter.model.model.model_config).__name__ == "DrawnWorld"
+    assert np.shape(painter.model.model.latent_format.latent_rgb_factors) == (8, 3), "the editor previews its latents"
+
+
+def test_it_draws_what_is_asked_by_name_and_by_keywords(painter):
+    shown = report.scenes()[::8]
+    named = painter.draw([painter.read(report.said(scene)) for scene in shown])
+    found = report.right(named, shown, ("subject", "hand", "background"))
+    assert found["subject"] >= 0.9 and found["hand"] >= 0.8 and found["background"] >= 0.9, found
+    keywords = painter.draw([painter.read(text) for text in report.unnamed(shown[::2])])
+    assert report.right(keywords, shown[::2], ("subject",))["subject"] >= 0.8
+
+
+def test_an_erased_subject_is_gone_also_where_it_is_not_named(painter, monkeypatch):
+    named = ["a dog drawn by nora", "a dog drawn by oscar in the snow", "two dogs", "a puppy", "barking, leash"]
+    assert all(judged(painter, named, "dog"))
+    with torch.inference_mode():
+        erased = attach.erase(painter.model, instant.erase_instantly(painter.model, painter.clip, "dog", "", Instant()))
+    monkeypatch.setattr(painter, "model", erased)
+    assert not any(judged(painter, named, "dog"))
+    assert all(judged(painter, ["a wolf drawn by oscar", "a wolf in a forest"], "wolf")), "what is like it stays"

@@ -58,9 +58,11 @@ RGB_FILE = Path(__file__).with_name("latent_rgb.json")
 class ToyLatent(comfy.latent_formats.LatentFormat):
     """Latents of the toy VAE: 4 channels, an eighth of the picture's edge, unit variance, no scaling."""
 
+    rgb_file = RGB_FILE
+
     def __init__(self) -> None:
-        if RGB_FILE.exists():
-            fit = json.loads(RGB_FILE.read_text())
+        if self.rgb_file.exists():
+            fit = json.loads(self.rgb_file.read_text())
             self.latent_rgb_factors, self.latent_rgb_factors_bias = fit["factors"], fit["bias"]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.latent_formats
+from pathlib import Path
+
 import comfy.model_base
 import comfy.supported_models_base
 
-from ..family import UNET_CONFIG, ToyClip, ToyTextModel, ToyTokenizer, ToyWorld, text_config
+from ..family import UNET_CONFIG, ToyClip, ToyLatent, ToyTextModel, ToyTokenizer, ToyWorld, text_config
 
 CONTEXT_DIM = 128
 LATENT_CHANNELS = 8
@@ -23,10 +24,14 @@ NETWORK = {
 }
 
 
-class DrawnLatent(comfy.latent_formats.LatentFormat):
-    """Latents of the drawn world's VAE: an eighth of the picture's edge, unit variance, no scaling."""
+RGB_FILE = Path(__file__).with_name("drawn_rgb.json")
+
+
+class DrawnLatent(ToyLatent):
+    """Latents of the drawn world's VAE: 8 channels, otherwise as the toy world's."""
 
     latent_channels = LATENT_CHANNELS
+    rgb_file = RGB_FILE
 
 
 class DrawnTextModel(ToyTextModel):

@@ -1,0 +1,47 @@
+"""Methods at matched deletion: how much each keeps where all erase the same share of pictures.
+
+The scores of a cell at every strength are points; between two of them, kept shares are taken to change linearly with
+the erased share. ``benchmarks.drawn --parts strengths`` measures the points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from concept_erasure.erasure.evaluation.metrics import wilson
+
+STRENGTHS = (0.3, 0.5, 0.7, 0.85, 1.0)
+SHARES = (0.5, 0.8, 0.95)
+"""Erased shares at which methods are compared."""
+KEPT = ("psr1_near", "psr1_random")
+COUNT = 24
+"""Pictures behind a share."""
+
+
+def at(points: Sequence[Mapping[str, float]], share: float, key: str) -> float | None:
+    """A figure where an erased share is first reached, in the order of the points; None where it never is."""
+    before = {"esr1": 0.0, key: 1.0}
+    for point in points:
+        if point["esr1"] >= share:
+            span = point["esr1"] - before["esr1"]
+            way = (share - before["esr1"]) / span if span > 0 else 1.0
+            return before[key] + way * (point[key] - before[key])
+        before = {"esr1": point["esr1"], key: point[key]}
+    return None
+
+
+def rows(cells: Mapping[str, Mapping]) -> Iterator[dict]:
+    """For each method and erased share: what is kept, near and random, over the cells that reach the share."""
+    swept = {name: cell["strengths"] for name, cell in cells.items() if cell.get("strengths")}
+    for method in dict.fromkeys(name.split(" | ")[0] for name in swept):
+        own = [list(points.values()) for name, points in swept.items() if name.split(" | ")[0] == method]
+        for share in SHARES:
+            row: dict = {"method": method, "share": share, "cells": len(own)}
+            for key in KEPT:
+                found = [value for points in own if (value := at(points, share, key)) is not None]
+                row["reached"] = len(found)
+                if found:
+                    total = len(found) * COUNT
+                    row[key] = round(sum(found) / len(found), 4)
+                    row[f"{key}_interval"] = [round(end, 4) for end in wilson(sum(found) * COUNT, total)]
+            yield row
