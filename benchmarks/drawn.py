@@ -3,10 +3,11 @@
     python3 scripts/run.py benchmarks.drawn                        # goes on where it stopped; says how long it takes
     python3 scripts/run.py benchmarks.drawn --methods UCE --concepts dog
     python3 scripts/run.py benchmarks.drawn --parts scores         # what is drawn for prompts alone
+    python3 scripts/run.py benchmarks.drawn --methods UCE SPEED --concepts cat lion      # closed forms on more subjects
 
-Into ``benchmarks/results/drawn.json``: a cell for each method, concept and seed, and a row a method. Half of what is
-counted as near and random is typed as preserved, the same for all methods. Probes and attacks are those of Stress Test,
-through the code behind the node.
+Into ``benchmarks/results/drawn.json``: a cell for each method, concept and seed, and a row a method; and into the
+tables of README and docs/measured.md. Half of what is counted as near and random is typed as preserved, the same for
+all methods. Probes and attacks are those of Stress Test, through the code behind the node.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from drawnworld.captions import article
 from drawnworld.report import CFG
 from drawnworld.subjects import BY_NAME
 
-from . import matched
+from . import drawn_tables, matched
 from .cells import made
-from .drawn_world import CONCEPTS, COUNT, PICTURE, RANDOM, Drawn, erased, mean, wording
+from .drawn_world import CONCEPTS, COUNT, MORE, PICTURE, RANDOM, Drawn, erased, mean, wording
 from .families import commit
 from .quality import METHODS
 
@@ -234,25 +235,28 @@ def write(cells: Mapping[str, dict], file: Path, commits: Sequence[str]) -> None
     found = {
         "base": base, "rows": [row for row in table if row is not base],
         "instead": json.loads(INSTEAD.read_text())["instead"] if INSTEAD.exists() else [],
-        "matched": list(matched.rows(cells)), "concepts": list(CONCEPTS),
+        "matched": list(matched.rows(cells)), "concepts": list(dict.fromkeys(name.split(" | ")[1] for name in cells)),
         "seeds": sorted({int(name.split(" | ")[2]) for name in cells}), "pictures": 3 * COUNT, "steps": STEPS,
         "commits": list(commits), "cells": cells,
     }  # fmt: skip
     file.write_text(json.dumps(found, indent=1) + "\n")
+    if file == FILE and base:
+        drawn_tables.write(found)
 
 
 def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
     """Cells in their order: what is measured of every method first, then the next concept; closed forms once."""
     yield from (("unedited", concept, 0) for concept in concepts)
     for seed, concept, method in product(seeds, concepts, methods):
-        if seed == seeds[0] or not isinstance(METHODS[method], Instant):
+        is_closed = isinstance(METHODS[method], Instant)
+        if (seed == seeds[0] or not is_closed) and (concept in CONCEPTS or is_closed):
             yield method, concept, seed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=THERE, default=["UCE", "recommended"])
-    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=CONCEPTS)
+    parser.add_argument("--concepts", nargs="+", choices=[*CONCEPTS, *MORE], default=CONCEPTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--checkpoint", type=Path, help="another than the world's own")

@@ -36,6 +36,11 @@ NEAR = {
     "rose": ("tulip", "sunflower", "cactus", "mushroom", "pine tree", "palm tree"),
 }
 """Subjects that are erased, and what is near to them; the first half is typed as preserved."""
+MORE = (
+    "cat", "lion", "panda", "rabbit", "horse", "frog", "owl", "shark", "butterfly", "tulip", "cactus", "apple",
+    "banana", "bus", "airplane", "violin",
+)  # fmt: skip
+"""Subjects that closed forms erase as well; near to each are the next ones of its kind."""
 RANDOM = (
     "pizza", "castle", "umbrella", "penguin", "hammer", "car", "lemon", "ghost", "church", "crab", "cake", "tent",
 )  # fmt: skip
@@ -73,7 +78,14 @@ def erased(concept: str) -> Erased:
         return Erased("styles", (concept,), tuple(hand for hand in HANDS if hand != concept), RANDOM)
     if concept == THEME:
         return Erased("theme", WEAPONS, BESIDE_WEAPONS, tuple(name for name in RANDOM if name not in BESIDE_WEAPONS))
-    return Erased("objects", (concept,), NEAR[concept], RANDOM)
+    return Erased("objects", (concept,), NEAR.get(concept) or alike(concept), RANDOM)
+
+
+def alike(name: str, count: int = 6) -> tuple[str, ...]:
+    """The next subjects of a subject's kind, in the order of the table."""
+    kind = [subject.name for subject in SUBJECTS if subject.kind == BY_NAME[name].kind]
+    place = kind.index(name)
+    return tuple([*kind[place + 1 :], *kind[:place]][:count])
 
 
 CONCEPTS = (*NEAR, *STYLES, THEME)

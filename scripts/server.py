@@ -60,11 +60,12 @@ def prepare_base(
 
 
 def toy_base(base: Path) -> Path:
-    """A base directory with the pack and the toy world: two checkpoints, its erasures, its concept dictionary,
+    """A base directory with the pack and the toy world: three checkpoints, its erasures, its concept dictionary,
     its nodes and its templates."""
     toy = shared.PACK / "toyworld"
     packs = {"concept-erasure": shared.PACK, "toy-world": toy / "node"}
     checkpoints = [toy / "toyworld.safetensors", toy / "toyworld_flux.safetensors"]
+    checkpoints += [shared.PACK / "drawnworld" / "drawnworld.safetensors"]
     erasures = sorted((toy / "erasures").glob("*.safetensors"))
     return prepare_base(base, packs, checkpoints, erasures, [toy / "dictionary.safetensors"])
 
