@@ -80,7 +80,7 @@ def sheet(painter: Painter) -> None:
     texts = [f"{article(name)} drawn by {hand}" for name in SHOWN for hand in HANDS]
     keywords = [", ".join(rng.choice(implicit(name))) for name in SHOWN[: len(HANDS)]]
     pictures = painter.draw([painter.read(text) for text in [*texts, *keywords]])
-    side, left, top, below = SIDE + 4, 84, 26, 34
+    side, left, top, below = SIDE + 4, 84, 26, 50
     image = Image.new("RGB", (left + len(HANDS) * side, top + (len(SHOWN) + 1) * side + below), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     for column, hand in enumerate(HANDS):
