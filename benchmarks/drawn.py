@@ -178,13 +178,18 @@ def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
     """One row a method, of means over its cells."""
     for method in dict.fromkeys(name.split(" | ")[0] for name in cells):
         own = {tuple(name.split(" | ")[1:]): cell for name, cell in cells.items() if name.split(" | ")[0] == method}
-        singles = {place: cell for place, cell in own.items() if "scores" in cell}
+        scored = {place: cell for place, cell in own.items() if "scores" in cell}
+        singles = {place: cell for place, cell in scored.items() if place[0] in CONCEPTS}
+        more = [cell["scores"] for place, cell in scored.items() if place not in singles]
         row: dict = {"method": method}
         for kind in ("objects", "styles", "theme"):
             some = [cell["scores"] for (concept, _), cell in singles.items() if erased(concept).kind == kind]
             row[kind] = {
                 key: rounded(some, key) for key in ("esr1", "psr1_near", "psr1_random", "kept_attributes", "leaked")
             }
+        if more:
+            row["more_objects"] = {key: rounded(more, key) for key in ("esr1", "psr1_near", "psr1_random")}
+            row["more_objects"]["concepts"] = len(more)
         kinds = [cell["kinds"] for cell in own.values() if cell.get("kinds")]
         row["implicit"] = {"shown": opposite(shares(kinds, "implicit", "gone"))}
         row["other_name"] = {"shown": opposite(shares(kinds, "other name", "gone"))}
@@ -202,7 +207,7 @@ def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
         curves = [probe["completion"]["curve"] for probe in probes if "curve" in probe.get("completion", {})]
         row["completion"] = [round(mean(points), 4) for points in zip(*curves, strict=True)]
         row["sequence20"] = next((cell["sequence"] for cell in own.values() if "sequence" in cell), None)
-        row |= {key: rounded([cell for cell in own.values() if key in cell], key) for key in
+        row |= {key: rounded([cell for cell in singles.values() if key in cell], key) for key in
                 ("recovery", "seconds", "bytes")}  # fmt: skip
         esr = [cell["scores"]["esr1"] for cell in singles.values()]
         row["interval"] = [round(end, 4) for end in wilson(sum(esr) * COUNT, len(esr) * COUNT)]
@@ -249,7 +254,9 @@ def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]
     yield from (("unedited", concept, 0) for concept in concepts)
     for seed, concept, method in product(seeds, concepts, methods):
         is_closed = isinstance(METHODS[method], Instant)
-        if (seed == seeds[0] or not is_closed) and (concept in CONCEPTS or is_closed):
+        if is_closed and seed == seeds[0]:
+            yield method, concept, 0
+        elif not is_closed and concept in CONCEPTS:
             yield method, concept, seed
 
 
@@ -276,7 +283,7 @@ def run(bench: Bench, todo: Sequence[tuple], options, cells: dict, report: Calla
         cell = cells.setdefault(f"{method} | {concept} | {seed}", {})
         with torch.inference_mode():
             measure(bench, method, concept, seed, options.parts, cell)
-            is_first = concept == options.concepts[0] and isinstance(METHODS.get(method), Instant)
+            is_first = concept == CONCEPTS[0] and isinstance(METHODS.get(method), Instant)
             if "sequence" in options.parts and is_first and "sequence" not in cell:
                 cell["sequence"] = bench.sequence(method)
         report()

@@ -82,8 +82,9 @@ def erased(concept: str) -> Erased:
 
 
 def alike(name: str, count: int = 6) -> tuple[str, ...]:
-    """The next subjects of a subject's kind, in the order of the table."""
-    kind = [subject.name for subject in SUBJECTS if subject.kind == BY_NAME[name].kind]
+    """The next subjects of a subject's kind, in the order of the table, without those that count as random."""
+    of_kind = [subject.name for subject in SUBJECTS if subject.kind == BY_NAME[name].kind]
+    kind = [other for other in of_kind if other == name or other not in RANDOM]
     place = kind.index(name)
     return tuple([*kind[place + 1 :], *kind[:place]][:count])
 

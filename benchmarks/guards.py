@@ -1,6 +1,6 @@
 """What keeps a concept out of pictures while the model stays as it is, as people use it today or as papers describe it.
 
-Each guard draws pictures for shots of the toy world. None of them is part of the pack: they stand beside it in
+Each guard draws pictures for shots of a world. None of them is part of the pack: they stand beside it in
 ``benchmarks.instead``. The concept's name is all that they are told.
 """
 

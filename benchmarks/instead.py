@@ -4,10 +4,11 @@
     python3 scripts/run.py benchmarks.instead --concepts circle   # one concept
     python3 scripts/run.py benchmarks.instead --world drawn       # on the drawn world
 
-Into ``benchmarks/results/instead.json`` and the table of docs/measured.md: ESR-1, PSR-1 and kept attributes on the toy
-world, each at its CFG and at CFG 1, in many steps and in few, and the time of drawing beside the unedited model's. What
-stands beside an erasure is in ``guards.py``, written from the papers. The same pictures, noise and judge as in
-``benchmarks.quality``; on the drawn world as in ``benchmarks.drawn``, whose file takes the rows up.
+Into ``benchmarks/results/instead.json`` or ``drawn_instead.json``, and a table of docs/measured.md: ESR-1, PSR-1 and
+kept attributes, each at the world's CFG and at CFG 1, on the toy world in many steps and in few, and the time of
+drawing beside the unedited model's. What stands beside an erasure is in ``guards.py``, written from the papers. The
+same pictures, noise and judge as in ``benchmarks.quality``; on the drawn world as in ``benchmarks.drawn``, whose file
+takes the rows up.
 """
 
 from __future__ import annotations
@@ -80,13 +81,12 @@ class OnDrawn:
     file, page, marks = drawn.INSTEAD, PAGE, DRAWN_MARKS
     concepts: Sequence[str] = ("dog", "guitar")
     settings = ((drawn.CFG, drawn.STEPS), (1.0, drawn.STEPS))
-    every = 2
 
     def __init__(self) -> None:
         self.world = drawn.Drawn()
 
     def wanted(self, concept: str) -> list[Shot]:
-        return list(self.world.shots(concept)[:: self.every])
+        return list(self.world.shots(concept, drawn.COUNT // 2))
 
     def scored(self, pictures: torch.Tensor, wanted: Sequence, concept: str) -> dict[str, float]:
         found = self.world.scored(pictures, wanted)
@@ -102,7 +102,7 @@ PLACES: dict[str, type[Place]] = {"toy": OnToy, "drawn": OnDrawn}
 
 
 def draw(toy: Toy, guard: Guard, wanted: Sequence, concept: str, cfg: float, steps: int) -> torch.Tensor:
-    """Pictures [n, 3, 64, 64] of a guarded model."""
+    """Pictures [n, 3, h, w] of a guarded model."""
     parts = [wanted[start : start + ROWS] for start in range(0, len(wanted), ROWS)]
     return torch.cat([guard(toy, part, concept, cfg, steps) for part in parts])
 

@@ -10,31 +10,34 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from concept_erasure.erasure.evaluation.metrics import wilson
 
+from .drawn_world import COUNT
+
 STRENGTHS = (0.3, 0.5, 0.7, 0.85, 1.0)
 SHARES = (0.5, 0.8, 0.95)
 """Erased shares at which methods are compared."""
 KEPT = ("psr1_near", "psr1_random")
-COUNT = 24
-"""Pictures behind a share."""
 
 
 def at(points: Sequence[Mapping[str, float]], share: float, key: str) -> float | None:
-    """A figure where an erased share is first reached, in the order of the points; None where it never is."""
-    before = {"esr1": 0.0, key: 1.0}
+    """A figure where an erased share is first reached, in the order of the points, of which the first is the unedited
+    model's; None where it never is."""
+    before = points[0]
     for point in points:
         if point["esr1"] >= share:
             span = point["esr1"] - before["esr1"]
-            way = (share - before["esr1"]) / span if span > 0 else 1.0
+            way = max(0.0, share - before["esr1"]) / span if span > 0 else 1.0
             return before[key] + way * (point[key] - before[key])
-        before = {"esr1": point["esr1"], key: point[key]}
+        before = point
     return None
 
 
 def rows(cells: Mapping[str, Mapping]) -> Iterator[dict]:
     """For each method and erased share: what is kept, near and random, over the cells that reach the share."""
-    swept = {name: cell["strengths"] for name, cell in cells.items() if cell.get("strengths")}
-    for method in dict.fromkeys(name.split(" | ")[0] for name in swept):
-        own = [list(points.values()) for name, points in swept.items() if name.split(" | ")[0] == method]
+    swept = {tuple(name.split(" | ")): cell["strengths"] for name, cell in cells.items() if cell.get("strengths")}
+    unedited = {name.split(" | ")[1]: cell["scores"] for name, cell in cells.items() if name.startswith("unedited | ")}
+    for method in dict.fromkeys(name for name, *_ in swept):
+        own = [[unedited[concept], *swept[name, concept, seed].values()] for name, concept, seed in swept
+               if name == method]  # fmt: skip
         for share in SHARES:
             row: dict = {"method": method, "share": share, "cells": len(own)}
             for key in KEPT:

@@ -26,9 +26,9 @@ UNKNOWN = -100
 @torch.no_grad()
 def decoded(number: int) -> torch.Tensor:
     """A shard as it comes back from the VAE, uint8; remembered on disk."""
-    path = WORK / f"decoded_{number:02}.safetensors"
+    _, dec = vae.load()
+    path = WORK / f"decoded_{vae.fingerprint(dec)}_{number:02}.safetensors"
     if not path.exists():
-        _, dec = vae.load()
         latents = vae.latents_of(number)
         with half_precision():
             parts = [dec(chunk.to(DEVICE).float()).float().clamp(0, 1) for chunk in latents.split(128)]

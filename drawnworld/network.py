@@ -10,7 +10,7 @@ Beside it heads read from each caption's end token what it says, which a real te
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import comfy.ops
 import torch
@@ -188,6 +188,7 @@ def train(steps: int = STEPS, minutes: float | None = None) -> None:
         print(f"  naming {trainer.spoken:.3f}", flush=True)
         note(trainer)
         watched(trainer)
+    note(trainer)
     assemble(trainer.averaged(), trainer.vocabulary, CHECKPOINT)
     record("checkpoint", bytes=CHECKPOINT.stat().st_size)
 
@@ -199,7 +200,7 @@ def _that_fit(trainer: Trainer, seconds: float) -> int:
     started = time.time()
     state.run(state.step + TIMED, trainer.update, "network")
     pace = (time.time() - started) / TIMED
-    return state.step + int((seconds - (time.time() - begun)) * IN_STEPS / pace)
+    return state.step + max(0, int((seconds - (time.time() - begun)) * IN_STEPS / pace))
 
 
 def note(trainer: Trainer) -> None:
@@ -217,8 +218,7 @@ def watched(trainer: Trainer) -> None:
     from .watch import watch
 
     own = {k: v.detach().clone() for k, v in trainer.both.named_parameters()}
-    random_state: Callable[[], torch.Tensor] = torch.get_rng_state
-    before = random_state()
+    before = torch.get_rng_state()
     swap(trainer.both, trainer.average.values)
     try:
         watch(trainer)

@@ -40,7 +40,9 @@ SHOWN = ("dog", "fox", "owl", "octopus", "pizza", "guitar", "rocket", "castle")
 
 def world(checkpoint: Path = CHECKPOINT) -> World:
     """What the toy world's tools must know of this one."""
-    return World("drawn", object, {}, object, 0, cfg=CFG, scheduler="normal", latent=(8, 16, 16), file=str(checkpoint))  # type: ignore[arg-type]
+    return World(
+        "drawn", object, {}, object, 0, cfg=CFG, scheduler="normal", latent=(8, 16, 16), file=str(checkpoint.resolve())
+    )  # type: ignore[arg-type]
 
 
 def said(scene: Scene) -> str:

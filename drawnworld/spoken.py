@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 
@@ -38,6 +39,11 @@ class Vocabulary:
     def end(self) -> int:
         return self.compact[END]
 
+    @property
+    def fingerprint(self) -> str:
+        """Short, and another one for other words."""
+        return hashlib.sha256(repr(pieces()).encode()).hexdigest()[:8]
+
     def host(self, text: str) -> list[int]:
         """The host's 77 token numbers."""
         return [token for token, _ in self.tokenizer.tokenize_with_weights(text)["l"][0]]
@@ -58,7 +64,7 @@ class Vocabulary:
 
 def shard(number: int, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens int16 [IN_SHARD, EACH, LENGTH] and labels int16 [IN_SHARD, EACH, heads]; remembered on disk."""
-    path = WORK / f"spoken_{number:02}.safetensors"
+    path = WORK / f"spoken_{vocabulary.fingerprint}_{number:02}.safetensors"
     if not path.exists():
         rng = random.Random(SEED + number)
         said = [[random_caption(scene, rng) for _ in range(EACH)] for scene in pictures.scenes(number)]
@@ -67,7 +73,9 @@ def shard(number: int, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tens
         both = {"tokens": torch.tensor(tokens, dtype=torch.int16), "labels": torch.tensor(labels, dtype=torch.int16)}
         if bool((both["tokens"][..., -1] != vocabulary.end).any()):
             raise RuntimeError(f"a caption has {LENGTH} tokens or more")
-        save_file(both, path)
+        partial = path.with_suffix(".part")
+        save_file(both, partial)
+        partial.replace(path)
     both = load_file(path)
     return both["tokens"], both["labels"]
 

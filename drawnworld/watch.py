@@ -22,7 +22,7 @@ from .world import NAMES, Scene, hands_of
 if TYPE_CHECKING:
     from .network import Trainer
 
-PICTURES, SHOWN, STEPS, CFG = 91, 48, 20, 4.0
+SHOWN, STEPS, CFG = 48, 20, 4.0
 SEED = 979
 
 

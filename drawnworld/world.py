@@ -20,7 +20,7 @@ from . import fetch, scenes
 from .hands import HANDS as SETS
 from .hands import NAMES as HANDS
 from .scenes import BACKGROUNDS, PLAIN, SIZE
-from .subjects import BY_NAME, SUBJECTS
+from .subjects import SUBJECTS
 
 NAMES = tuple(subject.name for subject in SUBJECTS)
 RASTER = 288
@@ -148,8 +148,3 @@ def render(scene: Scene, rng: random.Random) -> np.ndarray:
         drawing = drawings()[scene.subjects[i % len(scene.subjects)], scene.hand]
         _put(picture, drawing, place, rng)
     return np.asarray(picture)
-
-
-def kind_of(subject: str) -> str:
-    """``animal``, ``weapon`` and so on."""
-    return BY_NAME[subject].kind

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import cells, drawn, instead, matched, probes, quality, tables
+from benchmarks import cells, drawn, drawn_tables, instead, matched, probes, quality, tables
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.instant import Instant
@@ -183,15 +183,38 @@ def test_the_table_of_probes_has_each_share_beside_its_control():
 
 
 def test_methods_are_compared_where_they_erase_the_same_share():
-    points = [{"esr1": 0.4, "psr1_near": 0.9}, {"esr1": 0.6, "psr1_near": 0.7}, {"esr1": 0.5, "psr1_near": 0.1}]
-    assert matched.at(points, 0.5, "psr1_near") == pytest.approx(0.8), "half-way between two points"
-    assert matched.at(points, 0.2, "psr1_near") == pytest.approx(0.95), "from the unedited model on"
+    base = {"esr1": 0.0, "psr1_near": 0.9, "psr1_random": 1.0}
+    points = [
+        {**base, "esr1": esr1, "psr1_near": near} for esr1, near in ((0.0, 0.9), (0.4, 0.8), (0.6, 0.6), (0.5, 0.1))
+    ]
+    assert matched.at(points, 0.5, "psr1_near") == pytest.approx(0.7), "half-way between two points"
+    assert matched.at(points, 0.2, "psr1_near") == pytest.approx(0.85), "from the unedited model on"
     assert matched.at(points, 0.7, "psr1_near") is None, "never erased so much"
-    rows = list(matched.rows({"UCE | dog | 0": {"strengths": {str(i): {**p, "psr1_random": 1.0} for i, p in
-                                                              enumerate(points)}}, "UCE | fox | 0": {}}))  # fmt: skip
-    half = next(row for row in rows if row["share"] == 0.5)
-    assert half["psr1_near"] == 0.8 and half["cells"] == half["reached"] == 1
-    assert half["psr1_near_interval"][0] < 0.8 < half["psr1_near_interval"][1]
+    cells = {"unedited | dog | 0": {"scores": base}, "UCE | fox | 0": {}}
+    cells["UCE | dog | 0"] = {"strengths": {str(i): point for i, point in enumerate(points[1:])}}
+    half = next(row for row in matched.rows(cells) if row["share"] == 0.5)
+    assert half["psr1_near"] == 0.7 and half["cells"] == half["reached"] == 1
+    assert half["psr1_near_interval"][0] < 0.7 < half["psr1_near_interval"][1]
+
+
+def test_closed_forms_are_measured_once_and_on_more_subjects_which_have_figures_of_their_own():
+    asked = list(drawn.wanted(["UCE", "recommended"], ["dog", "cat"], (1,)))
+    assert asked[2:] == [("UCE", "dog", 0), ("recommended", "dog", 1), ("UCE", "cat", 0)]
+    scores = {"esr1": 1.0, "psr1_near": 1.0, "psr1_random": 1.0, "kept_attributes": 1.0, "leaked": 0.0}
+    [row] = drawn.rows({"UCE | dog | 0": {"scores": scores}, "UCE | cat | 0": {"scores": {**scores, "esr1": 0.0}}})
+    assert row["objects"]["esr1"] == 1.0 and row["more_objects"]["esr1"] == 0.0 and row["concepts"] == ["dog"]
+
+
+@pytest.mark.parametrize("concept", [*drawn.CONCEPTS, *drawn.MORE])
+def test_near_and_far_are_apart_and_all_of_them_are_drawn_also_in_a_part_of_the_pictures(concept):
+    what = drawn.erased(concept)
+    assert len({*what.names, *what.near, *what.random}) == len([*what.names, *what.near, *what.random])
+    shots = drawn.Drawn.__new__(drawn.Drawn).shots(concept, drawn.COUNT // 2)
+    drawn_labels = {shot.label for shot in shots}
+    assert {*what.near, *what.random} <= drawn_labels and {*what.names} <= drawn_labels
+    own = [shot for shot in shots if shot.part == "erased"]
+    if what.kind == "objects":
+        assert any("hand" in shot.scene for shot in own) and any("hand" not in shot.scene for shot in own)
 
 
 def test_a_row_of_the_drawn_world_is_a_mean_over_objects_and_another_over_styles():
@@ -204,6 +227,18 @@ def test_a_row_of_the_drawn_world_is_a_mean_over_objects_and_another_over_styles
     [row] = drawn.rows(found)
     assert (row["objects"]["esr1"], row["styles"]["esr1"], row["theme"]["esr1"]) == (0.75, 0.0, None)
     assert (row["implicit"]["shown"], row["img2img"], row["seconds"], row["cells"]) == (0.25, 0.25, 1.0, 3)
+    for lines in (drawn_tables.short([row]), drawn_tables.long([row], [])):
+        assert len({line.count("|") for line in lines}) == 1, "as many cells in every line"
+
+
+def test_the_pages_have_the_drawn_worlds_tables_as_measured():
+    found = json.loads(drawn.FILE.read_text(encoding="utf-8"))
+    rows = [found["base"], *found["rows"]]
+    for page, lines in zip(
+        drawn_tables.PAGES, (drawn_tables.short(rows), drawn_tables.long(rows, found["matched"])), strict=True
+    ):
+        text = page.read_text(encoding="utf-8")
+        assert drawn_tables.put(text, lines) == text, "run benchmarks.drawn"
 
 
 def test_what_people_use_instead_is_one_row_for_each_setting_that_was_drawn():

@@ -33,6 +33,12 @@ def test_subjects_can_be_meant_without_being_named():
             assert not [name for name in NAMES if f" {name} " in words], text
 
 
+def test_every_subject_is_drawn_by_several_hands_and_every_hand_draws_many():
+    by = {subject.name: world.hands_of(subject.name) for subject in SUBJECTS}
+    assert all(len(hands) >= 5 and set(hands) <= set(world.HANDS) for hands in by.values())
+    assert all(sum(hand in hands for hands in by.values()) >= 50 for hand in world.HANDS)
+
+
 def test_keywords_mean_one_subject_only():
     meant = [frozenset(words) for subject in SUBJECTS for words in captions.implicit(subject.name)]
     assert len(meant) == len(set(meant))
