@@ -61,7 +61,11 @@ IN_A_ROW = (
 )  # fmt: skip
 """Twenty animals that are erased one after the other, and those of their kind that are not."""
 CANARY, FAR = ("dog", "rabbit", "crab", "butterfly"), ("pizza", "castle", "guitar", "rocket")
-PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence")
+TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
+"""What is preserved in each of them."""
+PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
+IN_A_ROW_PARTS = ("sequence", "at_once")
+"""Of the first concept's cell only, and of closed forms."""
 UNPROMPTED = 48
 
 
@@ -127,20 +131,34 @@ class Bench:
                 found[trial.attack]["curve"] = [three[1].value for three in trial.each if three[1]]
         return found
 
+    def solved(self, model, names: str, typed: str, method: str):
+        """The model without what one node would be told to erase."""
+        return attach.erase(model, instant.erase_instantly(model, self.world.clip, names, typed, METHODS[method]))
+
+    def shown(self, model, name: str) -> list[bool]:
+        """Whether each of six pictures shows a subject."""
+        wanted = self.world.shots_of(name, 6)
+        ranks = self.world.judge.ranks(self.world.draw(model, wanted, STEPS), [name] * len(wanted))
+        return [rank == 0 for rank in ranks]
+
+    def at_once(self, method: str) -> dict:
+        """The same twenty animals as lines of one node, with what is typed in a row and with nothing typed."""
+        found = {}
+        for way, typed in (("typed", TYPED), ("nothing typed", "")):
+            model = self.solved(self.world.model, "\n".join(IN_A_ROW), typed, method)
+            some = {"esr1": IN_A_ROW[::4], "psr1": (*CANARY, *FAR)}
+            seen = {key: mean([right for name in names for right in self.shown(model, name)]) for key, names in
+                    some.items()}  # fmt: skip
+            found[way] = {"esr1": 1 - seen["esr1"], "psr1": seen["psr1"]}
+        return found
+
     def sequence(self, method: str) -> dict:
         """Twenty animals in a row, each by an erasure of its own on top of the others."""
-        world = self.world
 
         def erase(model, name: str):
-            typed = "\n".join([*CANARY[:2], *RANDOM[:6]])
-            return attach.erase(model, instant.erase_instantly(model, world.clip, name, typed, METHODS[method]))
+            return self.solved(model, name, TYPED, method)
 
-        def shown(model, name: str) -> list[bool]:
-            wanted = world.shots_of(name, 6)
-            ranks = world.judge.ranks(world.draw(model, wanted, STEPS), [name] * len(wanted))
-            return [rank == 0 for rank in ranks]
-
-        stages = sequence(world.model, IN_A_ROW, erase, shown, CANARY, FAR, (5, 10))
+        stages = sequence(self.world.model, IN_A_ROW, erase, self.shown, CANARY, FAR, (5, 10))
         last = stages[-1]
         return {
             "esr1": last.gone.value, "psr1": mean([last.canary.value, last.far.value]), "relapse": last.relapsed.value,
@@ -151,7 +169,7 @@ class Bench:
 
 def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[str], cell: dict) -> None:
     """Measures what a cell lacks of some parts."""
-    missing = [part for part in parts if part != "sequence" and part not in cell]
+    missing = [part for part in parts if part not in (*IN_A_ROW_PARTS, *cell)]
     if not missing:
         return
     if method == "unedited":
@@ -207,6 +225,7 @@ def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
         curves = [probe["completion"]["curve"] for probe in probes if "curve" in probe.get("completion", {})]
         row["completion"] = [round(mean(points), 4) for points in zip(*curves, strict=True)]
         row["sequence20"] = next((cell["sequence"] for cell in own.values() if "sequence" in cell), None)
+        row["at_once"] = next((cell["at_once"] for cell in own.values() if "at_once" in cell), None)
         row |= {key: rounded([cell for cell in singles.values() if key in cell], key) for key in
                 ("recovery", "seconds", "bytes")}  # fmt: skip
         esr = [cell["scores"]["esr1"] for cell in singles.values()]
@@ -284,8 +303,9 @@ def run(bench: Bench, todo: Sequence[tuple], options, cells: dict, report: Calla
         with torch.inference_mode():
             measure(bench, method, concept, seed, options.parts, cell)
             is_first = concept == CONCEPTS[0] and isinstance(METHODS.get(method), Instant)
-            if "sequence" in options.parts and is_first and "sequence" not in cell:
-                cell["sequence"] = bench.sequence(method)
+            for part in IN_A_ROW_PARTS:
+                if part in options.parts and is_first and part not in cell:
+                    cell[part] = getattr(bench, part)(method)
         report()
         took[method] = time.perf_counter() - started
         left = sum(took.get(name, mean(list(took.values()))) for name, *_ in todo[i + 1 :])

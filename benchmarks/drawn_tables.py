@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .tables import put
+
 REPO = Path(__file__).resolve().parents[1]
 PAGES = (REPO / "README.md", REPO / "docs" / "measured.md")
 MARKS = ("<!-- table of benchmarks.drawn -->", "<!-- end of the table of benchmarks.drawn -->")
@@ -77,14 +79,8 @@ def _interval(row: Mapping, key: str) -> str:
     return f"{row[key]:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def put(text: str, lines: Sequence[str]) -> str:
-    """A page with its table as measured."""
-    before, rest = text.split(MARKS[0])
-    return "\n".join([before + MARKS[0], "", *lines, "", MARKS[1] + rest.split(MARKS[1])[1]])
-
-
 def write(found: Mapping) -> None:
     """The tables of README and docs/measured.md."""
     rows = [found["base"], *found["rows"]]
     for page, lines in zip(PAGES, (short(rows), long(rows, found["matched"])), strict=True):
-        page.write_text(put(page.read_text(encoding="utf-8"), lines), encoding="utf-8")
+        page.write_text(put(page.read_text(encoding="utf-8"), MARKS, lines), encoding="utf-8")

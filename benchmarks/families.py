@@ -40,6 +40,7 @@ from concept_erasure.erasure.training.pictures import with_pictures, with_sampli
 from toyworld.scoring import plan
 from toyworld.worlds import WORLDS
 
+from .tables import put
 from .toy import Toy, shots
 
 FILE = Path(__file__).with_name("results") / "families.json"
@@ -256,9 +257,7 @@ def table(families: dict[str, dict]) -> list[str]:
 
 def publish(families: dict[str, dict]) -> None:
     """Writes the table into the page."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
-    text = [before + MARKS[0], "", *table(families), "", MARKS[1] + rest.split(MARKS[1])[1]]
-    PAGE.write_text("\n".join(text), encoding="utf-8")
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), MARKS, table(families)), encoding="utf-8")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from toyworld.scoring import plan
 from . import drawn
 from .guards import GUARDS, Guard
 from .quality import LEARNED_ON
+from .tables import put
 from .toy import ROWS, Shot, Toy, shots
 
 FILE = Path(__file__).with_name("results") / "instead.json"
@@ -48,7 +49,7 @@ CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 class OnToy:
     """What is drawn and judged on the toy world."""
 
-    file, page, marks = FILE, PAGE, MARKS
+    file, marks = FILE, MARKS
     concepts: Sequence[str] = LEARNED_ON
     settings = tuple(product((CFG, 1.0), (20, 6)))
     """CFG and steps."""
@@ -78,7 +79,7 @@ class OnToy:
 class OnDrawn:
     """The same on the drawn world."""
 
-    file, page, marks = drawn.INSTEAD, PAGE, DRAWN_MARKS
+    file, marks = drawn.INSTEAD, DRAWN_MARKS
     concepts: Sequence[str] = ("dog", "guitar")
     settings = ((drawn.CFG, drawn.STEPS), (1.0, drawn.STEPS))
 
@@ -170,12 +171,9 @@ def write(rows: Sequence[dict], file: Path, place: type[Place]) -> None:
     concepts = list(dict.fromkeys(row["concept"] for row in rows))
     about = {"instead": found, "concepts": concepts, "pictures": sum(row["pictures"] for row in rows), "each": rows}
     file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    text = place.page.read_text(encoding="utf-8")
-    if file == place.file and place.marks[0] in text:
-        before, rest = text.split(place.marks[0])
-        after = rest.split(place.marks[1])[1]
-        lines = [before + place.marks[0], "", *table(found), "", place.marks[1] + after]
-        place.page.write_text("\n".join(lines), encoding="utf-8")
+    if file == place.file:
+        text = put(PAGE.read_text(encoding="utf-8"), place.marks, table(found))
+        PAGE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

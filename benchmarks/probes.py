@@ -36,6 +36,7 @@ from toyworld.world import KINDS, kind_of
 
 from .cells import Cell, make
 from .quality import METHODS
+from .tables import put
 from .toy import Toy
 
 FILE = Path(__file__).with_name("results") / "probes.json"
@@ -126,9 +127,7 @@ def table(cells: Mapping[str, dict]) -> list[str]:
 
 def publish(cells: Mapping[str, dict]) -> None:
     """Writes the table into the page."""
-    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
-    text = [before + MARKS[0], "", *table(cells), "", MARKS[1] + rest.split(MARKS[1])[1]]
-    PAGE.write_text("\n".join(text), encoding="utf-8")
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), MARKS, table(cells)), encoding="utf-8")
 
 
 def main(concepts: Sequence[str], methods: Sequence[str]) -> None:

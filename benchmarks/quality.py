@@ -28,7 +28,7 @@ from concept_erasure.erasure.training.settings import Settings
 
 from .cells import Cell, Results, measure_all
 from .dictionary import FromDictionary
-from .tables import ALL, ahead, base_row, plot, rows, short, table
+from .tables import ALL, ahead, base_row, plot, put, rows, short, table
 
 FILE = Path(__file__).with_name("results") / "quality.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
@@ -146,9 +146,7 @@ def markdown(found: dict) -> str:
 
 def page(text: str, found: dict) -> str:
     """The page of figures with its table as measured."""
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return "\n".join([before + MARKS[0], "", *short(found["rows"], found["base"]), "", MARKS[1] + after])
+    return put(text, MARKS, short(found["rows"], found["base"]))
 
 
 def write(results: Results) -> None:

@@ -210,3 +210,10 @@ def _label(axes, named: Sequence[dict], shown: Sequence[dict]) -> None:
         texts, [row["esr1"] for row in shown], [row["psr1"] for row in shown], ax=axes, iter_lim=500,
         expand=(1.15, 1.4), arrowprops={"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.6},
     )  # fmt: skip
+
+
+def put(text: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
+    """A page with other lines between two marks. Raises ValueError where a mark is missing."""
+    before, rest = text.split(marks[0])
+    _, after = rest.split(marks[1])
+    return "\n".join([before + marks[0], "", *lines, "", marks[1] + after])

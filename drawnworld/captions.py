@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -149,6 +150,19 @@ def background_phrase(background: str, rng: random.Random) -> str:
 def place(background: str) -> str:
     """The plain words for a background."""
     return f"on a {background} background" if background in PLAIN else PHRASES[background][0]
+
+
+def full(scene: Scene) -> str:
+    """A caption that says all of a scene of one subject."""
+    first = BY_NAME[scene.subjects[0]]
+    what = f"{NUMBERS[scene.number - 1]} {first.plural}" if scene.number > 1 else article(first.name)
+    return f"{what} drawn by {scene.hand} {place(scene.background)}"
+
+
+def unnamed(names: Iterable[str], seed: int) -> list[str]:
+    """Subjects by keywords alone."""
+    rng = random.Random(seed)
+    return [", ".join(rng.choice(implicit(name))) for name in names]
 
 
 def random_caption(scene: Scene, rng: random.Random) -> Caption:

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from toyworld.train import half_precision, roughen, schedule, to_float
+from toyworld.train import DEVICE, half_precision, roughen, schedule, to_float
 
 from . import pictures, vae
 from .fetch import WORK
 from .judge import FILE, KINDS, Judge, halves
-from .keeping import DEVICE, State, adamw, record
+from .keeping import State, adamw, keep, record
 from .world import Scene
 
 SEED = 20620
@@ -32,7 +32,7 @@ def decoded(number: int) -> torch.Tensor:
         latents = vae.latents_of(number)
         with half_precision():
             parts = [dec(chunk.to(DEVICE).float()).float().clamp(0, 1) for chunk in latents.split(128)]
-        save_file({"pictures": torch.cat([(part * 255).byte().cpu() for part in parts]).contiguous()}, path)
+        keep({"pictures": torch.cat([(part * 255).byte() for part in parts])}, path)
     return load_file(path)["pictures"]
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+
+from toyworld.train import DEVICE
 
 from .fetch import HERE, WORK
 
 RECORD = HERE / "training.json"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KEEP_SECONDS = 180.0
 """So often a stage writes its state."""
 _GETTERS = [torch.get_rng_state, torch.cuda.get_rng_state][: 1 + (DEVICE == "cuda")]
@@ -33,6 +35,13 @@ def record(stage: str, **facts) -> None:
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     known[stage] = facts
     RECORD.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def keep(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Writes a file of tensors, which is there as a whole or not at all."""
+    partial = path.with_suffix(".part")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    partial.replace(path)
 
 
 class State:

@@ -22,11 +22,11 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from toyworld.node.families.drawn import NETWORK, TEXT_CONFIG
-from toyworld.train import differentiable_attention, half_precision, save_half, sd1_state
+from toyworld.train import DEVICE, differentiable_attention, half_precision, save_half, sd1_state
 
 from . import spoken, vae
 from .fetch import HERE, WORK
-from .keeping import DEVICE, Recorded, State, adamw, record
+from .keeping import Recorded, State, adamw, record
 from .spoken import END, START, Vocabulary
 
 SEED = 20630

@@ -21,15 +21,14 @@ from toyworld import node  # noqa: F401  registers the family
 from toyworld.report import SHEETS, STEPS, Painter
 from toyworld.worlds.world import World
 
-from .captions import article, implicit, place
+from .captions import article, full, unnamed
 from .fetch import HERE
 from .judge import SIDE, load_judge
-from .judging import labels_of
+from .judging import labels_of, right
 from .keeping import RECORD
 from .network import CHECKPOINT
 from .scenes import BACKGROUNDS
-from .subjects import BY_NAME
-from .world import HANDS, NAMES, NUMBERS, Scene, hands_of
+from .world import HANDS, NAMES, Scene, hands_of
 
 CFG, SEED = 4.0, 983
 EACH = 2
@@ -45,13 +44,6 @@ def world(checkpoint: Path = CHECKPOINT) -> World:
     )  # type: ignore[arg-type]
 
 
-def said(scene: Scene) -> str:
-    """A caption that says all of a scene."""
-    first = BY_NAME[scene.subjects[0]]
-    what = f"{NUMBERS[scene.number - 1]} {first.plural}" if scene.number > 1 else article(first.name)
-    return f"{what} drawn by {scene.hand} {place(scene.background)}"
-
-
 def scenes() -> list[Scene]:
     rng, out = random.Random(SEED), []
     for name in NAMES:
@@ -61,26 +53,20 @@ def scenes() -> list[Scene]:
     return out
 
 
-def unnamed(shown: Sequence[Scene]) -> list[str]:
-    """The scenes' subjects by keywords alone."""
-    rng = random.Random(SEED)
-    return [", ".join(rng.choice(implicit(scene.subjects[0]))) for scene in shown]
-
-
-def right(pictures: torch.Tensor, shown: Sequence[Scene], kinds: Sequence[str]) -> dict[str, float]:
+def shares(pictures: torch.Tensor, shown: Sequence[Scene]) -> dict[str, float]:
     """Share of pictures [b, 3, h, w] judged right, by kind."""
     labels = torch.tensor([labels_of(scene) for scene in shown])
-    with torch.no_grad():
-        rows = load_judge()(pictures)
-    shares = {kind: float((row.argmax(1) == labels[:, i]).float().mean()) for i, (kind, row) in enumerate(rows.items())}
-    return {kind: round(shares[kind], 4) for kind in kinds}
+    return right(load_judge(), pictures, labels)
+
+
+def subjects(shown: Sequence[Scene]) -> list[str]:
+    return [scene.subjects[0] for scene in shown]
 
 
 def sheet(painter: Painter) -> None:
     """Subjects by every hand, and below them some by keywords that do not name them."""
-    rng = random.Random(SEED)
     texts = [f"{article(name)} drawn by {hand}" for name in SHOWN for hand in HANDS]
-    keywords = [", ".join(rng.choice(implicit(name))) for name in SHOWN[: len(HANDS)]]
+    keywords = unnamed(SHOWN[: len(HANDS)], SEED)
     pictures = painter.draw([painter.read(text) for text in [*texts, *keywords]])
     side, left, top, below = SIDE + 4, 84, 26, 50
     image = Image.new("RGB", (left + len(HANDS) * side, top + (len(SHOWN) + 1) * side + below), "white")
@@ -101,16 +87,16 @@ def sheet(painter: Painter) -> None:
 def main() -> None:
     painter, shown = Painter(world()), scenes()
     sheet(painter)
-    named = painter.draw([painter.read(said(scene)) for scene in shown])
-    keywords = painter.draw([painter.read(text) for text in unnamed(shown)])
+    named = painter.draw([painter.read(full(scene)) for scene in shown])
+    keywords = painter.draw([painter.read(text) for text in unnamed(subjects(shown), SEED)])
     several = [replace(scene, number=2 + i % 3) for i, scene in enumerate(shown[::EACH])]
-    counted = painter.draw([painter.read(said(scene)) for scene in several])
+    counted = painter.draw([painter.read(full(scene)) for scene in several])
     found = {
         "judge_held_out": json.loads(RECORD.read_text())["judge"]["held_out"],
         "pictures": len(shown), "steps": STEPS, "cfg": CFG,
-        "by_name": right(named, shown, ("subject", "hand", "background", "number")),
-        "by_keywords": right(keywords, shown, ("subject",)),
-        "several_of_one": right(counted, several, ("subject", "number")),
+        "by_name": shares(named, shown),
+        "by_keywords": {"subject": shares(keywords, shown)["subject"]},
+        "several_of_one": {kind: shares(counted, several)[kind] for kind in ("subject", "number")},
         "checkpoint_bytes": CHECKPOINT.stat().st_size,
     }  # fmt: skip
     (HERE / "report.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -7,13 +7,14 @@ import random
 import re
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from toyworld.node.families.drawn import DrawnTokenizer
 
 from . import pictures
 from .captions import HEADS, pieces, random_caption
 from .fetch import WORK
+from .keeping import keep
 
 SEED = 20640
 EACH = 12
@@ -73,9 +74,7 @@ def shard(number: int, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tens
         both = {"tokens": torch.tensor(tokens, dtype=torch.int16), "labels": torch.tensor(labels, dtype=torch.int16)}
         if bool((both["tokens"][..., -1] != vocabulary.end).any()):
             raise RuntimeError(f"a caption has {LENGTH} tokens or more")
-        partial = path.with_suffix(".part")
-        save_file(both, partial)
-        partial.replace(path)
+        keep(both, path)
     both = load_file(path)
     return both["tokens"], both["labels"]
 

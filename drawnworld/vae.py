@@ -8,16 +8,16 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from toyworld import autoencoder
 from toyworld.node.families.drawn import RGB_FILE
-from toyworld.train import fit_latent_rgb, half_precision, schedule, to_float, whitening
+from toyworld.train import DEVICE, fit_latent_rgb, half_precision, schedule, to_float, whitening
 
 from . import pictures
 from .fetch import WORK
-from .keeping import DEVICE, Recorded, State, adamw, record
+from .keeping import Recorded, State, adamw, keep, record
 
 CHANNELS = 8
 FILE = WORK / "vae.safetensors"
@@ -96,9 +96,7 @@ def train(steps: int = STEPS) -> None:
 def save(enc: nn.Module, dec: nn.Module) -> None:
     both = zip(PARTS, (enc, dec), strict=True)
     tensors = {f"{prefix}{k}": v for prefix, net in both for k, v in net.state_dict().items()}
-    partial = FILE.with_suffix(".part")
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial)
-    partial.replace(FILE)
+    keep(tensors, FILE)
 
 
 @torch.no_grad()
@@ -133,5 +131,5 @@ def latents_of(number: int) -> torch.Tensor:
         print(f"encoding shard {number + 1} of {pictures.SHARDS} …", flush=True)
         with half_precision():
             parts = [enc(to_float(chunk)).half().cpu() for chunk in pictures.shard(number).split(128)]
-        save_file({"latents": torch.cat(parts).contiguous()}, path)
+        keep({"latents": torch.cat(parts)}, path)
     return load_file(path)["latents"]

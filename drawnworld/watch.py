@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from toyworld.train import half_precision
 
 from . import vae
-from .captions import article, implicit, place
+from .captions import full, unnamed
 from .fetch import WORK
 from .judge import FILE, load_judge
 from .judging import right
@@ -26,22 +26,12 @@ SHOWN, STEPS, CFG = 48, 20, 4.0
 SEED = 979
 
 
-def asked() -> tuple[list[Scene], list[str]]:
+def asked() -> list[Scene]:
     """Every subject once, by a hand in turn, on some background."""
     rng = random.Random(SEED)
-    scenes, texts = [], []
-    for i, name in enumerate(NAMES):
-        hands = hands_of(name)
-        scene = Scene((name,), hands[i % len(hands)], rng.choice(BACKGROUNDS))
-        scenes.append(scene)
-        texts.append(f"{article(name)} drawn by {scene.hand} {place(scene.background)}")
-    return scenes, texts
-
-
-def unnamed() -> list[str]:
-    """Every subject by keywords alone."""
-    rng = random.Random(SEED)
-    return [", ".join(rng.choice(implicit(name))) for name in NAMES]
+    hands = [hands_of(name) for name in NAMES]
+    return [Scene((name,), own[i % len(own)], rng.choice(BACKGROUNDS)) for i, (name, own) in
+            enumerate(zip(NAMES, hands, strict=True))]  # fmt: skip
 
 
 @torch.no_grad()
@@ -85,7 +75,8 @@ def sheet(pictures: torch.Tensor, texts: list[str]) -> Image.Image:
 
 def watch(trainer: Trainer) -> dict:
     """Draws, judges, and writes a sheet and a line down."""
-    scenes, texts = asked()
+    scenes = asked()
+    texts = [full(scene) for scene in scenes]
     pictures = draw(trainer, texts)
     step = trainer.state.step
     sheet(pictures[:SHOWN], texts[:SHOWN]).save(WORK / f"watch_{step:06}.jpg", quality=88)
@@ -94,7 +85,7 @@ def watch(trainer: Trainer) -> dict:
         judge = load_judge()
         labels = torch.tensor([scene.labels for scene in scenes])
         found |= right(judge, pictures, labels)
-        found["unnamed_subject"] = right(judge, draw(trainer, unnamed()), labels)["subject"]
+        found["unnamed_subject"] = right(judge, draw(trainer, unnamed(NAMES, SEED)), labels)["subject"]
     with (WORK / "watch.jsonl").open("a") as file:
         file.write(json.dumps(found) + "\n")
     print(f"  {found}", flush=True)
