@@ -84,6 +84,7 @@ class Metadata:
     role: str = ""
     concept: str = ""
     target: str = ""
+    strengths: str = ""
     preserve: str = ""
     family: str = ""
     context_dim: str = ""
@@ -155,6 +156,12 @@ class Erasure:
         targets, names = _lines(self.metadata.target), self.names
         targets = targets if len(targets) == len(names) else [" ".join(targets)] * len(names)
         return ["" if text == NOTHING else text for text in targets]
+
+    @property
+    def strengths(self) -> list[float]:
+        """How much of its way each name goes, as its line says."""
+        given = [float(text) for text in _lines(self.metadata.strengths)]
+        return given if len(given) == len(self.names) else [1.0] * len(self.names)
 
     def without_key(self) -> Erasure:
         """What can be published: it erases, and nobody can recover with it."""

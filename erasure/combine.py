@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from .artifact import NOTHING, Erasure, ErasureError, Metadata
 from .closed_form import CLOSED_FORM
 from .closed_form.problem import Scales
-from .history import erased_from, moves
+from .history import erased_from, moves, preserved_on
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
 from .inspection import MOST_OTHERS
-from .instant import TARGETS, Instant, choose_texts, examined, reading, solve_texts
+from .instant import TARGETS, Instant, beside_those_in_front, choose_texts, examined, reading, solve_texts
 from .parts import PARTS
 from .protocols import Clip, Model
 from .request import Request, check_width
@@ -142,6 +142,7 @@ def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Eras
         request = _joint_request(erasures)
         check_width(model, encode)
         texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model), reading(model))
+        texts = beside_those_in_front(texts, preserved_on(model))
         return examined(model, encode, request, solve_texts(model, encode, texts, settings))
 
 

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .artifact import Erasure
+from .closed_form import CLOSED_FORM
 from .host import attach
 from .protocols import Model
-from .texts.names import is_form_of
+from .texts.names import is_form_of, lines
 
 
 @dataclass(frozen=True)
 class Erased:
-    """A name that is erased from a MODEL, and the text that takes its place; empty for nothing."""
+    """A name that is erased from a MODEL, and the text that takes its place; empty for nothing.
+
+    ``strength``: how much of its way it has gone, where a closed form has sent it there in all prompts and in all of
+    sampling; None where it was erased in another way.
+    """
 
     name: str
     target: str
+    strength: float | None = None
 
 
 def moves(erasure: Erasure) -> list[Erased]:
     """The names that an erasure erases, and what takes the place of each."""
-    return [Erased(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True)]
+    strengths = erasure.strengths if is_solved(erasure) else [None] * len(erasure.names)
+    return [Erased(*three) for three in zip(erasure.names, erasure.targets, strengths, strict=True)]
 
 
 def erased_from(model: Model) -> list[Erased]:
     """All names that the erasures on a MODEL erase, in the order of its nodes."""
-    return [move for applied in attach.applied(model) if erases(applied.erasure) for move in moves(applied.erasure)]
+    return [
+        replace(move, strength=move.strength * one.strength) if move.strength is not None and one.window is None
+        else replace(move, strength=None)
+        for one in attach.applied(model) if erases(one.erasure) for move in moves(one.erasure)
+    ]  # fmt: skip
+
+
+def preserved_on(model: Model) -> list[str]:
+    """What closed-form erasures on a MODEL preserve."""
+    solved = [one.erasure for one in attach.applied(model) if is_solved(one.erasure)]
+    return list(dict.fromkeys(text for erasure in solved for text in lines(erasure.metadata.preserve)))
+
+
+def is_solved(erasure: Erasure) -> bool:
+    """Whether a closed form has sent its names to their targets in all prompts."""
+    return erasure.metadata.method in CLOSED_FORM and not erasure.metadata.only_in and not erasure.metadata.parts
 
 
 def erases(erasure: Erasure) -> bool:

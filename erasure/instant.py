@@ -16,11 +16,13 @@ from .artifact import NOTHING, Change, Erasure, ErasureError, Full, LowRank, Met
 from .closed_form import CLOSED_FORM
 from .closed_form.balance import balance
 from .closed_form.problem import Problem, Scales, together
+from .closed_form.restoring import restoration
 from .closed_form.textmap import Edit, moment
-from .history import Erased, erased_from, leading_to
+from .history import Erased, erased_from, leading_to, preserved_on
+from .host.attach import changes_in_front, weights_now
 from .host.subject import subject
-from .host.weights import Weights, effective_weights
-from .parts.delta import changing
+from .host.weights import Weights
+from .parts.delta import add, changing
 from .protocols import Clip, Model
 from .request import OpenFile, Request, read_request
 from .solved import solved
@@ -44,6 +46,10 @@ CHOICES = 5
 """How many other words to offer as a target, besides the one in use."""
 MOVED = 400
 """The most phrases that are moved, whatever the number of concepts (but at least one for each)."""
+HELD, FEW_HELD = 24, 8
+"""In how many phrases a name is held that was erased before; few with a slow text encoder."""
+MANY = 5
+"""From so many erased names on, words are found to preserve beside those that were typed."""
 BESIDE = 12
 """How many everyday texts a concept is said beside, when the user names nothing to preserve."""
 MANY_BESIDE, FEW_BESIDE = 24, 4
@@ -88,9 +94,11 @@ class Texts:
 
     ``near``: preserved texts that are nearest to each concept and most easily pulled along. ``strengths``: how much of
     its way each concept is moved; none for all of it. ``contexts``: texts beside which alone names are moved; none for
-    everywhere. ``held``: names that were erased before, which stay where they are. ``choices``: what each concept could
-    become, the nearest word first. ``given``: whether it was said what is preserved; else these are words close to the
-    concepts, and everyday ones.
+    everywhere. ``held``: what was erased before, which stays so. ``also``: texts that are preserved beside ``kept``:
+    what erasures in front preserve, and words that are found, where so many names are erased that the given texts are
+    too few. ``choices``: what each concept could become, the nearest word first. ``given``: whether it was said what is
+    preserved; else these are words close to the concepts, and everyday ones. ``restoring``: whether what erasures in
+    front have moved besides their concepts is put back.
     """
 
     names: Sequence[str]
@@ -99,9 +107,11 @@ class Texts:
     near: Sequence[Sequence[str]]
     strengths: Sequence[float] = ()
     contexts: Sequence[str] = ()
-    held: Sequence[str] = ()
+    held: Sequence[Erased] = ()
+    also: Sequence[str] = ()
     choices: Sequence[Sequence[str]] = ()
     given: bool = True
+    restoring: bool = True
 
 
 def erase_instantly(
@@ -123,6 +133,7 @@ def erase_instantly(
         def solve() -> Erasure:
             steps.begin("Reading common words", 0.4)
             texts = choose_texts(encode, request, settings, erased_from(model), reading(model))
+            texts = beside_those_in_front(texts, preserved_on(model))
             erasure = solve_texts(model, encode, texts, settings, steps)
             steps.begin("Checking", 1.0)
             return examined(model, encode, request, erasure)
@@ -218,13 +229,26 @@ def choose_texts(
     targets = _targets(encode, request, aimed, settings)
     targets += [targets[request.texts.index(root)] for root in chained.values()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
-    held = [name for name in dict.fromkeys(before) if name not in names]
+    held = list({move.name: move for move in erased if move.name not in names}.values())
     some = [row[: siblings_for(names)] for row in near]
     choices = [row[:CHOICES] for row in aimed]
-    texts = Texts(names, targets, preserve, some, strengths, request.contexts, held, choices, bool(request.preserve))
+    also: list[str] = []
+    if request.preserve and len(names) + len(held) >= MANY:
+        gone = [*names, *(move.name for move in held)]
+        closest = nearness(encode, gone, others(common_words(encode, gone), taken)).apart(gone).rows()
+        also = others([*(word for row in closest for word in row[:NEIGHBOURS]), *EVERYDAY], [*taken, *preserve])
+    texts = Texts(
+        names, targets, preserve, some, strengths, request.contexts, held, also, choices, bool(request.preserve)
+    )
     if len(common := plain_texts(texts) if texts.given else everyday_texts(encode.is_large)) <= LISTED:
         encode.read_list(common)
     return texts
+
+
+def beside_those_in_front(texts: Texts, preserved: Sequence[str]) -> Texts:
+    """The texts with what erasures in front preserve, which this one preserves, too."""
+    taken = [*texts.names, *(move.name for move in texts.held), *texts.contexts, *texts.kept, *texts.also]
+    return replace(texts, also=[*texts.also, *others(preserved, taken)])
 
 
 def reading(model: Model) -> list[torch.Tensor]:
@@ -277,16 +301,18 @@ def siblings_for(names: Sequence[str]) -> int:
 def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     here = subject(model)
-    weights = effective_weights(model, here.family.text_entry(model.model, settings.weights))
+    weights = weights_now(model, here.family.text_entry(model.model, settings.weights))
     steps.begin("Reading texts", 0.8)
     pooled = pooled_delta(model, encode, texts, settings) if settings.pooled else {}
     problem = pose(encode, texts, weights, settings)
     steps.begin("Solving", 0.9)
-    delta = edit_for(problem, settings).delta(weights.items()) | pooled
+    front = changes_in_front(model, list(weights)) if texts.restoring else {}
+    delta = solve(problem, weights, front, settings) | pooled
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
         target="\n".join(text or NOTHING for text in texts.targets),
+        strengths="\n".join(f"{s:g}" for s in texts.strengths) if any(s != 1 for s in texts.strengths) else "",
         preserve="\n".join(texts.kept),
         only_in="\n".join(texts.contexts),
         **here.stamp(),
@@ -304,13 +330,15 @@ def pooled_delta(model: Model, encode: Encoder, texts: Texts, settings: Instant)
     name = subject(model).family.pooled_entry(model.model)
     if name is None or not encode.has_pooled:
         return {}
-    weight = effective_weights(model, [name])[name]
+    weight = weights_now(model, [name])[name]
     width = encode.pooled([""])[0].shape[1]
     if width > weight.shape[1]:  # of another text encoder than the network's
         return {}
     columns = {name: weight[:, :width]}
     problem = pose(Pooled(encode), texts, columns, settings, beside_common(texts, settings, encode.is_large))
-    change = edit_for(problem, settings).delta(columns.items())[name]
+    front = changes_in_front(model, [name]) if texts.restoring else {}
+    front = {n: Full(one.dense()[:, :width]) for n, one in front.items()}
+    change = solve(problem, columns, front, settings)[name]
     rest = weight.shape[1] - width
     return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
             else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
@@ -326,6 +354,21 @@ def beside_common(texts: Texts, settings: Instant, few: bool) -> list[str]:
     return [phrase.format(word) for phrase, word in zip(cycle(("{{}} {}", "{}, {{}}")), words, strict=False)]
 
 
+def solve(
+    problem: Problem, weights: Mapping[str, torch.Tensor], front: Mapping[str, Change], settings: Instant
+) -> dict[str, Change]:
+    """The change of each weight: what puts back what erasures in front have moved besides their concepts, if there are
+    any, and the edit of the chosen method."""
+    if not front:
+        return edit_for(problem.holding(settings.scales), settings).delta(weights.items())
+    rank = min(TOTAL_RANK, settings.rank * problem.all_erased)
+    back = restoration(problem, settings.scales, weights, front, rank)
+    weights = {name: weight + back[name].dense().to(weight) for name, weight in weights.items()}
+    problem = replace(problem.holding(settings.scales), gram=lambda: gram(weights))
+    edit = edit_for(problem, settings).delta(weights.items())
+    return {name: add([(back[name], 1.0), (edit[name], 1.0)]) for name in weights}
+
+
 def pose(
     encode: Encoder | Pooled, texts: Texts, weights: Mapping[str, torch.Tensor], settings: Instant,
     more: Sequence[str] = (),
@@ -334,16 +377,20 @@ def pose(
     short = replace(texts, kept=encode.beside(texts.names, texts.kept))
     templates = ["{}"] if settings.tokens == TOKENS[1] else phrases(short)
     moved = list(zip(texts.names, texts.targets, strict=True))
-    plain = [part for part in ([plain_texts(texts)] if texts.given else found_texts(texts, encode.is_large)) if part]
+    plain = [plain_texts(texts)] if texts.given else []
+    found = texts.also if texts.given else [*texts.kept, *texts.also]
+    if found or not texts.given:
+        plain += [part for part in found_texts(replace(texts, kept=found), encode.is_large) if part]
     parts = [*plain, *siblings(texts, templates)]
     templates = [*templates, *more]
-    parts += [[say(phrasing, name) for phrasing in PHRASINGS] for name in texts.held]
     if texts.contexts:
         parts += only_in.staying(texts.names, texts.contexts, short.kept)
     parts = [encode.some(part) for part in parts]
     count = sum(map(len, parts))
     strengths = texts.strengths or [1.0] * len(moved)
-    moving = [say(t, word) for pair in moved for t in encode.fitting(templates, *pair) for word in pair]
+    some = templates[: held_in(len(moved) + len(texts.held), encode)]
+    pairs = [*((pair, templates) for pair in moved), *(((move.name, move.target), some) for move in texts.held)]
+    moving = [say(t, word) for pair, said in pairs for t in encode.fitting(said, *pair) for word in pair]
     with encode.telling([*moving, *(text for part in parts for text in part)]):
         encode.read(moving)
         moves = together(
@@ -352,9 +399,21 @@ def pose(
                 for pair, s in zip(moved, strengths, strict=True)
             ]
         )
-        sums, some = zip(*(preserved(encode, part, count) for part in parts), strict=True)
+        sums, kept = zip(*(preserved(encode, part, count) for part in parts), strict=True)
+        held = {m: _pairs(encode, some, m.name, m.target, settings.tokens, m.strength or 0.0) for m in texts.held}
     near, empty = sums[len(plain) :], encode.rows([""])[0]
-    return Problem(moves, len(moved), sum(sums), near, torch.cat(some), empty, lambda: gram(weights))
+    front = [pair for move, pair in held.items() if move.strength is not None]
+    still = [moment(source, 1 / len(source)) for move, (source, _) in held.items() if move.strength is None]
+    return Problem(
+        moves, len(moved), sum(sums), near, torch.cat(kept), empty, lambda: gram(weights),
+        together(front) if front else None, len(front), torch.stack(still).sum(0) if still else None, len(still),
+    )  # fmt: skip
+
+
+def held_in(names: int, encode: Encoder | Pooled) -> int:
+    """In how many templates each of the names that were erased before is held; fewer where reading is slow."""
+    few = encode.is_large or isinstance(encode, Pooled)
+    return max(1, min(FEW_HELD if few else HELD, MOVED // names))
 
 
 def preserved(encode: Encoder | Pooled, texts: Sequence[str], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -414,7 +473,7 @@ def plain_texts(texts: Texts, pairs: int = 150, phrased: int = 5) -> list[str]:
 def found_texts(texts: Texts, few: bool) -> list[list[str]]:
     """What is said of preserved texts that were not given: everyday texts, the same for nearly every concept, and the
     words close to the concepts."""
-    apart = [*texts.names, *texts.held, *texts.contexts]
+    apart = [*texts.names, *(move.name for move in texts.held), *texts.contexts]
     everyday = [text for text in everyday_texts(few) if not any(is_said(name, text) for name in apart)]
     return [everyday, [say("a {}", text) for text in texts.kept if text not in EVERYDAY]]
 

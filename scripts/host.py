@@ -38,6 +38,7 @@ CONSTRAINTS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # ruff is fixed because a new release brings new findings; the rest only needs a range.
 DEVELOPMENT = (
     "pytest>=8.4,<10",
+    "pytest-xdist>=3.8,<4",
     "matplotlib>=3.9,<4",
     "adjustText>=1.3,<2",
     "scikit-image>=0.25,<1",

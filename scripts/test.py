@@ -31,6 +31,8 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGE = "concept_erasure"
 TYPED = ("erasure", "nodes", "scripts")
 NO_TESTS_FOUND = 5
+SIDE_BY_SIDE = ("host",)
+"""Parts whose tests run in several processes: the others are over soon, or wait for a server of their own."""
 
 
 def lint(host: shared.Host, options: argparse.Namespace) -> int:
@@ -61,10 +63,19 @@ def tests(part: str) -> Callable[[shared.Host, argparse.Namespace], int]:
 
     def run(host: shared.Host, options: argparse.Namespace) -> int:
         chosen = ["-k", options.k] if options.k else []
-        code = runs.run(host, ["pytest", f"tests/{part}", *chosen, *options.pytest])
+        jobs = (options.jobs or (1 if options.k else jobs_for(os.cpu_count() or 1))) if part in SIDE_BY_SIDE else 1
+        side_by_side = ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
+        # matrices this small are multiplied sooner by one thread, and threads of two processes wait for one another
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        code = runs.run(host, ["pytest", f"tests/{part}", *side_by_side, *chosen, *options.pytest])
         return 0 if options.k and code == NO_TESTS_FOUND else code
 
     return run
+
+
+def jobs_for(cores: int) -> int:
+    """How many processes run tests side by side: one a core, and no more than fit into 24 GiB."""
+    return min(4, cores)
 
 
 PARTS = {
@@ -74,7 +85,7 @@ PARTS = {
     "server": tests("server"),
     "browser": tests("browser"),
 }
-TOOLS = {"lint": ("ruff", "mypy"), "browser": ("pytest", "playwright")}
+TOOLS = {"lint": ("ruff", "mypy"), "host": ("pytest", "xdist"), "browser": ("pytest", "playwright")}
 """What a part needs in its interpreter; the others need pytest alone."""
 
 
@@ -105,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, 0 when everything passed."""
     parser = argparse.ArgumentParser(description="Lint and test this pack.")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="run this part; can be repeated")
+    parser.add_argument("--jobs", type=int, help="run host tests in so many processes (default: one a core, 1 with -k)")
     parser.add_argument("-k", metavar="EXPRESSION", help="run only the tests that pytest's -k selects")
     parser.add_argument("pytest", nargs="*", metavar="-- OPTION", help="further options for pytest, after --")
     options = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,6 +33,9 @@ class Problem:
     to preserve, [d, d], ``near``: the part of it that comes from each neighbour of the concepts, [d, d] each, and
     ``some``: some of the encodings to preserve, [m, d].
 
+    ``front``: the same as ``moves``, of ``erased`` names that closed forms in front have erased. ``still``: the sum of
+    the means of h h^T over the encodings of ``fixed`` names that were erased in other ways, [d, d].
+
     ``empty``: those of the empty prompt, [k, d]. ``gram()``: the sum of W^T W over the edited projections, [d, d].
     Weights are means within a concept and within the preserve set, so that neither counts for more because more of its
     texts were listed.
@@ -45,14 +48,37 @@ class Problem:
     some: torch.Tensor
     empty: torch.Tensor
     gram: Callable[[], torch.Tensor]
+    front: Moves | None = None
+    erased: int = 0
+    still: torch.Tensor | None = None
+    fixed: int = 0
+
+    def holding(self, scales: Scales) -> Problem:
+        """The problem in which what was erased before is preserved, each name as firmly as one is erased."""
+        held = self.held
+        if held is None:
+            return self
+        weight = scales.erase / (self.all_erased * scales.preserve) if scales.preserve else 0.0
+        return replace(self, kept=self.kept + weight * held)
+
+    @property
+    def held(self) -> torch.Tensor | None:
+        """The moment of all names that were erased before, [d, d]; None without any."""
+        moments = [*([self.front.moment] if self.front else []), *([] if self.still is None else [self.still])]
+        return sum(moments[1:], moments[0]) if moments else None
+
+    @property
+    def all_erased(self) -> int:
+        """How many names are erased now or were before."""
+        return self.concepts + self.erased + self.fixed
 
     def preserved(self, scales: Scales) -> torch.Tensor:
         """ridge I + the mean of p p^T over the preserve set, [d, d]: what every system starts from.
 
-        It grows with the number of concepts, as the erased side does.
+        It grows with the number of concepts, those erased before included, as the erased side does.
         """
         identity = torch.eye(len(self.kept)).to(self.kept)
-        return self.concepts * scales.preserve * self.kept + scales.ridge * self.unit * identity
+        return self.all_erased * scales.preserve * self.kept + scales.ridge * self.unit * identity
 
     @property
     def unit(self) -> torch.Tensor:

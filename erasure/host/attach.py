@@ -7,7 +7,7 @@ options, so it acts after every other patch, wherever its node stands in the gra
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,13 +16,14 @@ from comfy.patcher_extension import WrappersMP
 from ..artifact import Change, Erasure, ErasureError
 from ..families.family import Family
 from ..parts.branch import Branch
+from ..parts.delta import add
 from ..parts.part import Part
 from ..protocols import Model
 from .beside import patcher_of
 from .fingerprint import of_one_checkpoint, parse_fingerprint
 from .subject import subject
 from .taken import Taken, require_taken, taken
-from .weights import asks_functions, kind, layer_of, patches
+from .weights import asks_functions, effective_weights, kind, layer_of, patches
 
 KEY = "concept_erasure"
 log = logging.getLogger(KEY)
@@ -136,6 +137,27 @@ class Applied:
 def applied(model: Model) -> tuple[Applied, ...]:
     """The erasures on a MODEL, in the order of its nodes."""
     return model.get_attachment(KEY) or ()
+
+
+def changes_in_front(model: Model, names: Collection[str]) -> dict[str, Change]:
+    """What the erasures on a MODEL change of some of its weights in all of sampling; none for what they leave alone."""
+    summands: dict[str, list[tuple[Change, float]]] = {}
+    for one in applied(model):
+        for name, change in one.erasure.delta.items() if one.window is None else ():
+            if name in names:
+                summands.setdefault(name, []).append((change, one.strength))
+    return {name: add(changes) for name, changes in summands.items()}
+
+
+def weights_now(model: Model, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Named weights [out, in] of a MODEL as a run computes with them, float32: with its patches, and with what erasures
+    add beside quantised weights in all of sampling. Raises ErasureError for packed weights."""
+    weights = effective_weights(model, names)
+    for switch in switches(model):
+        for name, change in switch.changes.items() if switch.window is None else ():
+            if name in weights:
+                weights[name] = weights[name] + change.strength * change.change.dense().to(weights[name])
+    return weights
 
 
 def carries(model: Model, erasure: Erasure) -> bool:

@@ -213,7 +213,8 @@ def _closed_form(
     target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
     how = Instant(target=target, weights=weights, rank=rank)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
-    return solve_texts(model, encode, choose_texts(encode, aimed, how, erased_from(model), reading(model)), how).delta
+    texts = choose_texts(encode, aimed, how, erased_from(model), reading(model))
+    return solve_texts(model, encode, replace(texts, restoring=False), how).delta
 
 
 def check_resume(model: Model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:

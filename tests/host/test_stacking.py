@@ -11,6 +11,11 @@ import torch
 
 from benchmarks.lines import Meaning, shots_of
 from concept_erasure.erasure.files import load_erasure
+from concept_erasure.erasure.history import erased_from
+from concept_erasure.erasure.host.attach import weights_now
+from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
@@ -139,3 +144,71 @@ def test_nothing_comes_back_in_a_random_sequence_of_nodes(read_once, number):
     steps = [(draw.choice((by_text, by_erasure)), name) for name in names]
     model, text = in_a_row(read_once, *steps)
     assert_none_is_drawn_unsaid(read_once, model, names, text, STILL_SEEN)
+
+
+# ---------------------------------------------------------------- what stays beside many erasures
+
+
+MANY = ("circle", "square", "triangle", "star", "heart", "cross")
+STAY = ("ring", "moon", "diamond", "red", "blue", "striped", "dotted")
+
+
+def moved(toys, model, words) -> float:
+    """How far what the network reads of some words is from what it read before, relative to that."""
+    names = subject(model).weights("keys+values")
+    encode, before, after = Encoder(toys.clip), effective_weights(toys.model, names), weights_now(model, names)
+    rows = torch.cat(encode.rows([f"a photo of a {word}" for word in words]))
+    lost, whole = (sum(float((rows @ w.T).square().sum()) for w in some.values()) for some in
+                   ({name: after[name] - before[name] for name in names}, before))  # fmt: skip
+    return (lost / whole) ** 0.5
+
+
+@pytest.fixture
+def many_at_once(read_once):
+    return by_text(read_once, read_once.model, "\n".join(MANY))[0]
+
+
+def one_after_the_other(toys, preserve=""):
+    model = toys.model
+    with torch.inference_mode():
+        for name in MANY:
+            model = ErasureText.execute(model, toys.clip, name, preserve=preserve).args[0]
+    return model
+
+
+def test_nodes_in_a_row_leave_what_one_node_leaves(read_once, many_at_once):
+    """Each would preserve what those in front have left of it, and twenty of them would leave little."""
+    row = one_after_the_other(read_once)
+    assert moved(read_once, row, STAY) <= 1.2 * moved(read_once, many_at_once, STAY)
+    assert moved(read_once, row, MANY) >= 0.9 * moved(read_once, many_at_once, MANY)
+
+
+def test_nodes_in_a_row_leave_what_one_node_leaves_beside_a_short_list(read_once):
+    """Words are found to stay beside the two that were typed, for all that is erased."""
+    short = "red\nblue"
+    with torch.inference_mode():
+        at_once = ErasureText.execute(read_once.model, read_once.clip, "\n".join(MANY), preserve=short).args[0]
+    row = one_after_the_other(read_once, short)
+    assert moved(read_once, at_once, STAY) <= 0.25
+    assert moved(read_once, row, STAY) <= 1.2 * moved(read_once, at_once, STAY)
+
+
+def test_a_strength_of_a_line_stays_behind_other_nodes(read_once):
+    half, _ = by_text(read_once, read_once.model, "circle : 0.5")
+    behind, _ = by_text(read_once, half, "red")
+    assert erased_from(half)[0].strength == 0.5
+    shares = [moved(read_once, model, ["circle"]) for model in (half, behind)]
+    whole = moved(read_once, by_text(read_once, read_once.model, "circle")[0], ["circle"])
+    assert shares[1] < 0.75 * whole and abs(shares[1] - shares[0]) < 0.15 * whole
+
+
+def test_what_was_learned_in_front_is_left_as_it_is(read_once):
+    """Where it went is no text's place, so that it is held and not aimed anew."""
+    learned, _ = by_training(read_once, read_once.model, "circle")
+    assert [move.strength for move in erased_from(learned)] == [None]
+    behind, _ = by_text(read_once, learned, "red")
+    names = subject(learned).weights("keys+values")
+    rows = torch.cat(Encoder(read_once.clip).rows(["a circle", "a photo of a circle"]))
+    before, after = weights_now(learned, names), weights_now(behind, names)
+    off = sum(float((rows @ (after[name] - before[name]).T).square().sum()) for name in names)
+    assert off <= 0.02 * sum(float((rows @ before[name].T).square().sum()) for name in names)
