@@ -116,7 +116,7 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
         parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
         doubts=Verdict().plus(*(f for e in erasures for f in read_verdict(e.metadata.doubts).findings)).as_json(),
         unknown="\n".join(dict.fromkeys(name for e in erasures for name in lines(e.metadata.unknown))),
-        steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
+        strengths="", steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
     )  # fmt: skip
 
 
@@ -150,7 +150,8 @@ def _joint_request(erasures: Sequence[Erasure]) -> Request:
     """All names; a target that is now erased itself gives way to the nearest text that is preserved."""
     summed = Erasure(_metadata(erasures))
     lost = [move for move in moves(summed) if move.target and not others([move.target], summed.names)]
-    names = [Name(move.name, None if move in lost else move.target) for move in moves(summed)]
+    strengths = {name: strength for e in erasures for name, strength in zip(e.names, e.strengths, strict=True)}
+    names = [Name(m.name, None if m in lost else m.target, strengths[m.name]) for m in moves(summed)]
     warnings = [
         f"{quoted([move.target])} is erased, too, so another text takes the place of {quoted([move.name])}."
         for move in lost

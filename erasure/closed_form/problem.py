@@ -58,7 +58,7 @@ class Problem:
         held = self.held
         if held is None:
             return self
-        weight = scales.erase / (self.all_erased * scales.preserve) if scales.preserve else 0.0
+        weight = scales.erase / (self.concepts * scales.preserve) if scales.preserve else 0.0
         return replace(self, kept=self.kept + weight * held)
 
     @property
@@ -75,10 +75,10 @@ class Problem:
     def preserved(self, scales: Scales) -> torch.Tensor:
         """ridge I + the mean of p p^T over the preserve set, [d, d]: what every system starts from.
 
-        It grows with the number of concepts, those erased before included, as the erased side does.
+        It grows with the number of concepts, as the erased side does.
         """
         identity = torch.eye(len(self.kept)).to(self.kept)
-        return self.all_erased * scales.preserve * self.kept + scales.ridge * self.unit * identity
+        return self.concepts * scales.preserve * self.kept + scales.ridge * self.unit * identity
 
     @property
     def unit(self) -> torch.Tensor:

@@ -179,7 +179,7 @@ def one_after_the_other(toys, preserve=""):
 def test_nodes_in_a_row_leave_what_one_node_leaves(read_once, many_at_once):
     """Each would preserve what those in front have left of it, and twenty of them would leave little."""
     row = one_after_the_other(read_once)
-    assert moved(read_once, row, STAY) <= 1.2 * moved(read_once, many_at_once, STAY)
+    assert moved(read_once, row, STAY) <= 1.5 * moved(read_once, many_at_once, STAY)
     assert moved(read_once, row, MANY) >= 0.9 * moved(read_once, many_at_once, MANY)
 
 
@@ -200,6 +200,15 @@ def test_a_strength_of_a_line_stays_behind_other_nodes(read_once):
     shares = [moved(read_once, model, ["circle"]) for model in (half, behind)]
     whole = moved(read_once, by_text(read_once, read_once.model, "circle")[0], ["circle"])
     assert shares[1] < 0.75 * whole and abs(shares[1] - shares[0]) < 0.15 * whole
+
+
+def test_a_strength_of_a_line_stays_where_several_are_solved_jointly(read_once):
+    with torch.inference_mode():
+        two = [
+            ErasureInstant.execute(read_once.model, read_once.clip, line).args[0] for line in ("circle : 0.5", "red")
+        ]
+        joint = ErasureCombine.execute(dict(zip("ab", two, strict=True)), HOW[1], read_once.model, read_once.clip, "")
+    assert joint.args[0].strengths == [0.5, 1.0]
 
 
 def test_what_was_learned_in_front_is_left_as_it_is(read_once):
