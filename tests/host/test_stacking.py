@@ -11,10 +11,11 @@ import torch
 
 from benchmarks.lines import Meaning, shots_of
 from concept_erasure.erasure.files import load_erasure
-from concept_erasure.erasure.history import erased_from
+from concept_erasure.erasure.history import Erased, erased_from
 from concept_erasure.erasure.host.attach import weights_now
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
+from concept_erasure.erasure.instant import Texts, beside_those_in_front
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
@@ -191,6 +192,13 @@ def test_nodes_in_a_row_leave_what_one_node_leaves_beside_a_short_list(read_once
     row = one_after_the_other(read_once, short)
     assert moved(read_once, at_once, STAY) <= 0.25
     assert moved(read_once, row, STAY) <= 1.2 * moved(read_once, at_once, STAY)
+
+
+def test_what_nodes_in_front_preserve_stays_unless_it_says_what_is_erased():
+    """A "red circle" that stays would keep the circle."""
+    texts = Texts(["circle"], ["ring"], ["blue"], [], held=[Erased("star", "moon")])
+    found = beside_those_in_front(texts, ["red circle", "blue", "a star", "square"])
+    assert found.also == ["square"]
 
 
 def test_a_strength_of_a_line_stays_behind_other_nodes(read_once):
