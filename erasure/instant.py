@@ -247,9 +247,8 @@ def choose_texts(
 
 def beside_those_in_front(texts: Texts, preserved: Sequence[str]) -> Texts:
     """The texts with what erasures in front preserve, which this one preserves, too."""
-    erased = [*texts.names, *(move.name for move in texts.held), *texts.contexts]
-    free = [text for text in preserved if not any(is_said(name, text) for name in erased)]
-    return replace(texts, also=[*texts.also, *others(free, [*erased, *texts.kept, *texts.also])])
+    taken = [*texts.names, *(move.name for move in texts.held), *texts.contexts, *texts.kept, *texts.also]
+    return replace(texts, also=[*texts.also, *others(preserved, taken)])
 
 
 def reading(model: Model) -> list[torch.Tensor]:
