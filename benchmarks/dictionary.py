@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,6 @@ from concept_erasure.erasure.from_dictionary import Drawing, erase_with_dictiona
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.trajectories import Sampling
 from concept_erasure.erasure.parts.steering import MODES
-from toyworld.dictionary import FILE as DICTIONARY
 from toyworld.scoring import plan
 
 from .tables import ALL
@@ -38,21 +37,20 @@ REPEATS = 5
 """Drawings of which the fastest counts, for the cost of a step."""
 
 
-@cache
-def dictionary() -> ConceptDictionary:
-    return load_dictionary(DICTIONARY)
+dictionary: Callable[[Path], ConceptDictionary] = cache(load_dictionary)
 
 
 @dataclass(frozen=True)
 class FromDictionary:
-    """An erasure by features of the toy world's dictionary."""
+    """An erasure by features of a world's dictionary."""
 
     picking: Picking = field(default_factory=Picking)
     drawing: Drawing = field(default_factory=lambda: Drawing(16, Sampling(steps=10)))
 
-    def erasure(self, toy: Toy, concept: str, kept: str, seed: int) -> Erasure:
-        drawing = replace(self.drawing, seed=seed)
-        return erase_with_dictionary(toy.model, toy.clip, dictionary(), concept, kept, self.picking, drawing)[0]
+    def erasure(self, world: Toy, concepts: str, kept: str, seed: int) -> Erasure:
+        drawing = replace(self.drawing, seed=seed, sampling=replace(self.drawing.sampling, shape=world.world.latent))
+        known = dictionary(world.dictionary)
+        return erase_with_dictionary(world.model, world.clip, known, concepts, kept, self.picking, drawing)[0]
 
 
 def measure(toy: Toy, concept: str, mode: str, every: int) -> dict[str, float]:

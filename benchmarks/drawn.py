@@ -48,8 +48,6 @@ from .quality import METHODS
 FILE = Path(__file__).with_name("results") / "drawn.json"
 INSTEAD = FILE.with_name("drawn_instead.json")
 """What ``benchmarks.instead --world drawn`` has measured."""
-THERE = tuple(name for name, how in METHODS.items() if isinstance(how, Instant | Settings))
-"""Methods that need no dictionary of this world."""
 SEEDS = (0, 1)
 STEPS = 12
 HOW = Drawing((0, 1), STEPS, CFG, "euler", "normal", PICTURE, PICTURE)
@@ -281,7 +279,7 @@ def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=THERE, default=["UCE", "recommended"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["UCE", "recommended"])
     parser.add_argument("--concepts", nargs="+", choices=[*CONCEPTS, *MORE], default=CONCEPTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -11,8 +11,9 @@ import comfy.sample
 import comfy.sd
 import torch
 
-from concept_erasure.erasure.evaluation.by_kind import LEFT, NUMBERS, RIGHT, Wording
+from concept_erasure.erasure.evaluation.by_kind import EITHER, LEFT, RIGHT, Wording
 from concept_erasure.erasure.texts.encoder import Encoder
+from drawnworld import dictionary
 from drawnworld.captions import article, implicit, place
 from drawnworld.hands import NAMES as HANDS
 from drawnworld.judge import SIDE, halves, load_judge
@@ -117,6 +118,8 @@ def shot(label: str, number: int, part: str) -> Asked:
 class Drawn(Toy):
     """The drawn world's checkpoint, loaded once, with its judge."""
 
+    dictionary = dictionary.FILE
+
     def __init__(self, checkpoint: Path = CHECKPOINT) -> None:
         self.world = drawn_world(checkpoint)
         with torch.inference_mode():
@@ -167,17 +170,17 @@ class Drawn(Toy):
         ]
 
     def sees(self, pictures: torch.Tensor, label: str) -> list[bool]:
-        """Which pictures [n, h, w, 3] show a label; a half of the picture may show a subject, too; a kind is what
-        subjects of it are."""
+        """Which pictures [n, h, w, 3] show a label, a half of them where it says a side; a kind is what subjects of it
+        are."""
         whole = pictures.permute(0, 3, 1, 2)
         if label in KINDS:
             return [SUBJECTS[subject].kind == label for subject in self.judge(whole)["subject"].argmax(1)]
         left, right = halves(whole)
-        for form, half in ((LEFT, left), (RIGHT, right)):
-            if label.endswith(form.removeprefix("{}")):
-                return self._shows(half, label.removesuffix(form.removeprefix("{}")))
-        sides = (whole,) if label in (*HANDS, *BACKGROUNDS, *NUMBERS) else (whole, left, right)
-        return [any(seen) for seen in zip(*(self._shows(side, label) for side in sides), strict=True)]
+        for form, sides in ((LEFT, (left,)), (RIGHT, (right,)), (EITHER, (whole, left, right))):
+            if label.endswith(said := form.removeprefix("{}")):
+                seen = [self._shows(side, label.removesuffix(said)) for side in sides]
+                return [any(some) for some in zip(*seen, strict=True)]
+        return self._shows(whole, label)
 
     def _shows(self, pictures: torch.Tensor, label: str) -> list[bool]:
         return [rank == 0 for rank in self.judge.ranks(pictures, [label] * len(pictures))]

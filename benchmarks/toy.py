@@ -10,7 +10,7 @@ import comfy.sd
 import torch
 
 from concept_erasure.erasure.texts.encoder import Encoder, batched
-from toyworld import node  # noqa: F401  registers the family
+from toyworld import dictionary, node  # noqa: F401  registers the family
 from toyworld.judge import load_judge
 from toyworld.report import STEPS
 from toyworld.scoring import plan, scores
@@ -58,6 +58,8 @@ class Reader(Encoder):
 
 class Toy:
     """A toy checkpoint, loaded once, and the judge: that of a UNet, or of another architecture."""
+
+    dictionary = dictionary.FILE
 
     def __init__(self, world: World = WORLDS["unet"]) -> None:  # noqa: B008
         self.world = world

@@ -252,9 +252,10 @@ def beside_those_in_front(texts: Texts, preserved: Sequence[str]) -> Texts:
 
 
 def reading(model: Model) -> list[torch.Tensor]:
-    """Some of the weights [out, d] of a MODEL that read the text, as they were before anything was erased."""
+    """Some of the weights [out, d] of a MODEL that read the text, as they were before anything was erased. On the CPU,
+    as the encodings are: the host keeps a MODEL that has drawn on the GPU."""
     names, weights = subject(model).entry, Weights(model)
-    return [weights[name].detach().float() for name in names[:: -(-len(names) // READ)]]
+    return [weights[name].detach().float().cpu() for name in names[:: -(-len(names) // READ)]]
 
 
 def _aimed(encode: Encoder, near: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.sd
@@ -23,6 +24,7 @@ from concept_erasure.erasure.dictionary.store import Recording
 from .train import HERE
 from .world import FULL_CAPTIONS, PARTIAL_CAPTIONS, caption, random_scene
 from .worlds import WORLDS
+from .worlds.world import World
 
 FILE = HERE / "dictionary.safetensors"
 BLOCKS = ("input 1", "input 3", "middle", "output 0", "output 1", "output 2", "output 3")
@@ -45,8 +47,9 @@ def captions(count: int, seed: int = 0) -> list[str]:
     return out
 
 
-def main() -> None:
-    folder = Path("output/toyworld_dictionary")
+def make(world: World, texts: Sequence[str], plan: Plan, file: Path) -> None:
+    """Learns a dictionary of a world's checkpoint from texts, and writes it; says how far it is now and then."""
+    folder = Path("output") / f"{file.parent.name}_dictionary"
     began, said = time.monotonic(), [0.0]
 
     def on_progress(text: str, done: int, total: int) -> None:
@@ -55,12 +58,12 @@ def main() -> None:
             print(f"{time.monotonic() - began:.0f} s: {text}: {done} of {total}", flush=True)
 
     with torch.inference_mode():
-        model, clip = comfy.sd.load_checkpoint_guess_config(str(WORLDS["unet"].checkpoint))[:2]
-        dictionary = train_dictionary(model, clip, captions(PLAN.pictures), PLAN, folder, on_progress)
-    save_dictionary(dictionary, FILE)
+        model, clip = comfy.sd.load_checkpoint_guess_config(str(world.checkpoint))[:2]
+        dictionary = train_dictionary(model, clip, texts, plan, folder, on_progress)
+    save_dictionary(dictionary, file)
     Recording.discard_at(folder)
     print("\n".join(dictionary.lines()), f"{time.process_time():.0f} s of one core", sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    make(WORLDS["unet"], captions(PLAN.pictures), PLAN, FILE)

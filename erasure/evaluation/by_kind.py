@@ -21,8 +21,10 @@ from .metrics import Share
 LONG = "a large and carefully made picture, seen from the front in good light, of which the one thing to see is a {}"
 LEFT, RIGHT = "{} on the left", "{} on the right"
 """Labels of what is seen on a side of the picture."""
+EITHER = "{} on one side"
+"""The label of what is seen on either side, or in all of the picture: half of one thing may look like another."""
 TOGETHER = {
-    "two subjects": ("a {} and a {}", "{}", "{}"),
+    "two subjects": ("a {} and a {}", EITHER, EITHER),
     "left of": ("a {} to the left of a {}", LEFT, RIGHT),
     "right of": ("a {} to the right of a {}", RIGHT, LEFT),
 }
@@ -31,7 +33,7 @@ NUMBERS = ("two", "three", "four")
 """Labels of how many there are, as prompts say them, too."""
 
 Sees = Callable[[torch.Tensor, str], Sequence[bool]]
-"""Which of some pictures [n, h, w, 3] show a label: a concept, one on a side of the picture, or a number."""
+"""Which of some pictures [n, h, w, 3] show a label: a concept, one on a side of the picture or on either, or a number."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def composed(concept: str, others: Sequence[str]) -> list[Request]:
     found = []
     for kind, (phrase, first, second) in TOGETHER.items():
         for name in others:
-            found.append(Request(f"{kind}, one erased", phrase.format(concept, name), (second.format(name),), concept))
+            text, stays = phrase.format(concept, name), second.format(name)
+            found.append(Request(f"{kind}, one erased", text, (stays,), EITHER.format(concept)))
         for pair in zip(others, others[1:], strict=False):
             found.append(Request(kind, phrase.format(*pair), (first.format(pair[0]), second.format(pair[1]))))
     return found
