@@ -204,9 +204,7 @@ class PromptPatch:
         rows = self._open_rows(options.setdefault(CONTEXT, context))
         if rows is None:
             return n, context, value
-        gated = self.prompt.gate is not None
-        keys, values = self.prompt.keys, self.prompt.values
-        return n, *extend(context, value, keys, values, rows, self.prompt.chunk, gated, self.strength)
+        return n, *extend(context, value, self.prompt, rows, self.strength)
 
     def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
         """Open rows of this context, or None when all are closed; the same context is asked for by every block."""

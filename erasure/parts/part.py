@@ -65,6 +65,9 @@ class Learner(nn.Module):
         """The part as it stands now, as plain tensors for an ``Erasure``."""
         raise NotImplementedError
 
+    def keep_up(self, change: Mapping[str, Change]) -> None:
+        """Told how the weights are changed by now, for what of it follows from that."""
+
 
 class Part:
     """One thing that an erasure is made of.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from ..artifact import ErasureError, LowRank, Probe
+from ..artifact import Change, ErasureError, LowRank, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
 from .gate import GateTensors, gate_score
@@ -37,7 +37,8 @@ class PromptTensors(Part):
     ``keys``, ``values``: [k, d]. ``blocks``: one of ``BLOCKS``. ``chunk``: tokens of one text chunk (77 for CLIP), the
     unit in which the prompt repeats when the host pads a conditioning by repetition. ``gate``: None lets the prompt act
     on every text. ``pooled`` [d']: what is added to the pooled text, where a network reads one. ``turn`` [d, d]: what a
-    key adds to each of the text's own tokens c, as ``turn @ c``, in networks that read text jointly with the picture.
+    key adds to each of the text's own tokens c, as ``turn @ c``; where a text that is said twice reads the same, its
+    keys and values are then added to a second copy of these tokens, so that zeros change nothing.
     """
 
     keys: torch.Tensor
@@ -90,12 +91,12 @@ class PromptTensors(Part):
             raise ValueError(f"{turn.up.shape}, {turn.down.shape}")
         return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn)
 
-    def turned(self, context: torch.Tensor) -> torch.Tensor:
-        """The text's own tokens [b, n, d] as a run reads them with the prompt."""
+    def turned(self, context: torch.Tensor, amount: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """The text's own tokens [b, n, d] as a run reads them with the prompt; ``amount`` [b, 1, 1]: how much of it."""
         if self.turn is None:
             return context
         up, down = self.turn.up.to(context.device, torch.float32), self.turn.down.to(context.device, torch.float32)
-        return (context.float() + context.float() @ down.T @ up.T).to(context.dtype)
+        return (context.float() + context.float() @ down.T @ up.T * amount).to(context.dtype)
 
     def attach(self, holder: Holder) -> None:
         holder.require_blocks(self.blocks)
@@ -168,6 +169,12 @@ class PromptLearner(Learner):
     def __init__(self, prompt: ErasurePrompt, attached: PromptTensors):
         super().__init__()
         self.prompt, self.attached = prompt, attached
+        self.turning: Callable[[Mapping[str, Change]], LowRank] | None = None
+
+    def keep_up(self, change: Mapping[str, Change]) -> None:
+        """Turns a text's own tokens back as a change of the weights asks for that is here now."""
+        if self.turning is not None:
+            self.attached = replace(self.attached, turn=self.turning(change))
 
     @property
     def role(self) -> str:  # type: ignore[override]
@@ -184,15 +191,9 @@ class PromptLearner(Learner):
 
 
 def extend(
-    context: torch.Tensor,
-    value: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    rows: torch.Tensor,
-    chunk: int,
-    gated: bool,
+    context: torch.Tensor, value: torch.Tensor, prompt: PromptTensors, rows: torch.Tensor,
     strength: float | torch.Tensor = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Contexts for K and V with the prompt appended: [b, n, d] -> [b, n + m, d].
 
     Without a gate, m = k tokens for every whole chunk of the context, as the paper has it for one chunk; the host
@@ -200,22 +201,24 @@ def extend(
 
     With a gate, m = n: open rows get the prompt, repeated to fill each chunk; closed rows get a copy of their own
     context, which doubles every softmax term and leaves the result as it was. ``strength`` moves an open row
-    linearly from that copy (0, no effect) to the prompt (1, as learned).
+    linearly from that copy (0, no effect) to the prompt (1, as learned). With a turn, an open row's own tokens are
+    turned, and its prompt is a copy of these with the learned tokens added.
     """
-    n = context.shape[1]
-    index = _token_order(len(keys), n, chunk, gated).to(context.device)
+    n, is_turned = context.shape[1], prompt.turn is not None
+    index = _token_order(len(prompt.keys), n, prompt.chunk, prompt.gate is not None or is_turned).to(context.device)
     own = torch.arange(len(index), device=context.device) % n
     amount = rows.to(context.dtype)[:, None, None] * strength
     added = []
-    for base, tokens in ((context, keys), (value, values)):
-        copy = base[:, own]
-        prompt = tokens.to(base.device, base.dtype)[index]
-        added.append(torch.cat([base, torch.lerp(copy, prompt.expand_as(copy), amount.expand_as(copy))], dim=1))
+    for base, tokens in ((context, prompt.keys), (value, prompt.values)):
+        base = prompt.turned(base, amount)
+        copy, tokens = base[:, own], tokens.to(base.device, base.dtype)[index]
+        other = copy + tokens if is_turned else tokens.expand_as(copy)
+        added.append(torch.cat([base, torch.lerp(copy, other, amount.expand_as(copy))], dim=1))
     return added[0], added[1]
 
 
-def _token_order(k: int, n: int, chunk: int, gated: bool) -> torch.Tensor:
+def _token_order(k: int, n: int, chunk: int, in_every_place: bool) -> torch.Tensor:
     """Which prompt token stands at each appended place."""
-    if not gated:
+    if not in_every_place:
         return torch.arange(k).repeat(max(1, n // chunk))
     return torch.arange(n) % chunk % k

@@ -50,6 +50,7 @@ def restore(run: Run, state: Mapping[str, torch.Tensor]) -> None:
         if module is not None:
             own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
             module.load_state_dict(own)
+    run.keep_up()
 
 
 def keep_the_best(run: Run, phases: Sequence[Phase], states: Mapping[int, State]) -> str:

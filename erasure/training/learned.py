@@ -42,6 +42,7 @@ class Learning:
     def erasure(self) -> Erasure:
         """What has been learned so far, without a verdict."""
         s, run = self.run.settings, self.run
+        run.keep_up()
         beside = () if run.beside is None else (run.beside.at_rest(),)
         has_prompt = any(isinstance(part, PromptTensors) for part in beside)
         delta = {} if run.result is None else run.result.at_rest()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
@@ -19,47 +18,86 @@ TURNING = 1e-4
 """The same of what a key adds to a text's own tokens."""
 LEAST = 1e-2
 """Share of the largest singular value below which those of that map are left out."""
+MOST = 128
+"""Directions of that map that are looked for."""
 
 
 def revive(learner: PromptLearner, model: Model, change: Mapping[str, Change], tokens: torch.Tensor) -> None:
     """Starts a prompt where the changed weights read what the original ones read of ``tokens`` [n, d].
 
-    Where a network reads text jointly with the picture, tokens that join the text do not take the place of its own; so
-    a key turns these back, too. It stays as it is solved; the tokens learn.
+    Tokens that join a text do not take the place of its own, which still say the target; and the same tokens in every
+    text cannot say which of several concepts is meant. So a key turns the text's own tokens back as well (``turn_back``);
+    where its tokens are added to a copy of these (``parts.prompt.extend``), they start from nothing.
     """
-    family = subject(model).family
-    normal, cross = bringing_back(model, change)
-    first = family.raw(model.model, (tokens.double().cpu() @ _solved(normal, cross, REVIVING).T).float())
-    scale = family.raw(model.model, torch.ones(1, len(cross)))
-    if first is None or scale is None:
+    family, back = subject(model).family, BringingBack(model, change)
+    first = family.raw(model.model, (tokens.double().cpu() @ back.map(change, REVIVING).T).float())
+    if first is None:
         return
-    learner.prompt.begin_with(first)
-    if learner.role == "key" and not family.repeats:
-        scale = scale[0].double()
-        turn = scale[:, None] * _solved(normal, cross - normal, TURNING) / scale
-        learner.attached = replace(learner.attached, turn=_low_rank(turn))
+    is_key = learner.role == "key"
+    learner.prompt.begin_with(torch.zeros_like(first) if is_key and family.repeats else first)
+    if is_key:
+        turn_back(learner, back)
+        learner.keep_up(change)
 
 
-def bringing_back(model: Model, delta: Mapping[str, Change]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normal equations, N M = C with [d, d] each, of the matrix M with which changed projections give for encodings
-    M c what comes nearest to what the original ones gave for c: what revives a concept in RECE (``methods/rece.py``).
-    """
-    normal = cross = torch.tensor(0.0)
-    reading = [name for name in subject(model).entry if name in delta]
-    for name, weight in effective_weights(model, reading).items():
-        weight = weight.double().cpu()
-        changed = weight + delta[name].dense().double().cpu()
-        normal, cross = normal + changed.T @ changed, cross + changed.T @ weight
-    return normal, cross
+def turn_back(learner: PromptLearner, back: BringingBack) -> None:
+    """Has a key turn a text's own tokens back, and keep up with the weights as they learn: a turn that is made for weights
+    only a little different leaves nothing of a picture."""
+    scale = subject(back.model).family.raw(back.model.model, torch.ones(1, len(back.before)))
+    if scale is not None:
+        own = scale[0].double()
+        learner.turning = lambda change: _low_rank(own[:, None] * back.turn(change, TURNING) / own)
 
 
-def _solved(normal: torch.Tensor, cross: torch.Tensor, weight: float) -> torch.Tensor:
-    """The solution [d, d] of normal equations with a ridge of ``weight``, relative to their mean diagonal."""
-    return torch.linalg.solve(normal + weight * normal.diagonal().mean() * torch.eye(len(normal)).to(normal), cross)
+class BringingBack:
+    """The matrix M [d, d] with which changed projections W + U D give for encodings M c what comes nearest to what the
+    original ones, W, gave for c: what revives a concept in RECE (``closed_form/rece.py``). It solves N M = C with
+    C = sum (W + U D)^T W and N = sum (W + U D)^T (W + U D), over the weights among ``names`` that read text."""
+
+    def __init__(self, model: Model, names: Collection[str]) -> None:
+        self.model, self.names = model, [name for name in subject(model).entry if name in names]
+        self.before = sum((weight.T @ weight for _, weight in self._weights()), torch.zeros(1, 1))
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in effective_weights(self.model, self.names).items():
+            yield name, weight.double().cpu()
+
+    def map(self, change: Mapping[str, Change], ridge: float) -> torch.Tensor:
+        """M, with a ridge relative to the mean of N's diagonal."""
+        normal, cross = self._equations(change)
+        return _solved(normal, cross, ridge)
+
+    def turn(self, change: Mapping[str, Change], ridge: float) -> torch.Tensor:
+        """M - 1, as short as it can be: what is to be added to c."""
+        normal, cross = self._equations(change)
+        return _solved(normal, cross - normal, ridge)
+
+    def _equations(self, change: Mapping[str, Change]) -> tuple[torch.Tensor, torch.Tensor]:
+        crossed, squared = torch.zeros_like(self.before), torch.zeros_like(self.before)
+        for name, weight in self._weights():
+            up, down = (side.double().cpu() for side in _sides(change[name]))
+            crossed += down.T @ (up.T @ weight)
+            squared += down.T @ (up.T @ up) @ down
+        cross = self.before + crossed
+        return cross + crossed.T + squared, cross
+
+
+def _sides(change: Change) -> tuple[torch.Tensor, torch.Tensor]:
+    """U [out, r] and D [r, d] of a change."""
+    if isinstance(change, LowRank):
+        return change.up, change.down
+    return change.dense(), torch.eye(change.dense().shape[1])
+
+
+def _solved(normal: torch.Tensor, right: torch.Tensor, ridge: float) -> torch.Tensor:
+    """The solution [d, d] of normal equations with a ridge, relative to their mean diagonal."""
+    return torch.linalg.solve(normal + ridge * normal.diagonal().mean() * torch.eye(len(normal)).to(normal), right)
 
 
 def _low_rank(matrix: torch.Tensor) -> LowRank:
     """A matrix of which little beside a few directions is left."""
-    u, s, v = torch.linalg.svd(matrix)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what the few directions are looked for from
+        u, s, v = torch.svd_lowrank(matrix, min(MOST, len(matrix)), niter=4)
     rank = max(1, int((s > LEAST * s[0]).sum()))
-    return LowRank((u[:, :rank] * s[:rank]).float(), v[:rank].float())
+    return LowRank((u[:, :rank] * s[:rank]).float(), v.T[:rank].float())

@@ -181,6 +181,7 @@ class Run:
 
     def sample(self, preview: Callable | None = None) -> None:
         """Adds one trajectory to the pool, drawn by the model that the settings ask for."""
+        self.keep_up()
         by = self.settings.drawn_by
         edit = {"original": None, "edited": self.delta, "average": self.result}[by]
         part = None if by == "original" or self.eraser is None else self.eraser.now()
@@ -194,6 +195,11 @@ class Run:
             yield
         finally:
             self.pool = before
+
+    def keep_up(self) -> None:
+        """Has what learns beside the weights keep up with these."""
+        if self.beside is not None and self.result is not None:
+            self.beside.keep_up(self.result.at_rest())
 
     def follow(self) -> None:
         """Moves the averaged delta a little towards the one that learns."""

@@ -39,7 +39,7 @@ from .loop import Progress
 from .memory import Memory
 from .phrases import anchors_of, from_the_name_on, phrases_of, preserved_texts
 from .preservation import choice_of_adversary
-from .reviving import revive
+from .reviving import BringingBack, revive, turn_back
 from .run import Learners, Run
 from .settings import Settings
 
@@ -147,9 +147,11 @@ class Setting:
         prompt = _prompt(self.model, self.encode, self.names, self.settings, self.generator, self.resume)
         chunk = self.encode("").context.shape[1]
         attached = prompt.attached(self.settings.blocks, role, chunk, gate)
-        if self.resume is not None:
-            attached = replace(attached, turn=self.resume.of(PromptTensors)[0].turn)
-        return PromptLearner(prompt, attached)
+        learner = PromptLearner(prompt, attached)
+        if self.resume is not None and self.resume.of(PromptTensors)[0].turn is not None:
+            turn_back(learner, BringingBack(self.model, self.resume.delta))
+            learner.keep_up(self.resume.delta)
+        return learner
 
     def branch(self, gate: GateTensors | None) -> BranchLearner:
         """A control branch, where it starts."""

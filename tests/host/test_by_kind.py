@@ -23,7 +23,10 @@ def test_pairs_are_asked_for_with_and_without_what_is_erased():
     asked = composed("circle", ["star", "heart"])
     assert {one.kind for one in asked if one.lacks} == {f"{kind}, one erased" for kind in PAIRS}
     assert Request("left of", "a star to the left of a heart", ("star on the left", "heart on the right")) in asked
-    assert Request("two subjects, one erased", "a circle and a heart", ("heart on one side",), "circle on one side") in asked
+    assert (
+        Request("two subjects, one erased", "a circle and a heart", ("heart on one side",), "circle on one side")
+        in asked
+    )
     assert preserved("near", ["ring"]) == [Request("near", "a photo of a ring", ("ring",))]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from concept_erasure.erasure import instant, solved
 from concept_erasure.erasure.artifact import ErasureError, Full
@@ -30,6 +31,19 @@ def moved(erasure, model, tokens: torch.Tensor, before: torch.Tensor) -> float:
         weight = weights[name].float()
         total += float((tokens @ (weight + change.dense()).T - before @ weight.T).norm())
     return total / len(erasure.delta)
+
+
+def test_what_chooses_a_target_reads_a_model_on_a_gpu(model, monkeypatch):
+    """The host leaves a MODEL that has drawn on the GPU; encodings are on the CPU."""
+    real = Weights(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        on_gpu = {
+            name: torch.empty(real[name].shape, dtype=torch.float16, device="cuda")
+            for name in instant.subject(model).entry
+        }
+    monkeypatch.setattr(instant, "Weights", lambda model: on_gpu)
+    read = instant.reading(model)
+    assert read and {(weight.device.type, weight.dtype) for weight in read} == {("cpu", torch.float32)}
 
 
 def test_the_concept_goes_to_the_target_and_kept_texts_stay(model, clip, encode):

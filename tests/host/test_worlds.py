@@ -179,8 +179,8 @@ def test_a_large_text_encoder_finds_what_is_like_a_name_and_reads_few_texts(trai
     assert {"square", "triangle", "ring"} <= set(erasure.metadata.preserve.split("\n"))
 
 
-def test_a_key_turns_the_text_back_where_tokens_that_join_it_do_not_take_its_place(trained):
-    """The changed weights read of what it turns about what the original ones read; going on keeps its map."""
+def test_a_key_turns_the_text_back(trained):
+    """The changed weights read of what it turns about what the original ones read, and going on begins with that."""
     world, model, clip, _ = trained
     here = subject(model)
 
@@ -192,9 +192,6 @@ def test_a_key_turns_the_text_back_where_tokens_that_join_it_do_not_take_its_pla
 
     learned = prepare()
     key, delta = learned.run.beside.now(), learned.run.delta.changes()
-    if here.family.repeats:
-        assert key.turn is None
-        return
     tokens = learned.run.encode("circle").context[0]
     adapted = here.adapts or not here.front
     before, turned = (rows if adapted else here.encodings(rows, {}) for rows in (tokens, key.turned(tokens)))
@@ -206,5 +203,6 @@ def test_a_key_turns_the_text_back_where_tokens_that_join_it_do_not_take_its_pla
     assert left < 0.6 * lost  # a norm behind gives back directions alone
     with torch.inference_mode(), learning.gradients():
         erasure = learning.learn(learned)
-    for kept in (erasure.of(PromptTensors)[0], prepare(erasure).run.beside.now()):
-        assert torch.equal(kept.turn.dense(), key.turn.dense())
+    last, again = erasure.of(PromptTensors)[0], prepare(erasure).run.beside.now()
+    torch.testing.assert_close(again.turn.dense(), last.turn.dense(), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(last.turn.dense(), key.turn.dense())  # it has kept up with a step

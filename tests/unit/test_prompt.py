@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.artifact import ErasureError, LowRank
 from concept_erasure.erasure.parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score, is_open
-from concept_erasure.erasure.parts.prompt import STARTS, ErasurePrompt, extend
+from concept_erasure.erasure.parts.prompt import STARTS, ErasurePrompt, PromptTensors, extend
 
 D, CHUNK = 16, 7
 
@@ -26,7 +26,12 @@ def attend(context: torch.Tensor, rows: list[bool], gated: bool, strength: float
     """What attention reads from a context with a prompt of k tokens on it, [b, 2, D]."""
     query = noise(1, 2, D, seed=9).expand(len(context), -1, -1)
     keys, values = noise(k, D, seed=7), noise(k, D, seed=8)
-    return attention(query, *extend(context, context, keys, values, torch.tensor(rows), CHUNK, gated, strength))
+    return attention(query, *extend(context, context, tensors(keys, values, gated), torch.tensor(rows), strength))
+
+
+def tensors(keys: torch.Tensor, values: torch.Tensor, gated: bool, turn: LowRank | None = None) -> PromptTensors:
+    gate = GateTensors(torch.ones(D), torch.zeros(D), 0.0) if gated else None
+    return PromptTensors(keys, values, "all", "key", CHUNK, gate, turn=turn)
 
 
 # ---------------------------------------------------------------- start
@@ -68,7 +73,7 @@ def test_an_unknown_start_is_named():
 
 def test_an_ungated_prompt_is_the_papers_concatenation():
     context, keys, values = noise(2, CHUNK, D), noise(3, D, seed=7), noise(3, D, seed=8)
-    k, v = extend(context, context, keys, values, torch.tensor([True, True]), CHUNK, False)
+    k, v = extend(context, context, tensors(keys, values, False), torch.tensor([True, True]))
     assert torch.equal(k, torch.cat([context, keys.expand(2, -1, -1)], 1))
     assert torch.equal(v, torch.cat([context, values.expand(2, -1, -1)], 1))
 
@@ -101,15 +106,31 @@ def test_strength_goes_from_nothing_to_the_prompt():
 
 def test_values_may_differ_from_keys_already():
     context, value = noise(1, CHUNK, D), noise(1, CHUNK, D, seed=3)
-    k, v = extend(context, value, noise(2, D), noise(2, D), torch.tensor([False]), CHUNK, True)
+    k, v = extend(context, value, tensors(noise(2, D), noise(2, D), True), torch.tensor([False]))
     assert torch.equal(k[:, CHUNK:], context) and torch.equal(v[:, CHUNK:], value)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_tokens_are_added_to_a_copy_of_a_turned_text(gated):
+    """So that a key of zeros reads the turned text, and nothing else."""
+    context, turn = noise(2, CHUNK, D), LowRank(noise(D, 2, seed=4), noise(2, D, seed=5))
+    rows, query = torch.tensor([True, False]), noise(1, 2, D, seed=9).expand(2, -1, -1)
+    nothing, half, learned = (
+        attention(query, *extend(context, context, tensors(tokens, tokens, gated, turn), rows, strength))
+        for tokens, strength in ((torch.zeros(3, D), 1.0), (torch.zeros(3, D), 0.5), (noise(3, D, seed=7), 1.0))
+    )
+    turned, halfway = (context + share * context @ turn.dense().T for share in (1.0, 0.5))
+    assert torch.allclose(nothing[0], attention(query, turned, turned)[0], atol=1e-5)
+    assert torch.allclose(half[0], attention(query, halfway, halfway)[0], atol=1e-5)
+    assert torch.allclose(nothing[1], attention(query, context, context)[1], atol=1e-6)
+    assert not torch.allclose(learned[0], nothing[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_models_dtype_is_kept_and_the_prompts_own_gets_gradients(dtype):
     prompt = ErasurePrompt(noise(2, D), noise(2, D, seed=1))
     context = noise(1, CHUNK, D).to(dtype)
-    k, v = extend(context, context, prompt.keys, prompt.values, torch.tensor([True]), CHUNK, True)
+    k, v = extend(context, context, tensors(prompt.keys, prompt.values, True), torch.tensor([True]))
     assert k.dtype == v.dtype == dtype
     (k.float().square().sum() + v.float().sum()).backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.abs().min() > 0 for p in prompt.parameters())
