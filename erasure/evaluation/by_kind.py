@@ -33,7 +33,7 @@ NUMBERS = ("two", "three", "four")
 """Labels of how many there are, as prompts say them, too."""
 
 Sees = Callable[[torch.Tensor, str], Sequence[bool]]
-"""Which of some pictures [n, h, w, 3] show a label: a concept, one on a side of the picture or on either, or a number."""
+"""Which of some pictures [n, h, w, 3] show a label: a concept, one on a side or on either, or a number."""
 
 
 @dataclass(frozen=True)

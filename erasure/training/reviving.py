@@ -26,8 +26,8 @@ def revive(learner: PromptLearner, model: Model, change: Mapping[str, Change], t
     """Starts a prompt where the changed weights read what the original ones read of ``tokens`` [n, d].
 
     Tokens that join a text do not take the place of its own, which still say the target; and the same tokens in every
-    text cannot say which of several concepts is meant. So a key turns the text's own tokens back as well (``turn_back``);
-    where its tokens are added to a copy of these (``parts.prompt.extend``), they start from nothing.
+    text cannot say which of several concepts is meant. So a key turns the text's own tokens back as well; where its
+    tokens are added to a copy of these (``parts.prompt.extend``), they start from nothing.
     """
     family, back = subject(model).family, BringingBack(model, change)
     first = family.raw(model.model, (tokens.double().cpu() @ back.map(change, REVIVING).T).float())
@@ -41,8 +41,8 @@ def revive(learner: PromptLearner, model: Model, change: Mapping[str, Change], t
 
 
 def turn_back(learner: PromptLearner, back: BringingBack) -> None:
-    """Has a key turn a text's own tokens back, and keep up with the weights as they learn: a turn that is made for weights
-    only a little different leaves nothing of a picture."""
+    """Has a key turn a text's own tokens back, and keep up with the weights as they learn: a turn that is made for
+    weights only a little different leaves nothing of a picture."""
     scale = subject(back.model).family.raw(back.model.model, torch.ones(1, len(back.before)))
     if scale is not None:
         own = scale[0].double()
