@@ -49,17 +49,8 @@ def short(rows: Sequence[Mapping]) -> list[str]:
 
 def long(rows: Sequence[Mapping], matched: Sequence[Mapping]) -> list[str]:
     """Every method: ESR-1 / near / random by group, what brings the concept back, twenty in a row, and the cost."""
-    heads = [
-        *GROUPS.values(),
-        "16 more objects",
-        *MORE.values(),
-        "after 1, 2 … base steps",
-        "20 in a row",
-        "key",
-        "s",
-        "bytes",
-        "cells",
-    ]
+    heads = [*GROUPS.values(), "16 more objects", *MORE.values(), "after 1, 2 … base steps"]
+    heads += ["20 in a row", "key", "s", "bytes", "cells"]
     lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for row in rows:
         sequence = row.get("sequence20")

@@ -30,8 +30,11 @@ PLAN = replace(
 def captions(count: int, seed: int = 0) -> list[str]:
     """Random captions as the network was trained on, without empty ones."""
     rng = random.Random(seed)
-    texts = (random_caption(random_scene(rng), rng).text for _ in iter(int, 1))
-    return [text for text, _ in zip(filter(None, texts), range(count), strict=False)]
+    out: list[str] = []
+    while len(out) < count:
+        if text := random_caption(random_scene(rng), rng).text:
+            out.append(text)
+    return out
 
 
 if __name__ == "__main__":

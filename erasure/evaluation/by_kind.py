@@ -22,7 +22,8 @@ LONG = "a large and carefully made picture, seen from the front in good light, o
 LEFT, RIGHT = "{} on the left", "{} on the right"
 """Labels of what is seen on a side of the picture."""
 EITHER = "{} on one side"
-"""The label of what is seen on either side, or in all of the picture: half of one thing may look like another."""
+"""The label of what is seen on either side, or in all of the picture. Where one thing was asked for, sides are not
+looked at: half of a violin looks like a guitar."""
 TOGETHER = {
     "two subjects": ("a {} and a {}", EITHER, EITHER),
     "left of": ("a {} to the left of a {}", LEFT, RIGHT),

@@ -66,7 +66,7 @@ class Learner(nn.Module):
         raise NotImplementedError
 
     def keep_up(self, change: Mapping[str, Change]) -> None:
-        """Told how the weights are changed by now, for what of it follows from that."""
+        """Is told how the weights are changed by now, where something of the part depends on that."""
 
 
 class Part:

@@ -172,7 +172,7 @@ class PromptLearner(Learner):
         self.turning: Callable[[Mapping[str, Change]], LowRank] | None = None
 
     def keep_up(self, change: Mapping[str, Change]) -> None:
-        """Turns a text's own tokens back as a change of the weights asks for that is here now."""
+        """Solves anew for what is added to a text's own tokens, with the weights changed as they are now."""
         if self.turning is not None:
             self.attached = replace(self.attached, turn=self.turning(change))
 

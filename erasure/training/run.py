@@ -197,7 +197,7 @@ class Run:
             self.pool = before
 
     def keep_up(self) -> None:
-        """Has what learns beside the weights keep up with these."""
+        """Tells what learns beside the weights how these are changed by now."""
         if self.beside is not None and self.result is not None:
             self.beside.keep_up(self.result.at_rest())
 
