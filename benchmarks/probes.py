@@ -30,6 +30,7 @@ from concept_erasure.erasure.evaluation.drawing import Drawing, draw
 from concept_erasure.erasure.evaluation.metrics import preserving
 from concept_erasure.erasure.evaluation.stress import StressReport, sampling_of, stress
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.texts.encoder import Encoder
 from toyworld.report import CFG
 from toyworld.world import KINDS, kind_of
@@ -105,7 +106,7 @@ def relearning(toy: Toy, after, concept: str, judge: Seen) -> dict[str, int | No
 
         return until_back(share)
 
-    blank = out_of_order(toy.model)
+    blank = out_of_order(toy.model, subject(toy.model).entry)
     return {"concept": soonest(after, own), "unrelated": soonest(after, unrelated), "control": soonest(blank, own)}
 
 

@@ -85,13 +85,15 @@ class ErasureStressTest(io.ComfyNode):
                   for name in LATER),
                 count_input(),
                 *(io.Boolean.Input(_socket(name), default=False, advanced=True, tooltip=_told(name))
-                  for name in ATTACKS if name not in USUAL),
+                  for name in ATTACKS if name not in (*USUAL, *LAST)),
                 io.Boolean.Input("controls", default=False, advanced=True,
                                  tooltip="Run attacks that learn on a model that can read no text as well, which takes "
                                  "twice as long: what comes back there says nothing about the erasure."),
                 io.Boolean.Input("save_embedding", default=False, advanced=True,
                                  tooltip="Save the word of the attack 'learned embedding' as an embedding file, beside "
                                  "the scores."),
+                *(io.Boolean.Input(_socket(name), default=False, advanced=True, tooltip=_told(name))
+                  for name in LAST),
             ],
             outputs=OUTPUTS,
         )  # fmt: skip
@@ -150,8 +152,8 @@ def budget_from(how: dict) -> Budget:
     return Budget(strengths, search, tokens, steps, again, controls=how.pop("controls"))
 
 
-LATER = ("behind tags",)
-"""Attacks whose inputs came after others: their place is the end."""
+LATER, LAST = ("behind tags",), ("inversion",)
+"""Attacks whose inputs came after others: their places are behind what was there then."""
 
 
 def _told(attack: str) -> str:

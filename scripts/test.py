@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
+    from . import chromium, shared
     from . import host as hosts
     from . import run as runs
-    from . import shared
 else:
+    import chromium
     import host as hosts
     import run as runs
     import shared
@@ -31,8 +32,9 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGE = "concept_erasure"
 TYPED = ("erasure", "nodes", "scripts")
 NO_TESTS_FOUND = 5
-SIDE_BY_SIDE = ("host",)
-"""Parts whose tests run in several processes: the others are over soon, or wait for a server of their own."""
+SIDE_BY_SIDE = ("host", "browser")
+"""Parts whose tests run in several processes, each with a server of its own where they need one; the others are over
+soon."""
 
 
 def lint(host: shared.Host, options: argparse.Namespace) -> int:
@@ -67,6 +69,12 @@ def tests(part: str) -> Callable[[shared.Host, argparse.Namespace], int]:
         side_by_side = ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
         # matrices this small are multiplied sooner by one thread, and threads of two processes wait for one another
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        if part == "browser":
+            try:
+                chromium.obtain()  # once, before several processes look for it
+            except shared.HostError as error:
+                print(error, file=sys.stderr)
+                return 1
         code = runs.run(host, ["pytest", f"tests/{part}", *side_by_side, *chosen, *options.pytest])
         return 0 if options.k and code == NO_TESTS_FOUND else code
 
@@ -85,7 +93,7 @@ PARTS = {
     "server": tests("server"),
     "browser": tests("browser"),
 }
-TOOLS = {"lint": ("ruff", "mypy"), "host": ("pytest", "xdist"), "browser": ("pytest", "playwright")}
+TOOLS = {"lint": ("ruff", "mypy"), "host": ("pytest", "xdist"), "browser": ("pytest", "xdist", "playwright")}
 """What a part needs in its interpreter; the others need pytest alone."""
 
 
@@ -116,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, 0 when everything passed."""
     parser = argparse.ArgumentParser(description="Lint and test this pack.")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="run this part; can be repeated")
-    parser.add_argument("--jobs", type=int, help="run host tests in so many processes (default: one a core, 1 with -k)")
+    parser.add_argument("--jobs", type=int, help="processes of host and browser tests (default: one a core, 1 with -k)")
     parser.add_argument("-k", metavar="EXPRESSION", help="run only the tests that pytest's -k selects")
     parser.add_argument("pytest", nargs="*", metavar="-- OPTION", help="further options for pytest, after --")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ Drawing may ``Start`` elsewhere than at plain noise: at a picture, at an unfinis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.sample
 import comfy.samplers
@@ -42,6 +42,7 @@ class Start:
     that is left in them. ``denoise``: the share of the noise that a picture is given, 1 for all. ``mask``: [h, w] of a
     latent, 1 where a picture is drawn anew and 0 where it stays. ``noise``: how many times as strong noise is as the
     sampler's; with ``eta``, that comes anew at every step, so many times as much as in ancestral sampling.
+    ``inverted``: [seeds, c, ...], the noise itself, found for Euler's method at CFG 1, by which it is drawn from.
     """
 
     latents: torch.Tensor | None = None
@@ -50,6 +51,7 @@ class Start:
     mask: torch.Tensor | None = None
     noise: float = 1.0
     eta: float = 0.0
+    inverted: torch.Tensor | None = None
 
 
 NOISE = Start()
@@ -68,6 +70,8 @@ def sample(
     """Their latents, [seeds, c, ...]; after ``last`` steps with the noise that is left, for another to go on with."""
     empty = torch.zeros(1, *latent_shape(model, how.width, how.height))
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in how.seeds])
+    if start.inverted is not None:
+        noise, how = start.inverted, replace(how, sampler="euler", cfg=1.0)
     if start.step:
         noise = torch.zeros_like(noise)
     if start.noise != 1:

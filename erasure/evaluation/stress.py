@@ -365,7 +365,8 @@ class StressTest:
 
     def trial(self, attack: Attack, asked: Asked) -> Trial:
         """What an attack comes to, on both models and its control."""
-        before, base = self.counted(self.case.before, asked)
+        own = asked if asked.unedited is None else replace(asked, starts=asked.unedited)
+        before, base = self.counted(self.case.before, own)
         after, back = self.counted(asked.model or self.case.after, asked)
         control = None
         if asked.control is not None:

@@ -1,4 +1,4 @@
-"""A real server with the toy world, and a real browser, one of each for the session; a fresh page for every test."""
+"""A real server with the toy world, and a real browser, one of each a process; a fresh page for every test."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def browser():
         pytest.exit(str(error), 1)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for old in PICTURES.glob("FAILED-*.png"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process may have done it
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=program, args=list(chromium.ARGUMENTS))
         yield running

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfy.lora import calculate_weight
 from safetensors.torch import load_file, save_file
 
 from benchmarks import probes
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.evaluation import stress as stress_module
-from concept_erasure.erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, inpainting, lessons
+from concept_erasure.erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, inpainting, inversion, lessons
 from concept_erasure.erasure.evaluation.attacks.completion import handovers
 from concept_erasure.erasure.evaluation.attacks.learned_embedding import Word, teach
-from concept_erasure.erasure.evaluation.attacks.out_of_order import out_of_order
+from concept_erasure.erasure.evaluation.attacks.out_of_order import out_of_order, weights_of
 from concept_erasure.erasure.evaluation.drawing import Drawing, Start, draw, sample
 from concept_erasure.erasure.evaluation.metrics import Share
 from concept_erasure.erasure.evaluation.stress import StressReport, Trial, stress
@@ -24,6 +25,7 @@ from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.trajectories import Sampling
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.nodes.stress import ErasureStressTest
+from tests import families
 from tests.host.test_report import SMALL
 from tests.host.test_schema import REPO
 from tests.host.test_stress import inputs as stress_inputs
@@ -202,12 +204,50 @@ def test_the_node_saves_a_learned_word_when_it_is_asked_to(model, clip, world, o
 
 
 def test_numbers_out_of_order_are_the_same_numbers_and_read_nothing(toys):
-    other = out_of_order(toys.model)
-    for name in subject(toys.model).entry:
-        [(_, (_, (change,)), *_)] = other.patches[name]
-        weight = Weights(toys.model)[name].float()
-        torch.testing.assert_close((weight + change).flatten().sort().values, weight.flatten().sort().values)
-        assert change.abs().mean() > 0.5 * weight.abs().mean()
+    names = subject(toys.model).entry
+    other, weights = out_of_order(toys.model, names), Weights(toys.model)
+    assert set(other.patches) == {*toys.model.patches, *names}
+    for name in names:
+        weight = weights[name].float()
+        mixed = calculate_weight(other.patches[name], weight.clone(), name)
+        assert torch.equal(mixed.flatten().sort().values, weight.flatten().sort().values)
+        assert (mixed - weight).abs().mean() > 0.5 * weight.abs().mean()
+        assert torch.equal(
+            mixed, calculate_weight(out_of_order(toys.model, [name]).patches[name], weight.clone(), name)
+        )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["unet", "flux"])
+def test_noise_is_found_from_which_a_picture_comes_back(kind, model, cond):
+    """Whatever the network predicts, and in its own scale of latents; another seed's noise gives another picture."""
+    net, empty = model, cond("")
+    if kind == "flux":
+        tiny = families.TINY["Flux.1"]
+        net, empty = (
+            families.load(tiny),
+            families.conditioning(tiny, torch.ones(7, tiny.text), torch.ones(1, tiny.pooled)),
+        )
+    how = replace(SMALL, steps=8, cfg=1.0)
+    latents = sample(net, empty, empty, how)
+    noise = inversion.inverted(net, latents, empty, how)
+    again = sample(net, empty, empty, replace(how, cfg=5.0, sampler="dpmpp_2m"), Start(inverted=noise))
+    other = sample(net, empty, empty, replace(how, seeds=(50, 51)))
+    assert (again - latents).abs().mean() < 0.1 * (other - latents).abs().mean()
+
+
+def test_without_a_prompt_inverted_noise_leads_back_to_the_concept(probed):
+    """The closed form leaves what the model draws without text; weights in a random order lead elsewhere."""
+    trial, saved, report = probed("inversion")
+    assert list(trial.prompts) == ["without a prompt"] and trial.before.value == trial.after.value == 1
+    assert trial.control.value < 1 and trial.light == "red"
+    assert "all of whose weights are put out of order" in trial.figures()
+
+
+def test_all_weights_that_mix_numbers_are_put_out_of_order_for_inversion(toys):
+    names = weights_of(toys.model)
+    assert {*subject(toys.model).entry} < {*names}
+    assert all(min(Weights(toys.model)[name].shape) > 0 and Weights(toys.model)[name].ndim > 1 for name in names)
 
 
 def test_attacks_that_learn_have_a_control_when_it_is_asked_for(probed):
@@ -240,6 +280,8 @@ def test_slow_attacks_are_run_when_they_are_asked_for_alone():
         f"run_{name.replace(' ', '_')}" for name in (*(name for name in USUAL if name != "behind tags"), "behind tags")
     ]
     assert [name for name, on in inputs.items() if not on] == [f"run_{name.replace(' ', '_')}" for name in SLOW]
+    every = [i.id for i in ErasureStressTest.define_schema().inputs]
+    assert every[-2:] == ["save_embedding", "run_inversion"]  # saved graphs know inputs by their places
 
 
 def test_the_node_counts_what_the_benchmark_counts(toys, erased, output):

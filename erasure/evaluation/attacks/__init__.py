@@ -7,6 +7,7 @@ from .completion import Completion
 from .concept_direction import ConceptDirection
 from .img2img import Img2img
 from .inpainting import Inpainting
+from .inversion import Inversion
 from .learned_embedding import LearnedEmbedding
 from .noise_probe import NoiseProbe
 from .other_names import OtherNames
@@ -19,7 +20,7 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         ByName(), OtherNames(), ConceptDirection(), TokenSearch(), BehindTags(), SoftPrompt(), Relearning(),
-        Completion(), Img2img(), Inpainting(), NoiseProbe(), LearnedEmbedding(),
+        Completion(), Img2img(), Inpainting(), NoiseProbe(), LearnedEmbedding(), Inversion(),
     )
 }  # fmt: skip
 """Those that need the text encoder alone; those that learn on the model; and then the slow ones."""

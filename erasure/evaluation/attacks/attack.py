@@ -11,6 +11,7 @@ import torch
 
 from ... import learning
 from ...families import Family
+from ...host.subject import subject
 from ...host.trajectories import Sampling
 from ...protocols import Model
 from ...texts.encoder import Encoder
@@ -112,9 +113,10 @@ class Case:
 class Asked:
     """What an attack asks: the host's conditioning for each prompt, and the edited model, where that is another now.
 
-    ``starts``: where the drawing of a prompt starts, if not at plain noise. ``text``: the text of all prompts, where
-    they have other names. ``control``: the same without what is tested, on the unedited model if on no other.
-    ``vectors``: of a word that was learned for it, by the names that embedding files have for text encoders.
+    ``starts``: where the drawing of a prompt starts, if not at plain noise; ``unedited``: where the unedited model's
+    does, if elsewhere. ``text``: the text of all prompts, where they have other names. ``control``: the same without
+    what is tested, on the unedited model if on no other. ``vectors``: of a word that was learned for it, by the names
+    that embedding files have for text encoders.
     """
 
     prompts: Mapping[str, list]
@@ -122,6 +124,7 @@ class Asked:
     starts: Mapping[str, Start] = field(default_factory=dict)
     text: str = ""
     control: Asked | None = None
+    unedited: Mapping[str, Start] | None = None
     vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -231,6 +234,6 @@ class Learned(Attack):
             asked = self.learn(case, case.after, lambda step, loss: case.tick(self.ROWS))
             if not self.controlled(case.budget):
                 return asked
-            other = out_of_order(case.before, case.drawing.seeds[0])
+            other = out_of_order(case.before, subject(case.before).entry, case.drawing.seeds[0])
             control = self.learn(case, other, lambda step, loss: case.tick(self.ROWS))
         return replace(asked, control=replace(control, model=control.model or other))
