@@ -24,13 +24,16 @@ import torch
 from safetensors.torch import load_file
 
 from concept_erasure.erasure import instant
+from concept_erasure.erasure.choosing import choose_texts, siblings_for
 from concept_erasure.erasure.closed_form.problem import Scales
 from concept_erasure.erasure.evaluation.attacks import behind_tags as tags
 from concept_erasure.erasure.exchange import DTYPES, export_lora, lora_keys
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
-from concept_erasure.erasure.instant import TOKENS, Instant, Texts
+from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.phrased import Texts
+from concept_erasure.erasure.posing import TOKENS, pose
 from concept_erasure.erasure.request import read_request
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.texts.neighbours import neighbours
@@ -184,8 +187,8 @@ def solve_once(weights: dict[str, torch.Tensor], encode: RandomEncoder, n: int) 
     settings = Instant()
     started = time.perf_counter()
     near = neighbours(encode, names, kept)
-    texts = Texts(names, [row[0] for row in near], kept, [row[: instant.siblings_for(names)] for row in near])
-    problem = instant.pose(encode, texts, weights, settings)
+    texts = Texts(names, [row[0] for row in near], kept, [row[: siblings_for(names)] for row in near])
+    problem = pose(encode, texts, weights, settings)
     delta = instant.edit_for(problem, settings).delta(weights.items())
     took = time.perf_counter() - started
     assert len(delta) == len(weights)
@@ -303,7 +306,7 @@ def written(toy: Toy, names: list[str], kept: list[str], settings: Instant) -> d
     encode = Encoder(toy.clip)
     weights = effective_weights(toy.model, subject(toy.model).weights(settings.weights))
     request = read_request(toy.model, encode, "\n".join(names), "\n".join(kept))
-    problem = instant.pose(encode, instant.choose_texts(encode, request, settings), weights, settings)
+    problem = pose(encode, choose_texts(encode, request, settings), weights, settings)
     source, target = problem.moves.source.double(), problem.moves.target.double()
     fixed = problem.preserved(settings.scales)
     out = {}

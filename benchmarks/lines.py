@@ -26,9 +26,10 @@ import torch
 
 from concept_erasure.erasure import instant, verdict
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.choosing import TARGETS
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.inspection import base_weights
-from concept_erasure.erasure.instant import TARGETS, TOKENS
+from concept_erasure.erasure.posing import TOKENS
 from concept_erasure.erasure.texts.names import plain, quoted, short
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from .artifact import NOTHING, Erasure, ErasureError, Metadata
+from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
 from .closed_form.problem import Scales
 from .history import erased_from, moves, preserved_on
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
 from .inspection import MOST_OTHERS
-from .instant import TARGETS, Instant, beside_those_in_front, choose_texts, examined, reading, solve_texts
+from .instant import Instant, examined, solve_texts
 from .parts import PARTS
 from .protocols import Clip, Model
 from .request import Request, check_width

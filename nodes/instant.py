@@ -2,10 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..erasure.choosing import TARGETS
 from ..erasure.closed_form import CLOSED_FORM
 from ..erasure.closed_form.problem import Scales
 from ..erasure.host import attach
-from ..erasure.instant import TARGETS, TOKENS, Instant, erase_instantly
+from ..erasure.instant import Instant, erase_instantly
+from ..erasure.posing import TOKENS
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.texts.names import read_field
 from .checks import refusal, something_to_erase

@@ -13,13 +13,14 @@ import torch
 from .. import inspection
 from .. import only_in as only_in_
 from ..artifact import NOTHING, Change, Erasure, ErasureError, Probe
+from ..choosing import choose_texts, reading
 from ..history import erased_from
 from ..host import attach
 from ..host.beside import copy_of_encoder
 from ..host.subject import subject
 from ..host.trainable import plain_patcher
 from ..host.weights import true_shapes
-from ..instant import Instant, choose_texts, reading, solve_texts
+from ..instant import Instant, solve_texts
 from ..methods import LEARNED
 from ..parts.branch import Branch, BranchLearner
 from ..parts.delta import Delta, Mask

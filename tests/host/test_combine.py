@@ -9,9 +9,10 @@ from concept_erasure.erasure import combine
 from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
-from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.delta import add
 from concept_erasure.erasure.parts.prompt import PromptTensors
+from concept_erasure.erasure.posing import TOKENS
 from concept_erasure.erasure.verdict import read_verdict
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from tests.host.test_fit import sentence

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from concept_erasure.erasure import exchange, modelspec
 from concept_erasure.erasure.artifact import Erasure, ErasureError, Full, LowRank, Metadata
 from concept_erasure.erasure.host import attach
-from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.delta import changing
+from concept_erasure.erasure.posing import TOKENS
 from concept_erasure.nodes.exchange import ErasureExportLora
 from tests.host.test_fit import sentence
 from tests.host.tools import assert_close, difference, make_erasure, only_prompt, sample

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from benchmarks.toy import Toy, shots
-from concept_erasure.erasure import combine, instant, learning
+from concept_erasure.erasure import combine, instant, learning, posing
 from concept_erasure.erasure.artifact import Erasure, to_tensors
 from concept_erasure.erasure.closed_form import CLOSED_FORM
 from concept_erasure.erasure.host import attach
@@ -94,7 +94,7 @@ class Figures:
             "closed form: found": lambda: hash_of_erasure(self.erase("striped", "")),
             "closed form: only in": lambda: hash_of_erasure(self.erase("circle", only_in="red")),
             "closed form: published": lambda: hash_of_erasure(
-                self.erase("circle", target="empty prompt", tokens=instant.TOKENS[1], rank=0)
+                self.erase("circle", target="empty prompt", tokens=posing.TOKENS[1], rank=0)
             ),
             **learned,
             "learned: paper v2": lambda: hash_of_erasure(self.train("paper v2", None)),

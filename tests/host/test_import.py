@@ -17,7 +17,8 @@ from concept_erasure.erasure import exchange
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.weights import Weights
-from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
+from concept_erasure.erasure.posing import TOKENS
 from concept_erasure.nodes.exchange import ErasureExportLora, ErasureImport
 from concept_erasure.nodes.files import ErasureLoad, ErasureSave, describe
 from tests.host.test_fit import sentence

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from concept_erasure.erasure import instant, solved
+from concept_erasure.erasure import choosing, phrased, posing, solved
 from concept_erasure.erasure.artifact import ErasureError, Full
 from concept_erasure.erasure.closed_form import CLOSED_FORM
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
-from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
+from concept_erasure.erasure.posing import aligned
 from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.texts import neighbours as words
 from concept_erasure.erasure.texts.neighbours import neighbours
@@ -38,11 +40,10 @@ def test_what_chooses_a_target_reads_a_model_on_a_gpu(model, monkeypatch):
     real = Weights(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_gpu = {
-            name: torch.empty(real[name].shape, dtype=torch.float16, device="cuda")
-            for name in instant.subject(model).entry
+            name: torch.empty(real[name].shape, dtype=torch.float16, device="cuda") for name in subject(model).entry
         }
-    monkeypatch.setattr(instant, "Weights", lambda model: on_gpu)
-    read = instant.reading(model)
+    monkeypatch.setattr(choosing, "Weights", lambda model: on_gpu)
+    read = choosing.reading(model)
     assert read and {(weight.device.type, weight.dtype) for weight in read} == {("cpu", torch.float32)}
 
 
@@ -122,7 +123,7 @@ def test_models_that_cannot_be_used_are_refused(narrow_model, clip):
 
 def test_it_is_the_same_in_inference_mode(model, clip):
     with torch.inference_mode():
-        inside = instant.erase_instantly(model, clip, "circle", KEPT, Instant())
+        inside = erase_instantly(model, clip, "circle", KEPT, Instant())
     assert inside.identity() == erase_instantly(model, clip, "circle", KEPT, Instant()).identity()
 
 
@@ -145,9 +146,10 @@ def test_without_a_preserve_set_one_is_found_and_said(model, clip):
 
 
 def test_when_all_common_words_are_concepts_a_target_is_asked_for(model, clip, monkeypatch):
-    monkeypatch.setattr(instant, "everyday_texts", instant.everyday_texts.__wrapped__)  # not remembered for others
+    for module in (choosing, posing, phrased):
+        monkeypatch.setattr(module, "everyday_texts", module.everyday_texts.__wrapped__)  # not remembered for others
     monkeypatch.setattr(words, "WORDS", ("circle", "cat"))
-    for module in (instant, words):
+    for module in (choosing, posing, phrased, words):
         monkeypatch.setattr(module, "EVERYDAY", ("cat",))
     with pytest.raises(ErasureError, match='left to take the place of 2 concepts: "circle", "cat": erase fewer'):
         erase_instantly(model, clip, "circle, cat", "", Instant())
@@ -194,7 +196,7 @@ def test_targets(model, clip):
 @pytest.mark.parametrize("method", CLOSED_FORM)
 def test_every_method_and_form_of_it(model, clip, method):
     """The last token of the bare name gives the exact rank; all tokens are cut to the wanted one."""
-    exact = erase_instantly(model, clip, "circle\nstar", KEPT, Instant(method=method, tokens=instant.TOKENS[1]))
+    exact = erase_instantly(model, clip, "circle\nstar", KEPT, Instant(method=method, tokens=posing.TOKENS[1]))
     cut = erase_instantly(model, clip, "circle\nstar", KEPT, Instant(method=method, rank=3))
     full = erase_instantly(model, clip, "circle\nstar", KEPT, Instant(method=method, rank=0))
     if method == "oce":
@@ -209,13 +211,13 @@ def test_every_method_and_form_of_it(model, clip, method):
 def test_more_concepts_get_fewer_phrases():
     kept = [f"kept{i}" for i in range(40)]
     one, ten, many = (
-        len(instant.phrases(instant.Texts([f"name{i}" for i in range(n)], [], kept, []))) for n in (1, 10, 1000)
+        len(phrased.phrases(phrased.Texts([f"name{i}" for i in range(n)], [], kept, []))) for n in (1, 10, 1000)
     )
-    assert one > ten > many == 1 and ten * 10 <= instant.MOVED
+    assert one > ten > many == 1 and ten * 10 <= phrased.MOVED
 
 
 def test_the_texts_to_preserve_stay_few():
-    few, many = (instant.plain_texts(instant.Texts(["x"], [], [f"kept{i}" for i in range(n)], [])) for n in (5, 2000))
+    few, many = (phrased.plain_texts(phrased.Texts(["x"], [], [f"kept{i}" for i in range(n)], [])) for n in (5, 2000))
     assert {"", "kept0", "a kept0", "kept0 kept1"} <= set(few) and len(few) < 600
     assert {f"kept{i}" for i in range(2000)} <= set(many) and len(many) < 2100
 

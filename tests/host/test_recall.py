@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from concept_erasure.erasure import instant, solved
+from concept_erasure.erasure import instant, phrased, solved
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.texts import identity, neighbours, recall
 from concept_erasure.erasure.texts.encoder import Encoder
@@ -39,7 +39,7 @@ def test_an_erasure_is_the_same_to_the_bit_whatever_was_remembered(model, clip, 
     assert warm[:2] == cold[:2] and warm[2] == 0 < cold[2]
     recall.ROWS.clear()
     from_disk = erase()
-    lists = len(neighbours.LISTS[0]) + len(instant.everyday_texts()) / 2
+    lists = len(neighbours.LISTS[0]) + len(phrased.everyday_texts()) / 2
     assert from_disk[:2] == cold[:2] and from_disk[2] < cold[2] - lists
     monkeypatch.setattr(recall, "identity", lambda clip: None)
     without = erase()

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from benchmarks.lines import Meaning, shots_of
+from concept_erasure.erasure.choosing import beside_those_in_front
 from concept_erasure.erasure.files import load_erasure
 from concept_erasure.erasure.history import Erased, erased_from
 from concept_erasure.erasure.host.attach import weights_now
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import effective_weights
-from concept_erasure.erasure.instant import Texts, beside_those_in_front
+from concept_erasure.erasure.phrased import Texts
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText

@@ -9,7 +9,8 @@ from concept_erasure.erasure import solved
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
-from concept_erasure.erasure.instant import Instant, aligned, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
+from concept_erasure.erasure.posing import aligned
 from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.texts.encoder import Encoder, paired
 from concept_erasure.erasure.texts.phrases import say

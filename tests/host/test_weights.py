@@ -14,8 +14,9 @@ from concept_erasure.erasure.host import attach, weights
 from concept_erasure.erasure.host.fingerprint import of_one_checkpoint
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights, effective_weights
-from concept_erasure.erasure.instant import TOKENS, Instant, erase_instantly
+from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.prompt import PromptTensors
+from concept_erasure.erasure.posing import TOKENS
 from concept_erasure.erasure.training import loop
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from tests import worlds

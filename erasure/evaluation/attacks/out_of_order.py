@@ -24,7 +24,7 @@ class OutOfOrder(WeightAdapterBase):
     name = "out of order"
 
     def __init__(self, seed: int):
-        self.seed, self.loaded_keys, self.weights = seed, set[str](), []
+        self.seed, self.loaded_keys, self.weights = seed, set[str](), list[torch.Tensor]()
 
     def calculate_weight(
         self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32,
