@@ -13,7 +13,7 @@ from . import inspection
 from .artifact import NOTHING, Change, Erasure, Full, LowRank, Metadata
 from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
-from .closed_form.balance import balance
+from .closed_form.balance import balance, even
 from .closed_form.problem import Problem, Scales
 from .closed_form.restoring import restoration
 from .closed_form.textmap import Edit
@@ -202,7 +202,7 @@ def solve(
 
 def edit_for(problem: Problem, settings: Instant) -> Edit:
     """The edit of the chosen method, at the chosen rank."""
-    edit = CLOSED_FORM[settings.method](balance(problem, settings.scales), settings.scales)
+    edit = CLOSED_FORM[settings.method](balance(even(problem, settings.scales), settings.scales), settings.scales)
     if settings.rank and settings.tokens == TOKENS[0]:
         rank = min(TOTAL_RANK, settings.rank * problem.concepts)
         edit = edit.cut(max(problem.concepts, rank), problem.moves.moment)

@@ -88,5 +88,7 @@ class Problem:
 
 def together(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Moves:
     """One concept's encodings and where they go, [n, d] each, and the next one's, under the roots of their weights."""
-    weights = torch.cat([torch.full((len(source), 1), len(source) ** -0.5) for source, _ in pairs])
-    return Moves(*(torch.cat(side).mul_(weights.to(side[0])) for side in zip(*pairs, strict=True)))
+    counts = tuple(len(source) for source, _ in pairs)
+    weights = torch.cat([torch.full((count, 1), count**-0.5) for count in counts])
+    source, target = (torch.cat(side).mul_(weights.to(side[0])) for side in zip(*pairs, strict=True))
+    return Moves(source, target, counts)

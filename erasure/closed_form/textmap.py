@@ -10,7 +10,7 @@ in all layers. G has low rank, so W' - W is an exact low-rank change, however ma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -95,10 +95,12 @@ def moment(tokens: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Moves:
-    """Encodings ``source`` and where they are to go, ``target``: [n, d] each."""
+    """Encodings ``source`` and where they are to go, ``target``: [n, d] each; ``counts``: how many of them each of
+    several concepts has, one concept's after the other's; empty for a single one."""
 
     source: torch.Tensor
     target: torch.Tensor
+    counts: tuple[int, ...] = ()
 
     @cached_property
     def moment(self) -> torch.Tensor:
@@ -109,6 +111,21 @@ class Moves:
     def difference(self) -> torch.Tensor:
         """The sum of (t - c) c^T, [d, d]."""
         return products(self.target, self.source) - self.moment
+
+    def left(self, change: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+        """How much of each concept's way is left with a change G [d, d], as what projections with the sum ``gram`` of
+        W^T W [d, d] read of it: [concepts], 0 where all of the way is gone and 1 where none of it is."""
+        way = (self.target - self.source).double()
+        rest = way - self.source.double() @ change.T
+        squares = torch.stack([((part @ gram) * part).sum(1) for part in (rest, way)], 1)
+        rows = torch.stack([part.sum(0) for part in squares.split(self.counts)])
+        return (rows[:, 0] / rows[:, 1].clamp_min(1e-12)).sqrt()
+
+    def weighed(self, weights: torch.Tensor) -> Moves:
+        """The same with each concept weighed so many times as much, [concepts]."""
+        roots = weights.sqrt().repeat_interleave(torch.tensor(self.counts, device=weights.device))[:, None]
+        roots = roots.to(self.source)
+        return replace(self, source=roots * self.source, target=roots * self.target)
 
     def read_through(self, x: torch.Tensor) -> TextMap:
         """G = sum_i (t_i - c_i) c_i^T X: a row for each encoding, or with more of them than d, the sum itself."""

@@ -7,7 +7,7 @@ import torch
 
 from concept_erasure.erasure.artifact import Full, LowRank
 from concept_erasure.erasure.closed_form import dp, oce, rece, speed, uce
-from concept_erasure.erasure.closed_form.balance import balance
+from concept_erasure.erasure.closed_form.balance import LEFT, balance, even
 from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
 from concept_erasure.erasure.closed_form.textmap import moment
 
@@ -69,6 +69,30 @@ def test_a_concept_counts_the_same_however_many_tokens_it_has():
     p = problem()
     twice = replace(p, moves=together([tuple(torch.cat([side, side]) for side in pair(p))]))
     torch.testing.assert_close(uce.edit(p, SMALL).matrix(), uce.edit(twice, SMALL).matrix(), rtol=1e-5, atol=1e-6)
+
+
+def crowd() -> Problem:
+    """Eight concepts, of which the last one is like what is preserved."""
+    p = problem(8)
+    source, target = (list(side.split(4)) for side in (p.moves.source, p.moves.target))
+    source[-1] = source[-1] / 4 + p.some[:4] / 2
+    return replace(p, moves=together([(a * 2, b * 2) for a, b in zip(source, target, strict=True)]))
+
+
+def test_of_many_concepts_none_is_left_behind():
+    """One of which more than half of the way would be left is weighed more; what is left of it goes down to that."""
+    p = crowd()
+    before = p.moves.left(uce.edit(p, SMALL).change(), p.gram())
+    weighed = even(p, SMALL)
+    after = p.moves.left(uce.edit(weighed, SMALL).change(), p.gram())
+    assert before[-1] > LEFT + 0.1 and int((before > LEFT).sum()) < 8
+    assert after.max() < LEFT + 0.05 and after[-1] < before[-1] - 0.1
+    torch.testing.assert_close(after, p.moves.left(uce.edit(weighed, SMALL).change(), 2 * p.gram()))
+
+
+def test_few_concepts_are_not_weighed():
+    p = problem(4)
+    assert even(p, SMALL) is p
 
 
 def test_rece_finds_what_revives_the_concept_and_erases_it():

@@ -21,7 +21,7 @@ from ...protocols import Model
 class OutOfOrder(WeightAdapterBase):
     """A patch that puts a weight's numbers in a random order. It holds none, so it costs nothing on large models."""
 
-    name = "out of order"
+    name = "out_of_order"
 
     def __init__(self, seed: int):
         self.seed, self.loaded_keys, self.weights = seed, set[str](), list[torch.Tensor]()
