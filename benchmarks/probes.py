@@ -121,7 +121,8 @@ def table(cells: Mapping[str, dict]) -> list[str]:
     head = ["", *PROBES, "retraining on it", "on another", "control"]
     lines = [head, ["---"] * len(head)]
     for name, cell in cells.items():
-        shares = [f"{cell['probes'][probe]['after']:.2f} / {cell['probes'][probe]['control']:.2f}" for probe in PROBES]
+        found = [cell["probes"].get(probe) for probe in PROBES]
+        shares = [f"{one['after']:.2f} / {one['control']:.2f}" if one else "–" for one in found]
         steps = [str(count) if count else f"> {STEPS[-1]}" for count in cell["relearning"].values()]
         lines.append([name.replace(" | ", ", "), *shares, *steps])
     return [f"| {' | '.join(line)} |" for line in lines]

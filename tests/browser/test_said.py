@@ -43,6 +43,7 @@ WORDS = f"""text => {{
 OUTPUT = "id => app.nodeOutputs[id]?.text"
 TAB = "() => app.extensionManager.workflow.activeWorkflow.filename"
 COLLAPSED = "id => Boolean(app.graph.getNodeById(id)?.flags.collapsed)"
+UNDOABLE = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 ON_SCREEN = "text => document.body.innerText.includes(text)"
 
 
@@ -73,8 +74,11 @@ def undo_a_change(editor) -> None:
     """Collapse a node, and think better of it."""
     number = editor.number("VAEDecode")
     editor.select(number)
+    before = editor.ask(UNDOABLE)
     editor.page.keyboard.press("Alt+c")
     editor.until(COLLAPSED, number)
+    # the editor notes a change at the next key, and sometimes at this one
+    editor.insist(lambda: editor.page.keyboard.press("F9"), f"count => ({UNDOABLE})() > count", before)
     editor.page.keyboard.press("Control+z")
     editor.until(f"id => !({COLLAPSED})(id)", number)
 
