@@ -61,7 +61,7 @@ METHODS: dict[str, Settings | Instant | FromDictionary] = {
     "DP": Instant(method="dp"),
     "OCE": Instant(method="oce"),
     "SAeUron": FromDictionary(),
-    "SAeUron, gamma -30": FromDictionary(Picking(multiplier=-30.0)),
+    "SAeUron, multiplier -30": FromDictionary(Picking(multiplier=-30.0)),
     "SAeUron, replace": FromDictionary(Picking(mode="replace")),
     "prompt only": learned("prompt only"),
     "ESD": learned("esd"),

@@ -15,46 +15,34 @@ preserve set. Those of which more than ``LEFT`` would be left are weighed more, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from . import uce
 from .problem import Problem, Scales
-from .textmap import Moves
 
 LEFT = 0.5
 """So much of its way may be left of each of many concepts; where it is .6, some are drawn."""
 MANY = 5
 """From so many concepts on they are weighed."""
-ROUNDS, MOST = 4, 8.0
-"""In which concepts are weighed, and how many times as much as others at most."""
-
-
-def evened(moves: Moves, change: Callable[[Moves], torch.Tensor], gram: torch.Tensor) -> Moves:
-    """The moves of many concepts, with those weighed more of which too much is left; ``change`` gives the G [d, d] that
-    an edit with some moves makes, ``gram``: see ``Moves.left``."""
-    weights = torch.ones(len(moves.counts)).to(gram)
-    weighed = moves
-    for _ in range(ROUNDS):
-        left = moves.left(change(weighed), gram)
-        if bool((left <= LEFT).all()):
-            break
-        weights = (weights * (left / LEFT).clamp_min(1.0).square()).clamp_max(MOST)
-        weighed = moves.weighed(weights)
-    return weighed
+MOST = 8.0
+"""No concept counts for more than so many times as much as it did."""
 
 
 def even(problem: Problem, scales: Scales) -> Problem:
-    """The problem with its concepts, if they are many, weighed by how far UCE takes them."""
-    if len(problem.moves.counts) < MANY:
+    """The problem with its concepts, if they are many, weighed by how far UCE takes them; ``scales.balance`` rounds."""
+    moves = problem.moves
+    if len(moves.counts) < MANY:
         return problem
-
-    def change(moves: Moves) -> torch.Tensor:
-        return uce.edit(replace(problem, moves=moves), scales).change()
-
-    return replace(problem, moves=evened(problem.moves, change, problem.gram()))
+    weighed, weights, gram = problem, torch.ones(len(moves.counts)).to(problem.kept), problem.gram()
+    for _ in range(scales.balance):
+        left = moves.left(uce.edit(weighed, scales).change(), gram)
+        if bool((left <= LEFT).all()):
+            break
+        weights = (weights * (left / LEFT).clamp_min(1.0).square()).clamp_max(MOST)
+        weighed = replace(problem, moves=moves.weighed(weights))
+    return weighed
 
 
 def balance(problem: Problem, scales: Scales) -> Problem:

@@ -14,9 +14,9 @@ from .textmap import Moves
 class Scales:
     """``ridge`` is relative to the mean square of a preserved encoding's entries: it means the same for every encoder.
 
-    ``balance``: how often the concepts' neighbours are weighed by what the edit does to them. ``rounds``: how often
-    RECE looks for what revives the concept. ``threshold``: SPEED's, below which an eigenvalue of the preserved
-    encodings' covariance counts as null, relative like ``ridge`` (published: about 0.1).
+    ``balance``: how often the concepts' neighbours, and many concepts, are weighed by what the edit does to them.
+    ``rounds``: how often RECE looks for what revives the concept. ``threshold``: SPEED's, below which an eigenvalue of
+    the preserved encodings' covariance counts as null, relative like ``ridge`` (published: about 0.1).
     """
 
     erase: float = 1.0

@@ -113,13 +113,13 @@ class Moves:
         return products(self.target, self.source) - self.moment
 
     def left(self, change: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-        """How much of each concept's way is left with a change G [d, d], as what projections with the sum ``gram`` of
-        W^T W [d, d] read of it: [concepts], 0 where all of the way is gone and 1 where none of it is."""
+        """How much of each concept's way is left with a change G [d, d], as projections with the sum ``gram`` of W^T W
+        [d, d] read it: [concepts], 1 where it has not moved, 0 where it has arrived or had no way to go."""
         way = (self.target - self.source).double()
         rest = way - self.source.double() @ change.T
         squares = torch.stack([((part @ gram) * part).sum(1) for part in (rest, way)], 1)
         rows = torch.stack([part.sum(0) for part in squares.split(self.counts)])
-        return (rows[:, 0] / rows[:, 1].clamp_min(1e-12)).sqrt()
+        return (rows[:, 0] / rows[:, 1]).sqrt().where(rows[:, 1] > 0, 0.0)
 
     def weighed(self, weights: torch.Tensor) -> Moves:
         """The same with each concept weighed so many times as much, [concepts]."""

@@ -4,21 +4,24 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from concept_erasure.erasure import choosing, phrased, posing, solved
+from concept_erasure.erasure import choosing, instant, phrased, posing, solved
 from concept_erasure.erasure.artifact import ErasureError, Full
-from concept_erasure.erasure.closed_form import CLOSED_FORM
+from concept_erasure.erasure.closed_form import CLOSED_FORM, balance
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.attach import weights_now
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.host.weights import Weights
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.posing import aligned
+from concept_erasure.erasure.request import read_request
 from concept_erasure.erasure.texts import encoder, recall
 from concept_erasure.erasure.texts import neighbours as words
 from concept_erasure.erasure.texts.neighbours import neighbours
 from tests import worlds
 from tests.host.test_fit import sentence
 from tests.host.tools import PRESERVE, difference, sample
+from toyworld.world import COLOURS, SHAPES
 
 KEPT = "\n".join(PRESERVE)
 TO_SQUARE = Instant(target="anchor", anchor="square")
@@ -214,6 +217,21 @@ def test_more_concepts_get_fewer_phrases():
         len(phrased.phrases(phrased.Texts([f"name{i}" for i in range(n)], [], kept, []))) for n in (1, 10, 1000)
     )
     assert one > ten > many == 1 and ten * 10 <= phrased.MOVED
+
+
+@torch.no_grad()
+def test_of_many_names_those_that_lag_behind_are_weighed_more(toys, toy_reader, monkeypatch):
+    def lag() -> float:
+        """What is left of the way of the name that goes least of it."""
+        request = read_request(toys.model, toy_reader, "\n".join(SHAPES), "\n".join(COLOURS))
+        texts = choosing.choose_texts(toy_reader, request, Instant())
+        weights = weights_now(toys.model, subject(toys.model).entry)
+        problem = posing.pose(toy_reader, texts, weights, Instant())
+        return float(problem.moves.left(instant.edit_for(problem, Instant()).change(), problem.gram()).max())
+
+    weighed = lag()
+    monkeypatch.setattr(balance, "MANY", len(SHAPES) + 1)
+    assert weighed < lag() - 0.05
 
 
 def test_the_texts_to_preserve_stay_few():

@@ -245,9 +245,11 @@ def test_without_a_prompt_inverted_noise_leads_back_to_the_concept(probed):
 
 
 def test_all_weights_that_mix_numbers_are_put_out_of_order_for_inversion(toys):
-    names = weights_of(toys.model)
+    names, weights = weights_of(toys.model), Weights(toys.model)
     assert {*subject(toys.model).entry} < {*names}
-    assert all(min(Weights(toys.model)[name].shape) > 0 and Weights(toys.model)[name].ndim > 1 for name in names)
+    assert {name for name in weights if weights[name].ndim == 1}.isdisjoint(names)
+    assert {weights[name].ndim for name in names} == {2, 4}  # matrices and kernels, all of them
+    assert len(names) == sum(weights[name].ndim > 1 for name in weights)
 
 
 def test_attacks_that_learn_have_a_control_when_it_is_asked_for(probed):

@@ -90,9 +90,22 @@ def test_of_many_concepts_none_is_left_behind():
     torch.testing.assert_close(after, p.moves.left(uce.edit(weighed, SMALL).change(), 2 * p.gram()))
 
 
-def test_few_concepts_are_not_weighed():
+def test_few_concepts_are_not_weighed_and_many_only_when_edits_are_balanced():
     p = problem(4)
     assert even(p, SMALL) is p
+    p = crowd()
+    assert even(p, replace(SMALL, balance=0)) is p  # as published
+
+
+def test_a_concept_that_has_nowhere_to_go_is_not_weighed():
+    """With a strength of 0 a name stays, and what others do to it must not count as a way that is left."""
+    p = crowd()
+    stays = [pair(p, i) for i in range(8)]
+    stays[0] = (stays[0][0], stays[0][0])
+    p = replace(p, moves=together(stays))
+    weighed = even(p, SMALL)
+    assert p.moves.left(uce.edit(p, SMALL).change(), p.gram())[0] == 0
+    assert torch.equal(weighed.moves.source[:4], p.moves.source[:4]) and weighed is not p
 
 
 def test_rece_finds_what_revives_the_concept_and_erases_it():
