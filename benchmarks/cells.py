@@ -39,6 +39,7 @@ from toyworld.world import FULL_CAPTIONS, KINDS, Scene, caption, kind_of
 
 from .dictionary import FromDictionary
 from .likeness import likeness
+from .peers import Mace, Spm
 from .toy import Shot, Toy, shots
 
 ATTACK_PICTURES = 24
@@ -47,6 +48,8 @@ CHEAP = ("by name", "other names", "concept direction", "behind tags")
 """Attacks that cost next to nothing to find."""
 LEARNING = {"soft prompt", "relearning"}
 """Attacks that take most of a measurement's time."""
+How = Settings | Instant | FromDictionary | Mace | Spm
+"""How an erasure is made."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Cell:
     method: str
     concept: str
     seed: int
-    how: Settings | Instant | FromDictionary
+    how: How
     every: int = 1
     attacked: bool = True
 
@@ -153,21 +156,18 @@ def make(toy: Toy, cell: Cell) -> tuple[Erasure, float]:
     return made(toy, cell.how, cell.concept, kept, cell.seed)
 
 
-def made(
-    world: Toy, how: Settings | Instant | FromDictionary, concepts: str, kept: str, seed: int
-) -> tuple[Erasure, float]:
+def made(world: Toy, how: How, concepts: str, kept: str, seed: int) -> tuple[Erasure, float]:
     """The same in any world, of the texts of Train Erasure's two fields."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     started = clock()
-    if isinstance(how, FromDictionary):
-        with torch.inference_mode():
-            erasure = how.erasure(world, concepts, kept, seed)
-    elif isinstance(how, Instant):
+    if isinstance(how, Instant):
         erasure = instant.erase_instantly(world.model, world.clip, concepts, kept, how)
-    else:
+    elif isinstance(how, Settings):
         with learning.gradients():
             settings = replace(how, seed=seed)
             erasure = learning.learn(learning.prepare(world.model, world.clip, concepts, kept, settings))
+    else:
+        erasure = how.erasure(world, concepts, kept, seed)
     return erasure, clock() - started
 
 

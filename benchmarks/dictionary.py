@@ -50,15 +50,15 @@ class FromDictionary:
     def erasure(self, world: Toy, concepts: str, kept: str, seed: int) -> Erasure:
         drawing = replace(self.drawing, seed=seed, sampling=replace(self.drawing.sampling, shape=world.world.latent))
         known = dictionary(world.dictionary)
-        return erase_with_dictionary(world.model, world.clip, known, concepts, kept, self.picking, drawing)[0]
+        with torch.inference_mode():
+            return erase_with_dictionary(world.model, world.clip, known, concepts, kept, self.picking, drawing)[0]
 
 
 def measure(toy: Toy, concept: str, mode: str, every: int) -> dict[str, float]:
     """A concept's scores, what picking its features took, and how large the erasure is."""
     kept = "\n".join(text for text in plan(concept)["preserve"] if text != concept)
     began = time.process_time()
-    with torch.inference_mode():
-        erasure = FromDictionary(Picking(mode=mode)).erasure(toy, concept, kept, 0)
+    erasure = FromDictionary(Picking(mode=mode)).erasure(toy, concept, kept, 0)
     seconds = time.process_time() - began
     wanted = shots(concept)[::every]
     scores = toy.score(toy.draw(attach.erase(toy.model, erasure), wanted), wanted, concept)
@@ -67,8 +67,7 @@ def measure(toy: Toy, concept: str, mode: str, every: int) -> dict[str, float]:
 
 def cost(toy: Toy, mode: str) -> float:
     """How many times as long drawing takes with an erasure on it."""
-    with torch.inference_mode():
-        erasure = FromDictionary(Picking(mode=mode)).erasure(toy, "circle", "square\nstar\nred", 0)
+    erasure = FromDictionary(Picking(mode=mode)).erasure(toy, "circle", "square\nstar\nred", 0)
     steered, wanted = attach.erase(toy.model, erasure), shots("circle")[:8]
     fastest = {}
     for _ in range(REPEATS):

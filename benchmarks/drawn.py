@@ -43,8 +43,10 @@ from . import drawn_tables, matched
 from .cells import made
 from .drawn_world import CONCEPTS, COUNT, MORE, PICTURE, RANDOM, Drawn, erased, mean, wording
 from .families import commit
-from .quality import METHODS
+from .peers import Gated, Spm
+from .quality import METHODS as MEASURED_ON_BOTH
 
+METHODS = {**MEASURED_ON_BOTH, "SPM": Spm()}
 FILE = Path(__file__).with_name("results") / "drawn.json"
 INSTEAD = FILE.with_name("drawn_instead.json")
 """What ``benchmarks.instead --world drawn`` has measured."""
@@ -64,6 +66,8 @@ TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
 PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
 IN_A_ROW_PARTS = ("sequence", "at_once")
 """Of the first concept's cell only, and of closed forms."""
+DRAWN_FOR = ("scores", "strengths")
+"""What is measured by pictures of prompts alone, so of a method, too, that decides by the prompt how much it acts."""
 UNPROMPTED = 48
 
 
@@ -84,12 +88,20 @@ class Bench:
 
     def scores(self, model, concept: str) -> dict:
         wanted = self.world.shots(concept)
-        return self.world.scored(self.world.draw(model, wanted, STEPS), wanted)
+        drawn = model.draw(wanted, STEPS) if isinstance(model, Gated) else self.world.draw(model, wanted, STEPS)
+        return self.world.scored(drawn, wanted)
 
-    def strengths(self, erasure: Erasure, concept: str) -> dict:
+    def edited(self, method: str, erasure: Erasure, names: Sequence[str], strength: float = 1.0):
+        """The model with an erasure on it, which acts by the prompt where the method says so."""
+        if isinstance(METHODS[method], Spm):
+            return Gated(self.world, erasure, names, strength)
+        return attach.erase(self.world.model, erasure, strength)
+
+    def strengths(self, method: str, erasure: Erasure, concept: str) -> dict:
         """The scores at every strength of a sweep, for methods to be compared where they erase the same share."""
+        names = erased(concept).names
         return {
-            str(strength): self.scores(attach.erase(self.world.model, erasure, strength), concept)
+            str(strength): self.scores(self.edited(method, erasure, names, strength), concept)
             for strength in matched.STRENGTHS
         }
 
@@ -165,9 +177,16 @@ class Bench:
         }  # fmt: skip
 
 
+def is_of(method: str, part: str) -> bool:
+    """Whether a part is measured of a method; the unedited model's probes are in each cell of probes."""
+    if method == "unedited":
+        return part not in ("strengths", "probes")
+    return not isinstance(METHODS[method], Spm) or part in DRAWN_FOR
+
+
 def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[str], cell: dict) -> None:
     """Measures what a cell lacks of some parts."""
-    missing = [part for part in parts if part not in (*IN_A_ROW_PARTS, *cell)]
+    missing = [part for part in parts if part not in (*IN_A_ROW_PARTS, *cell) and is_of(method, part)]
     if not missing:
         return
     if method == "unedited":
@@ -175,12 +194,12 @@ def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[
     else:
         what = erased(concept)
         erasure, seconds = make(bench.world, method, what.names, what.typed, seed)
-        model = attach.erase(bench.world.model, erasure)
+        model = bench.edited(method, erasure, what.names)
         cell |= {"seconds": round(seconds, 2), "bytes": erasure.bytes()}
         key = erasure if erasure.key else None
     for part in missing:
         if part == "strengths":
-            cell[part] = bench.strengths(erasure, concept) if erasure else {}
+            cell[part] = bench.strengths(method, erasure, concept)
         else:
             cell[part] = getattr(bench, part)(model, concept)
     if key and "recovery" not in cell:

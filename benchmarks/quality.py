@@ -26,8 +26,9 @@ from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.methods import preset_for
 from concept_erasure.erasure.training.settings import Settings
 
-from .cells import Cell, Results, measure_all
+from .cells import Cell, How, Results, measure_all
 from .dictionary import FromDictionary
+from .peers import Mace
 from .tables import ALL, ahead, base_row, plot, put, rows, short, table
 
 FILE = Path(__file__).with_name("results") / "quality.json"
@@ -53,7 +54,7 @@ def learned(method: str, **changes: Any) -> Settings:
     return replace(preset_for("recommended", method), **changes)
 
 
-METHODS: dict[str, Settings | Instant | FromDictionary] = {
+METHODS: dict[str, How] = {
     "recommended": preset_for("recommended"),
     "UCE": Instant(),
     "RECE": Instant(method="rece"),
@@ -73,6 +74,7 @@ METHODS: dict[str, Settings | Instant | FromDictionary] = {
     "AbO": learned("all but one"),
     "FMN": learned("forget-me-not"),
     "pruning": learned("pruning"),
+    "MACE": Mace(),
     "DuMo": learned("dumo"),
     "KPOP v2": replace(preset_for("paper v2"), **RATES),
     "KPOP v3": replace(preset_for("paper v3"), **RATES),

@@ -77,10 +77,11 @@ def erase_instantly(
         def solve() -> Erasure:
             steps.begin("Reading common words", 0.4)
             texts = choose_texts(encode, request, settings, erased_from(model), reading(model))
+            done = unasked(model, texts, settings)
             texts = beside_those_in_front(texts, preserved_on(model))
             erasure = solve_texts(model, encode, texts, settings, steps)
             steps.begin("Checking", 1.0)
-            return examined(model, encode, request, erasure)
+            return examined(model, encode, request, erasure, done)
 
         return solved(model, encode, request, _typed(request, settings), settings, solve)
 
@@ -91,8 +92,24 @@ def _typed(request: Request, settings: Instant) -> list[str]:
     return [*request.texts, *targets, *request.preserve, *request.contexts, settings.anchor]
 
 
-def examined(model: Model, encode: Encoder, request: Request, erasure: Erasure) -> Erasure:
-    """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words."""
+def unasked(model: Model, texts: Texts, settings: Instant) -> list[str]:
+    """Sentences on what is done that nobody asked for: words that are preserved beside those that were typed, and what
+    nodes in front have moved that is put back."""
+    sentences = []
+    if texts.also:
+        sentences.append(
+            f"Preserved beside what you typed, because many concepts are erased: {len(texts.also)} common words."
+        )
+    if changes_in_front(model, subject(model).family.text_entry(model.model, settings.weights)):
+        sentences.append("What nodes in front had moved besides their concepts was put back first.")
+    return sentences
+
+
+def examined(
+    model: Model, encode: Encoder, request: Request, erasure: Erasure, done: Sequence[str] = ()
+) -> Erasure:  # fmt: skip
+    """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words;
+    ``done``: further sentences for its notes."""
     findings, strange = inspection.knowledge(encode, erasure.names, erasure.targets)
     findings += [Finding("⚠", warning) for warning in request.warnings]
     if loads(erasure.metadata.settings)["tokens"] == TOKENS[1]:
@@ -108,9 +125,9 @@ def examined(model: Model, encode: Encoder, request: Request, erasure: Erasure) 
     before = erased_from(model)
     findings += [Finding("⚠", sentence) for sentence in aimed_at_erased(request, before)]
     how = ['To erase a name less or more, type "circle : 0.8".'] if request.weights else []
-    notes = "\n".join([f"Read {listing(request.texts)}.", *request.notes, *how, *in_front(request, erasure, before)])
+    notes = [f"Read {listing(request.texts)}.", *request.notes, *how, *in_front(request, erasure, before), *done]
     metadata = replace(
-        erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes=notes
+        erasure.metadata, doubts=Verdict(tuple(findings)).as_json(), unknown="\n".join(strange), notes="\n".join(notes)
     )
     erasure = replace(erasure, metadata=metadata)
     return replace(erasure, metadata=replace(metadata, verdict=inspection.full(model, erasure).as_json()))

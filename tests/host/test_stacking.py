@@ -5,6 +5,7 @@ A prompt for one erased concept must not draw another erased one either: then th
 
 import itertools
 import random
+import re
 
 import pytest
 import torch
@@ -103,6 +104,13 @@ def test_a_node_says_what_became_of_a_target_or_a_name_in_front(read_once):
     assert '"star", erased by a node in front, now becomes "cross".' in chained
 
 
+def test_a_node_says_what_it_puts_back(read_once):
+    put_back = "What nodes in front had moved besides their concepts was put back first."
+    first, alone = by_text(read_once, read_once.model, "star -> moon")
+    assert put_back not in alone and "Preserved beside" not in alone
+    assert put_back in by_text(read_once, first, "circle")[1]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(("circle", "heart", "square")))[::2], ids=" then ".join)
 def test_three_nodes_in_a_row_erase_all_three_or_say_which_not(read_once, order):
     model, text = in_a_row(read_once, *zip((by_text, by_erasure, by_text), order, strict=True))
@@ -189,7 +197,10 @@ def test_nodes_in_a_row_leave_what_one_node_leaves_beside_a_short_list(read_once
     """Words are found to stay beside the two that were typed, for all that is erased."""
     short = "red\nblue"
     with torch.inference_mode():
-        at_once = ErasureText.execute(read_once.model, read_once.clip, "\n".join(MANY), preserve=short).args[0]
+        out = ErasureText.execute(read_once.model, read_once.clip, "\n".join(MANY), preserve=short)
+    at_once = out.args[0]
+    beside = r"^Preserved beside what you typed, because many concepts are erased: \d\d+ common words\.$"
+    assert re.search(beside, out.ui.as_dict()["text"][0], re.MULTILINE)
     row = one_after_the_other(read_once, short)
     assert moved(read_once, at_once, STAY) <= 0.25
     assert moved(read_once, row, STAY) <= 1.2 * moved(read_once, at_once, STAY)
