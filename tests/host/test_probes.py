@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -286,17 +287,19 @@ def test_slow_attacks_are_run_when_they_are_asked_for_alone():
     assert every[-2:] == ["save_embedding", "run_inversion"]  # saved graphs know inputs by their places
 
 
-def test_the_node_counts_what_the_benchmark_counts(toys, erased, output):
+def test_the_node_counts_what_the_benchmark_counts(toys, erased, output, monkeypatch):
     """The same probes, pictures and judge: the same shares."""
+    few, drawing = partial(Budget, completed=(0.2, 0.5), denoised=(0.5, 0.8)), replace(TOY, seeds=(0, 1))
+    monkeypatch.setattr("concept_erasure.nodes.stress.Budget", few)
     chosen = ("completion", "img2img")
     attacks = {f"run_{name.replace(' ', '_')}": name in chosen for name in ATTACKS}
-    how = {"pictures": len(TOY.seeds), "seed": 0, "steps": TOY.steps, "cfg": TOY.cfg, "among": "\n".join(SHAPES)}
+    how = {"pictures": len(drawing.seeds), "seed": 0, "steps": TOY.steps, "cfg": TOY.cfg, "among": "\n".join(SHAPES)}
     with torch.inference_mode():
         ErasureStressTest.execute(
             toys.model, erased, toys.clip, toys.vae, **stress_inputs(**attacks, other_names="", **how),
             judge=of_toy_world(),
         )  # fmt: skip
-        report = stress(toys.model, erased, toys.clip, toys.vae, CIRCLE, TOY, chosen, judge=probes.Seen(toys))
+        report = stress(toys.model, erased, toys.clip, toys.vae, CIRCLE, drawing, chosen, few(), probes.Seen(toys))
     measured = probes.figures(report)
     [saved] = output.rglob("stress_*.json")
     for trial in json.loads(saved.read_text())["trials"]:
