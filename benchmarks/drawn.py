@@ -66,8 +66,8 @@ TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
 PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
 IN_A_ROW_PARTS = ("sequence", "at_once")
 """Of the first concept's cell only, and of closed forms."""
-DRAWN_FOR = ("scores", "strengths")
-"""What is measured by pictures of prompts alone, so of a method, too, that decides by the prompt how much it acts."""
+BY_PROMPTS = ("scores", "strengths")
+"""All that is measured of SPM, which acts as much as the prompt says: the other parts draw from conditionings."""
 UNPROMPTED = 48
 
 
@@ -181,7 +181,7 @@ def is_of(method: str, part: str) -> bool:
     """Whether a part is measured of a method; the unedited model's probes are in each cell of probes."""
     if method == "unedited":
         return part not in ("strengths", "probes")
-    return not isinstance(METHODS[method], Spm) or part in DRAWN_FOR
+    return not isinstance(METHODS[method], Spm) or part in BY_PROMPTS
 
 
 def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[str], cell: dict) -> None:

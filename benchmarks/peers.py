@@ -59,6 +59,7 @@ class Mace:
             moved = [around(encode, phrases(texts), *pair) for pair in zip(texts.names, texts.targets, strict=True)]
             around_names = replace(problem, moves=together([(source[1:], goal[1:]) for source, goal in moved]))
             first = instant.solve(around_names, weights, {}, how)
+            # for its names, targets and probes; its change of the weights is not used
             result = instant.erase_instantly(model, world.clip, concepts, kept, how)
         edited = attach.erase(model, replace(result, parts=changing(first)))
         settings = replace(with_sampling(self.settings, shape=tuple(world.world.latent)), seed=seed)
