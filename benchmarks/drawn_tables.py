@@ -37,12 +37,12 @@ def scores(row: Mapping, group: str) -> list[str]:
 
 
 def short(rows: Sequence[Mapping]) -> list[str]:
-    """Erased, near and random shares of objects and hands, what keywords bring back, and on how many concepts."""
-    heads = ["objects: gone", "near kept", "others kept", "hands: gone", "kept", "keywords bring back", "measured on"]
+    """Erased, near and random shares of objects and of hands, and what keywords bring back."""
+    heads = ["objects: gone", "near kept", "others kept", "hands: gone", "other hands kept", "keywords bring back"]
     lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for row in (row for name in FIRST for row in rows if row["method"] == name):
         objects, hands = scores(row, "objects"), scores(row, "styles")
-        cells = [*objects, hands[0], hands[1], figure(shown(row, "implicit")), str(len(row["concepts"]))]
+        cells = [*objects, hands[0], hands[1], figure(shown(row, "implicit"))]
         lines.append(f"| {CALLED.get(row['method'], row['method'])} | {' | '.join(cells)} |")
     return lines
 

@@ -35,10 +35,11 @@ NONE = "–"
 
 def measured() -> Mapping[str, Mapping]:
     """Trained worlds -> what was measured in them; the oldest one's figures are in files of their own, too."""
-    known: dict[str, Mapping] = {"unet": dict.fromkeys(("instant", "prompt_only", "recommended"), True)}
+    known: dict[str, Mapping] = {}
     if MEASURED.exists():
         families_there = json.loads(MEASURED.read_text(encoding="utf-8"))["families"]
-        known |= {name: facts for name, facts in families_there.items() if facts.get("world") == "trained"}
+        known = {name: facts for name, facts in families_there.items() if facts.get("world") == "trained"}
+    known["unet"] = {**known.get("unet", {}), **dict.fromkeys(("instant", "prompt_only", "recommended"), True)}
     return known
 
 

@@ -32,9 +32,8 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGE = "concept_erasure"
 TYPED = ("erasure", "nodes", "scripts")
 NO_TESTS_FOUND = 5
-SIDE_BY_SIDE = ("host", "browser")
-"""Parts whose tests run in several processes, each with a server of its own where they need one; the others are over
-soon."""
+SIDE_BY_SIDE = ("unit", "host", "server", "browser")
+"""Parts whose tests run in several processes, each with a server of its own where they need one."""
 
 
 def lint(host: shared.Host, options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from concept_erasure.nodes.use import ErasureApply
 from tests import worlds as loading
 from tests.host.test_worlds import TRAINED
 from tests.host.tools import execute, sample
+from toyworld.node.judge import of_toy_world
 from toyworld.worlds import WORLDS
 
 KNOWN = "square\nheart"
@@ -102,6 +103,7 @@ def test_a_method_learns_or_says_why_not(world, method):
 
 
 def test_report_counts(world, erased):
+    """Here the unedited model is the judge; nodes that draw more take the toy world's, which is sooner done."""
     model, clip, vae, _ = world
     out = call(ErasureReport, model_before=model, model_after=erased, clip=clip, vae=vae, **PROMPTS, **DRAWING)
     assert "everything else" in out.result[1]
@@ -109,7 +111,8 @@ def test_report_counts(world, erased):
 
 def test_a_strength_is_looked_for(world):
     model, clip, vae, erasure = world
-    out = call(ErasureFindStrength, model=model, erasure=erasure, clip=clip, vae=vae, **PROMPTS, **DRAWING)
+    given = {"model": model, "erasure": erasure, "clip": clip, "vae": vae, "judge": of_toy_world()}
+    out = call(ErasureFindStrength, **given, **PROMPTS, **DRAWING)
     assert "Unedited: gone in" in out.result[3]
 
 
@@ -122,7 +125,7 @@ def test_an_attack_runs_or_is_left_out(world, erased, attack, monkeypatch):
     assert wanted in names
     given = {
         "model_before": model, "model_after": erased, "clip": clip, "vae": vae, "concept": "circle",
-        "other_names": "disc", **{name: name == wanted for name in names}, **DRAWING, **LITTLE,
+        "other_names": "disc", "judge": of_toy_world(), **{name: name == wanted for name in names}, **DRAWING, **LITTLE,
     }  # fmt: skip
     try:
         out = call(ErasureStressTest, **given)
