@@ -32,8 +32,9 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGE = "concept_erasure"
 TYPED = ("erasure", "nodes", "scripts")
 NO_TESTS_FOUND = 5
-SIDE_BY_SIDE = ("unit", "host", "server", "browser")
-"""Parts whose tests run in several processes, each with a server of its own where they need one."""
+SIDE_BY_SIDE = ("host", "server", "browser")
+"""Parts whose tests run in several processes, each with a server of its own where they need one; unit tests are over
+soon."""
 
 
 def lint(host: shared.Host, options: argparse.Namespace) -> int:
@@ -92,7 +93,11 @@ PARTS = {
     "server": tests("server"),
     "browser": tests("browser"),
 }
-TOOLS = {"lint": ("ruff", "mypy"), "host": ("pytest", "xdist"), "browser": ("pytest", "xdist", "playwright")}
+TOOLS = {
+    "lint": ("ruff", "mypy"),
+    **dict.fromkeys(SIDE_BY_SIDE, ("pytest", "xdist")),
+    "browser": ("pytest", "xdist", "playwright"),
+}
 """What a part needs in its interpreter; the others need pytest alone."""
 
 
@@ -123,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, 0 when everything passed."""
     parser = argparse.ArgumentParser(description="Lint and test this pack.")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="run this part; can be repeated")
-    parser.add_argument("--jobs", type=int, help="processes of host and browser tests (default: one a core, 1 with -k)")
+    parser.add_argument("--jobs", type=int, help="processes of all but unit tests (default: one a core, 1 with -k)")
     parser.add_argument("-k", metavar="EXPRESSION", help="run only the tests that pytest's -k selects")
     parser.add_argument("pytest", nargs="*", metavar="-- OPTION", help="further options for pytest, after --")
     options = parser.parse_args(arguments)
