@@ -32,6 +32,7 @@ from toyworld.report import CFG
 from toyworld.scoring import plan
 
 from . import drawn
+from .drawn_world import NEAR
 from .guards import GUARDS, Guard
 from .quality import LEARNED_ON
 from .tables import put
@@ -41,7 +42,7 @@ FILE = Path(__file__).with_name("results") / "instead.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
 MARKS = ("<!-- table of benchmarks.instead -->", "<!-- end of the table of benchmarks.instead -->")
 DRAWN_MARKS = ("<!-- instead, drawn world -->", "<!-- end of instead, drawn world -->")
-OURS = ("Erase Concept", "recommended")
+OURS = ("Erase Concept", "Erase Concept, gated", "recommended")
 FIGURES = ("esr1", "psr1", "kept_attributes", "relative_time")
 CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 
@@ -69,8 +70,9 @@ class OnToy:
         """The MODEL as one of ours has edited it."""
         toy, kept = self.world, "\n".join(text for text in plan(concept)["preserve"] if text != concept)
         with torch.inference_mode(name != "recommended"):
-            if name == "Erase Concept":
-                return attach.erase(toy.model, instant.erase_instantly(toy.model, toy.clip, concept, kept, Instant()))
+            if name != "recommended":
+                how = Instant(gated=name.endswith("gated"))
+                return attach.erase(toy.model, instant.erase_instantly(toy.model, toy.clip, concept, kept, how))
             with learning.gradients():
                 prepared = learning.prepare(toy.model, toy.clip, concept, kept, preset_for("recommended"))
                 return attach.erase(toy.model, learning.learn(prepared))
@@ -80,7 +82,7 @@ class OnDrawn:
     """The same on the drawn world."""
 
     file, marks = drawn.INSTEAD, DRAWN_MARKS
-    concepts: Sequence[str] = ("dog", "guitar")
+    concepts: Sequence[str] = tuple(NEAR)
     settings = ((drawn.CFG, drawn.STEPS), (1.0, drawn.STEPS))
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class OnDrawn:
         return {**found, "psr1": (found["psr1_near"] + found["psr1_random"]) / 2}
 
     def edited(self, name: str, concept: str):
-        what, method = drawn.erased(concept), {"Erase Concept": "UCE"}.get(name, name)
+        what, method = drawn.erased(concept), name.replace("Erase Concept", "UCE")
         return attach.erase(self.world.model, drawn.make(self.world, method, what.names, what.typed, 0)[0])
 
 

@@ -48,7 +48,8 @@ def preserved_on(model: Model) -> list[str]:
 
 def is_solved(erasure: Erasure) -> bool:
     """Whether a closed form has sent its names to their targets in all prompts."""
-    return erasure.metadata.method in CLOSED_FORM and not erasure.metadata.only_in and not erasure.metadata.parts
+    m = erasure.metadata
+    return m.method in CLOSED_FORM and not m.only_in and not m.parts and not erasure.beside
 
 
 def erases(erasure: Erasure) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from .artifact import Erasure, Full, Probe
 from .families import reads_text
+from .gated import changes_of, is_gated, turned_by
 from .history import erases, moves
 from .host import attach
 from .host.subject import subject
@@ -197,11 +198,12 @@ def _in_pooled(encode: Encoder, name: str, target: str) -> Probe:
     return Probe(name, torch.cat(rows[0]), torch.cat(rows[1]))
 
 
-def beyond(encode: Encoder, weights, erasure: Erasure, strange: Sequence[str]) -> list[Finding]:
+def beyond(encode: Encoder, model: Model, erasure: Erasure, strange: Sequence[str]) -> list[Finding]:
     """Which names have not moved of those that are too many to have probes of their own."""
+    weights = base_weights(model, erasure)
     pairs = list(zip(erasure.names, erasure.targets, strict=True))[MOST_CONCEPTS:]
     probes = [_moving(encode, PHRASES[1:2], name, target) for name, target in pairs if name not in strange]
-    shares = movement(weights, erasure.delta, probes).concepts
+    shares = movement(weights, changes_of(model, erasure, weights), probes).concepts
     if not (staying := [name for name, share in shares.items() if share < ARRIVED]):
         return []
     least = percent(min(shares.values()))
@@ -236,7 +238,8 @@ def apart(weights, delta, parts: dict[str, tuple[Probe, ...]]) -> list[Finding]:
 def base_weights(model: Model, erasure: Erasure) -> dict[str, torch.Tensor]:
     """Some of the projections of text [out, d] that an erasure changes, float32, with what is on the MODEL already."""
     there = dict(model.model.named_parameters())
-    return effective_weights(model, [name for name in sampled(erasure) if name in there])
+    names = sample(subject(model).entry) if is_gated(erasure) else sampled(erasure)
+    return effective_weights(model, [name for name in names if name in there])
 
 
 def sampled(erasure: Erasure) -> list[str]:
@@ -249,7 +252,8 @@ def shares(model: Model, erasure: Erasure, strength: float = 1.0) -> list[float]
     where it changes none."""
     with torch.inference_mode(False), torch.no_grad():
         weights = base_weights(model, erasure)
-        return list(movement(weights, erasure.delta, erasure.probes, strength).concepts.values()) if weights else []
+        changes = changes_of(model, erasure, weights)
+        return list(movement(weights, changes, erasure.probes, strength).concepts.values()) if weights else []
 
 
 def inspect(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
@@ -268,7 +272,9 @@ def inspect(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
         probes = [probe for probe in erasure.probes if probe.text not in passed]
         if weights and any(probe.goal is not None for probe in probes):
             arrived = ARRIVED_BESIDE if erasure.metadata.only_in else ARRIVED
-            verdict = judge(movement(weights, erasure.delta, probes, strength), targets, at, arrived)
+            verdict = judge(
+                movement(weights, changes_of(model, erasure, weights), probes, strength), targets, at, arrived
+            )
         return verdict.plus(*of_parts(erasure), *coming_back(model, erasure, strength))
 
 
@@ -293,7 +299,8 @@ def coming_back(model: Model, erasure: Erasure, strength: float = 1.0) -> list[F
     together = [(one, s) for one, s in together if _can_be_followed(one)]
     if len(together) < 2:
         return untold
-    names = sorted(set.intersection(*(set(sampled(one)) for one, _ in together)))[:4]
+    solved = [set(sampled(one)) for one, _ in together if not is_gated(one)]
+    names = sorted(set.intersection(*solved) if solved else sample(subject(model).entry))[:4]
     weights = Weights(model)
     origins: dict[str, torch.Tensor] = {}
     lands: dict[str, torch.Tensor] = {}
@@ -301,16 +308,19 @@ def coming_back(model: Model, erasure: Erasure, strength: float = 1.0) -> list[F
         for probe in one.probes[:MOST_CONCEPTS]:
             if probe.goal is not None:
                 rows = probe.source.float()
+                there = turned_by([(other, s) for other, s in together if is_gated(other)], model, probe)
                 before = [rows @ weights[name].float().cpu().T for name in names]
-                moved = [sum(s * _added(other, name, rows) for other, s in together) for name in names]
+                after = [there @ weights[name].float().cpu().T for name in names]
+                moved = [sum(s * _added(other, name, there) for other, s in together) for name in names]
                 origins[probe.text] = torch.cat(before, 1)
-                lands[probe.text] = torch.cat([b + m for b, m in zip(before, moved, strict=True)], 1)
+                lands[probe.text] = torch.cat([b + m for b, m in zip(after, moved, strict=True)], 1)
     return [*untold, *_returns(origins, lands)]
 
 
 def _can_be_followed(erasure: Erasure) -> bool:
     """Whether probes show where the change of an erasure takes its concepts."""
-    return bool(erasure.delta) and not erasure.beside and any(probe.goal is not None for probe in erasure.probes)
+    is_solved = bool(erasure.delta) and not erasure.beside
+    return (is_solved or is_gated(erasure)) and any(probe.goal is not None for probe in erasure.probes)
 
 
 def _aiming_at_erased(together: Sequence[Erasure]) -> list[Finding]:

@@ -17,10 +17,12 @@ from .closed_form.balance import balance, even
 from .closed_form.problem import Problem, Scales
 from .closed_form.restoring import restoration
 from .closed_form.textmap import Edit
+from .gated import behind_gate, changes_of, check_gate
 from .history import Erased, erased_from, preserved_on
 from .host.attach import changes_in_front, weights_now
 from .host.subject import subject
 from .parts.delta import add, changing
+from .parts.part import Part
 from .phrased import Texts
 from .posing import TOKENS, beside_common, gram, pose
 from .protocols import Clip, Model
@@ -30,7 +32,7 @@ from .steps import Steps
 from .texts.encoder import Encoder
 from .texts.names import is_form_of, listing, quoted
 from .texts.pooled import Pooled
-from .verdict import Finding, Verdict
+from .verdict import Finding, Verdict, read_verdict
 from .version import host_version, pack_version
 
 BARE = "Only the last token of a bare name is moved ({}), so longer prompts may still draw it: see 'tokens'."
@@ -45,7 +47,8 @@ class Instant:
     ``target``: what takes a concept's place: its nearest neighbour in the preserve set, nothing (what the phrase says
     without it), or the text ``anchor``. ``tokens``: which encodings are moved, those of phrases from the name's last
     token on, or the last one of the bare name, as the papers have it. ``rank``: of the change, for each concept; 0 for
-    the exact one. ``pooled``: whether what reads the pooled text changes, too, in families that have it.
+    the exact one. ``pooled``: whether what reads the pooled text changes, too, in families that have it. ``gated``:
+    whether it acts in prompts that speak of the concepts alone, and the weights stay.
     """
 
     method: str = "uce"
@@ -56,6 +59,7 @@ class Instant:
     rank: int = 8
     scales: Scales = field(default_factory=Scales)
     pooled: bool = True
+    gated: bool = False
 
 
 def erase_instantly(
@@ -70,6 +74,8 @@ def erase_instantly(
     solved again.
     """
     encode = Encoder(clip, steps, subject(model))
+    if settings.gated:
+        check_gate(model)
     encode.pools = settings.pooled and subject(model).family.pooled_entry(model.model) is not None
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
@@ -100,7 +106,8 @@ def unasked(model: Model, texts: Texts, settings: Instant) -> list[str]:
         sentences.append(
             f"Preserved beside what you typed, because many concepts are erased: {len(texts.also)} common words."
         )
-    if changes_in_front(model, subject(model).family.text_entry(model.model, settings.weights)):
+    in_front = changes_in_front(model, subject(model).family.text_entry(model.model, settings.weights))
+    if in_front and not settings.gated:
         sentences.append("What nodes in front had moved besides their concepts was put back first.")
     return sentences
 
@@ -111,17 +118,19 @@ def examined(
     """The erasure with its verdict: what it does to the MODEL's weights, and what is doubtful about its words;
     ``done``: further sentences for its notes."""
     findings, strange = inspection.knowledge(encode, erasure.names, erasure.targets)
+    findings = [*read_verdict(erasure.metadata.doubts).findings, *findings]
     findings += [Finding("⚠", warning) for warning in request.warnings]
     if loads(erasure.metadata.settings)["tokens"] == TOKENS[1]:
         findings.append(Finding("⚠", BARE.format(listing(erasure.names))))
     known = [(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True) if name not in strange]
     if known and not request.contexts:
         weights = inspection.base_weights(model, erasure)
-        findings += inspection.apart(weights, erasure.delta, inspection.parts_of(encode, *zip(*known, strict=True)))
+        changes = changes_of(model, erasure, weights)
+        findings += inspection.apart(weights, changes, inspection.parts_of(encode, *zip(*known, strict=True)))
     if not request.contexts:
         findings += inspection.in_pooled(encode, model, erasure, known)
     if len(erasure.names) > inspection.MOST_CONCEPTS:
-        findings += inspection.beyond(encode, inspection.base_weights(model, erasure), erasure, strange)
+        findings += inspection.beyond(encode, model, erasure, strange)
     before = erased_from(model)
     findings += [Finding("⚠", sentence) for sentence in aimed_at_erased(request, before)]
     how = ['To erase a name less or more, type "circle : 0.8".'] if request.weights else []
@@ -161,11 +170,18 @@ def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, 
     here = subject(model)
     weights = weights_now(model, here.family.text_entry(model.model, settings.weights))
     steps.begin("Reading texts", 0.8)
-    pooled = pooled_delta(model, encode, texts, settings) if settings.pooled else {}
+    pooled = posed_pooled(model, encode, texts, settings) if settings.pooled else None
     problem = pose(encode, texts, weights, settings)
     steps.begin("Solving", 0.9)
-    front = changes_in_front(model, list(weights)) if texts.restoring else {}
-    delta = solve(problem, weights, front, settings) | pooled
+    parts: tuple[Part, ...]
+    if settings.gated:
+        edits = edit_for(problem, settings), None if pooled is None else edit_for(pooled.problem, settings)
+        part, findings = behind_gate(model, encode, texts, *edits)
+        parts, doubts = (part,), Verdict().plus(*findings).as_json()
+    else:
+        front = changes_in_front(model, list(weights)) if texts.restoring else {}
+        delta = solve(problem, weights, front, settings)
+        parts, doubts = changing(delta | ({} if pooled is None else pooled.delta(model, texts, settings))), ""
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
@@ -175,31 +191,47 @@ def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, 
         only_in="\n".join(texts.contexts),
         **here.stamp(),
         settings=dumps(asdict(settings)),
+        doubts=doubts,
         pack_version=pack_version(),
         host_version=host_version(),
     )
     near = [*dict.fromkeys(word for row in texts.near for word in row), *texts.kept]
     probes = inspection.probes_for(encode, texts.names, texts.targets, list(dict.fromkeys(near)), texts.contexts)
-    return Erasure(metadata, changing(delta), probes, tuple(map(tuple, texts.choices)))
+    return Erasure(metadata, parts, probes, tuple(map(tuple, texts.choices)))
 
 
-def pooled_delta(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> dict[str, Change]:
-    """The same for the pooled text, where the network reads one: a change of the columns that read it."""
+@dataclass(frozen=True)
+class OfPooled:
+    """The same for the pooled text: what is to be solved for the first columns [out, d] of the weight of this name."""
+
+    name: str
+    weight: torch.Tensor
+    columns: torch.Tensor
+    problem: Problem
+
+    def delta(self, model: Model, texts: Texts, settings: Instant) -> dict[str, Change]:
+        """The change of the whole weight."""
+        width, name = self.columns.shape[1], self.name
+        front = changes_in_front(model, [name]) if texts.restoring else {}
+        front = {n: Full(one.dense()[:, :width]) for n, one in front.items()}
+        change = solve(self.problem, {name: self.columns}, front, settings)[name]
+        rest = self.weight.shape[1] - width
+        return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
+                else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
+
+
+def posed_pooled(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> OfPooled | None:
+    """None where the network reads no pooled text."""
     name = subject(model).family.pooled_entry(model.model)
     if name is None or not encode.has_pooled:
-        return {}
+        return None
     weight = weights_now(model, [name])[name]
     width = encode.pooled([""])[0].shape[1]
     if width > weight.shape[1]:  # of another text encoder than the network's
-        return {}
-    columns = {name: weight[:, :width]}
-    problem = pose(Pooled(encode), texts, columns, settings, beside_common(texts, settings, encode.is_large))
-    front = changes_in_front(model, [name]) if texts.restoring else {}
-    front = {n: Full(one.dense()[:, :width]) for n, one in front.items()}
-    change = solve(problem, columns, front, settings)[name]
-    rest = weight.shape[1] - width
-    return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
-            else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
+        return None
+    columns = weight[:, :width]
+    common = beside_common(texts, settings, encode.is_large)
+    return OfPooled(name, weight, columns, pose(Pooled(encode), texts, {name: columns}, settings, common))
 
 
 def solve(

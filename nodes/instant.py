@@ -11,7 +11,15 @@ from ..erasure.posing import TOKENS
 from ..erasure.targets import ignored_anchor, resolve_target
 from ..erasure.texts.names import read_field
 from .checks import refusal, something_to_erase
-from .messages import TextWithTargets, file_facts, message_of, open_input_file, put_on, what_was_read
+from .messages import (
+    WHILE_DRAWING,
+    TextWithTargets,
+    file_facts,
+    message_of,
+    open_input_file,
+    put_on,
+    what_was_read,
+)
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, Reading, lenient, show, telling
 
 ALIASES = (
@@ -55,6 +63,15 @@ def only_in() -> io.Input:
         placeholder="only beside these texts (empty: everywhere)",
         tooltip="Texts beside which alone the concept is erased: concept 'hat', only in 'cowboy' leaves every other "
         "hat as it is. Empty: everywhere.",
+    )  # fmt: skip
+
+
+def gated() -> io.Input:
+    return io.Boolean.Input(
+        "gated", default=False, advanced=True,
+        tooltip="On: acts only in prompts that speak of the concept, by name or otherwise, and all others draw exactly "
+        "what the model drew before. The weights stay as they are, so a LoRA or a merged checkpoint cannot hold it. "
+        "Takes longer to make.",
     )  # fmt: skip
 
 
@@ -107,7 +124,7 @@ class ErasureInstant(io.ComfyNode):
                 io.Int.Input("balance", default=scales.balance, min=0, max=20, advanced=True,
                              tooltip="Rounds in which the neighbours that the edit would hurt most are preserved more, "
                              "and the others less; 0 preserves all alike."),
-                only_in(),
+                only_in(), gated(),
             ],
             outputs=[
                 ErasureSocket.Output(
@@ -128,10 +145,11 @@ class ErasureInstant(io.ComfyNode):
     @telling
     def execute(
         cls, model, clip, concepts, target, anchor, preserve, method, tokens, weights, erase_scale, preserve_scale,
-        ridge, rank, balance, only_in,
+        ridge, rank, balance, only_in, gated,
     ) -> io.NodeOutput:  # fmt: skip
         scales = Scales(erase=erase_scale, preserve=preserve_scale, ridge=ridge, balance=balance)
-        settings = Instant(method, resolve_target(target, anchor, TARGETS[0]), anchor, tokens, weights, rank, scales)
+        target_is = resolve_target(target, anchor, TARGETS[0])
+        settings = Instant(method, target_is, anchor, tokens, weights, rank, scales, gated=gated)
         erasure = erase_instantly(model, clip, concepts, preserve, settings, Reading(cls), only_in, open_input_file)
         message = show(cls, message_of(erasure, ignored_anchor(target, anchor, TARGETS[0])))
         return io.NodeOutput(erasure, ui=TextWithTargets(message, concepts, erasure))
@@ -163,7 +181,7 @@ class ErasureText(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,
                     tooltip="How strongly to erase: 0 is off (exactly the model that came in), 1 is all.",
                 ),
-                *rest, only_in(),
+                *rest, only_in(), gated(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model without the concept.")],
         )  # fmt: skip
@@ -178,17 +196,18 @@ class ErasureText(io.ComfyNode):
 
     @classmethod
     @telling
-    def execute(cls, model, clip, concept, strength, target, anchor, preserve, only_in) -> io.NodeOutput:
+    def execute(cls, model, clip, concept, strength, target, anchor, preserve, only_in, gated) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model, ui=show(cls, OFF))
         names = read_field(concept, open_input_file)
         if names.are_off:
             return io.NodeOutput(model, ui=show(cls, " ".join(["Off: no concept is switched on.", *names.notes])))
-        settings = Instant(target=resolve_target(target, anchor, TARGETS[0]), anchor=anchor)
+        settings = Instant(target=resolve_target(target, anchor, TARGETS[0]), anchor=anchor, gated=gated)
         erasure = erase_instantly(model, clip, concept, preserve, settings, Reading(cls), only_in, open_input_file)
         erased = attach.erase(model, erasure, strength)
         verdict = put_on(model, erased, erasure, strength, ignored_anchor(target, anchor, TARGETS[0]))
-        message = show(cls, "\n".join([verdict.text(), *what_was_read(erasure)]))
+        how = [WHILE_DRAWING] if erasure.beside else []
+        message = show(cls, "\n".join([verdict.text(), *how, *what_was_read(erasure)]))
         return io.NodeOutput(erased, ui=TextWithTargets(message, concept, erasure))
 
 

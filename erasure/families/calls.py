@@ -36,9 +36,10 @@ class PooledPrompt:
     ):
         options = transformer_options or {}
         if c_crossattn is not None and self.is_active(options):
-            rows = is_open(c_crossattn, self.prompt.gate)
-            assert self.prompt.pooled is not None
-            conds |= shifted(conds, rows[:, None].to(x) * self.strength * self.prompt.pooled.to(x))
+            rows = is_open(c_crossattn, self.prompt.gate)[:, None].to(x) * self.strength
+            if self.prompt.pooled is not None:
+                conds |= shifted(conds, rows * self.prompt.pooled.to(x))
+            conds |= pooled_turned(conds, self.prompt, rows)
         return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
 
@@ -49,6 +50,14 @@ def shifted(conds: Mapping[str, object], shift: torch.Tensor | None) -> dict[str
         return {}
     width = shift.shape[-1]
     return {POOLED: torch.cat([pooled[:, :width] + shift.to(pooled), pooled[:, width:]], 1)}
+
+
+def pooled_turned(conds: Mapping[str, object], prompt: PromptTensors, amount: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The pooled text of a call as a prompt turns it, by so much of each row [b, 1]; none where it does not."""
+    pooled = conds.get(POOLED)
+    if prompt.pooled_turn is None or not isinstance(pooled, torch.Tensor):
+        return {}
+    return {POOLED: prompt.pooled_turned(pooled, amount)}
 
 
 def spoken(context: torch.Tensor) -> torch.Tensor:

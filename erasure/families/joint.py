@@ -2,7 +2,8 @@
 
 There, neither a copy of the text nor a repetition of it is neutral: every token takes part in one softmax with the
 picture. So rows whose gate is closed are computed in the call as it came, to the bit as without the prompt, and open
-rows in a second call, with the longer text. Where all rows are open or all are closed, there is one call.
+rows in a second call, with the longer text. Where all rows are open or all are closed, or the prompt has no tokens of
+its own, there is one call.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 from ..parts.gate import is_open
 from ..parts.prompt import PromptTensors
-from .calls import OWN, options_of, rows_of, shifted, spoken
+from .calls import OWN, options_of, pooled_turned, rows_of, shifted, spoken
 
 
 class JointPrompt:
@@ -29,6 +30,11 @@ class JointPrompt:
         rows = self._open_rows(c_crossattn, options)
         if rows is None:
             return executor(x, t, c_concat, c_crossattn, control, options, **conds)
+        if self.prompt.is_turn:  # no longer than before, so that all rows can be computed in one call
+            amount = rows[:, None].to(c_crossattn.device, torch.float32) * self.strength
+            context = self.prompt.turned(c_crossattn, amount[..., None])
+            conds |= pooled_turned(conds, self.prompt, amount)
+            return executor(x, t, c_concat, context, control, options, **conds)
         base = x
         if not bool(rows.all()) or self.strength != 1:
             base = executor(x, t, c_concat, c_crossattn, control, options, **conds)

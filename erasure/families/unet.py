@@ -109,7 +109,7 @@ class UNet(Family):
         self, options: dict, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]
     ) -> None:
         self.join(options, PromptPatch(prompt, strength, is_active))
-        if prompt.pooled is not None:
+        if prompt.pooled is not None or prompt.pooled_turn is not None:
             join_calls(options, PooledPrompt(prompt, strength, is_active))
 
     def points(self, model: HostModel) -> Mapping[str, str]:

@@ -38,7 +38,8 @@ class PromptTensors(Part):
     unit in which the prompt repeats when the host pads a conditioning by repetition. ``gate``: None lets the prompt act
     on every text. ``pooled`` [d']: what is added to the pooled text, where a network reads one. ``turn`` [d, d]: what a
     key adds to each of the text's own tokens c, as ``turn @ c``; where a text that is said twice reads the same, its
-    keys and values are then added to a second copy of these tokens, so that zeros change nothing.
+    keys and values are then added to a second copy of these tokens, so that zeros change nothing. With no tokens
+    (k = 0) the turn is all: a closed form behind a gate. ``pooled_turn`` [d', d']: the same of the pooled text.
     """
 
     keys: torch.Tensor
@@ -49,12 +50,20 @@ class PromptTensors(Part):
     gate: GateTensors | None = None
     pooled: torch.Tensor | None = None
     turn: LowRank | None = None
+    pooled_turn: LowRank | None = None
 
     kind: ClassVar[str] = "prompt"
 
     @property
     def noun(self) -> str:
+        if self.is_turn:
+            return "a change of the text behind a gate"
         return "a key" if self.role == "key" else "an eraser prompt"
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether it has no tokens of its own."""
+        return not len(self.keys)
 
     @property
     def version(self) -> str:
@@ -72,6 +81,8 @@ class PromptTensors(Part):
             out |= {"gate.direction": self.gate.direction, "gate.centre": self.gate.centre}
         if self.turn is not None:
             out |= {"turn.up": self.turn.up, "turn.down": self.turn.down}
+        if self.pooled_turn is not None:
+            out |= {"pooled_turn.up": self.pooled_turn.up, "pooled_turn.down": self.pooled_turn.down}
         return out if self.pooled is None else {**out, "pooled": self.pooled}
 
     def facts(self) -> dict[str, Any]:
@@ -85,18 +96,24 @@ class PromptTensors(Part):
         gate = None
         if facts["threshold"] is not None:
             gate = GateTensors(tensors["gate.direction"], tensors["gate.centre"], float(facts["threshold"]))
-        turn = LowRank(tensors["turn.up"], tensors["turn.down"]) if "turn.up" in tensors else None
+        turn, pooled_turn = (
+            LowRank(tensors[f"{name}.up"], tensors[f"{name}.down"]) if f"{name}.up" in tensors else None
+            for name in ("turn", "pooled_turn")
+        )
         own = tensors["keys"], tensors["values"]
         if turn is not None and (turn.up.shape[0], turn.down.shape[1]) != (own[0].shape[1],) * 2:
             raise ValueError(f"{turn.up.shape}, {turn.down.shape}")
-        return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn)
+        return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn, pooled_turn)
 
     def turned(self, context: torch.Tensor, amount: torch.Tensor | float = 1.0) -> torch.Tensor:
         """The text's own tokens [b, n, d] as a run reads them with the prompt; ``amount`` [b, 1, 1]: how much of it."""
-        if self.turn is None:
-            return context
-        up, down = self.turn.up.to(context.device, torch.float32), self.turn.down.to(context.device, torch.float32)
-        return (context.float() + context.float() @ down.T @ up.T * amount).to(context.dtype)
+        return _turned(context, self.turn, amount)
+
+    def pooled_turned(self, pooled: torch.Tensor, amount: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """The same of the pooled text [b, d'], of which a network may be given more behind it; ``amount`` [b, 1]."""
+        if self.pooled_turn is None or pooled.shape[-1] < (width := self.pooled_turn.down.shape[1]):
+            return pooled
+        return torch.cat([_turned(pooled[:, :width], self.pooled_turn, amount), pooled[:, width:]], 1)
 
     def attach(self, holder: Holder) -> None:
         holder.require_blocks(self.blocks)
@@ -105,17 +122,39 @@ class PromptTensors(Part):
     def join(self, options: dict, family: Family, strength: float, is_active: Callable[[dict], bool]) -> None:
         family.join_prompt(options, self, strength, is_active)
 
+    @classmethod
+    def combined(cls, parts: Sequence[tuple[PromptTensors, float]]) -> list[PromptTensors]:
+        """Side by side; those without tokens at their weights."""
+        return [
+            replace(part, turn=_times(part.turn, weight), pooled_turn=_times(part.pooled_turn, weight))
+            if part.is_turn and weight != 1
+            else part
+            for part, weight in parts
+        ]
+
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """Whether an eraser acts on the concepts: a closed gate leaves them alone."""
         moving = [probe for probe in probes if probe.goal is not None]
-        if self.role == "key" or self.gate is None or not moving:
-            return []
+        if self.role == "key" or self.gate is None or not moving or self.is_turn:
+            return []  # where a text turns is judged with the changes of weights
         closed = [p.text for p in moving if gate_score(p.source[None], self.gate)[0] < self.gate.threshold]
         if closed:
             words = quoted(closed[:3])
             return [Finding("✗", f"The erasure prompt does not act on {words}: its text gate stays closed.")]
         names = quoted([probe.text for probe in moving][:3])
         return [Finding("✓", f"The erasure prompt acts on prompts for {names}.")]
+
+
+def _times(turn: LowRank | None, weight: float) -> LowRank | None:
+    return turn and LowRank(weight * turn.up, turn.down)
+
+
+def _turned(rows: torch.Tensor, turn: LowRank | None, amount: torch.Tensor | float) -> torch.Tensor:
+    """Rows [..., d] with so much of a turn added; those of which it is 0 are the same to the bit."""
+    if turn is None:
+        return rows
+    up, down = turn.up.to(rows.device, torch.float32), turn.down.to(rows.device, torch.float32)
+    return (rows.float() + rows.float() @ down.T @ up.T * amount).to(rows.dtype)
 
 
 class ErasurePrompt(nn.Module):
@@ -202,8 +241,11 @@ def extend(
     With a gate, m = n: open rows get the prompt, repeated to fill each chunk; closed rows get a copy of their own
     context, which doubles every softmax term and leaves the result as it was. ``strength`` moves an open row
     linearly from that copy (0, no effect) to the prompt (1, as learned). With a turn, an open row's own tokens are
-    turned, and its prompt is a copy of these with the learned tokens added.
+    turned, and its prompt is a copy of these with the learned tokens added; without tokens, m = 0.
     """
+    if prompt.is_turn:
+        amount = rows.to(context.dtype)[:, None, None] * strength
+        return prompt.turned(context, amount), prompt.turned(value, amount)
     n, is_turned = context.shape[1], prompt.turn is not None
     index = _token_order(len(prompt.keys), n, prompt.chunk, prompt.gate is not None or is_turned).to(context.device)
     own = torch.arange(len(index), device=context.device) % n

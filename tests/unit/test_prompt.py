@@ -1,5 +1,7 @@
 """The erasure prompt: how it starts, whom its gate lets through, and what it does to a row of attention."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -124,6 +126,20 @@ def test_tokens_are_added_to_a_copy_of_a_turned_text(gated):
     assert torch.allclose(half[0], attention(query, halfway, halfway)[0], atol=1e-5)
     assert torch.allclose(nothing[1], attention(query, context, context)[1], atol=1e-6)
     assert not torch.allclose(learned[0], nothing[0], atol=1e-2)
+
+
+def test_without_tokens_the_text_of_open_rows_is_turned_and_closed_ones_stay_to_the_bit():
+    context, turn = noise(2, CHUNK, D).half(), LowRank(noise(D, 2, seed=4), noise(2, D, seed=5))
+    gated = replace(tensors(torch.zeros(0, D), torch.zeros(0, D), True, turn), role="eraser", pooled_turn=turn)
+    for one, weight in ((gated, 0.5), (PromptTensors.combined([(gated, 0.5)])[0], 1.0)):
+        keys, values = extend(context, context, one, torch.tensor([True, False]), weight)
+        assert torch.equal(keys, values) and torch.equal(keys[1], context[1])
+        added = 0.5 * context[0].float() @ turn.down.T @ turn.up.T
+        assert torch.allclose(keys[0], (context[0].float() + added).half(), rtol=1e-2, atol=1e-2)
+    pooled = torch.cat([context[:, 0], torch.ones(2, 3).half()], 1)
+    turned = gated.pooled_turned(pooled, torch.tensor([[1.0], [0.0]]))
+    assert torch.equal(turned[1], pooled[1]) and torch.equal(turned[:, D:], pooled[:, D:])
+    assert not torch.allclose(turned[0, :D], pooled[0, :D], atol=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

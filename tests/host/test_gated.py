@@ -1,0 +1,87 @@
+"""A closed form behind a text gate: the same erasure in prompts for the concept, and nothing at all in others."""
+
+import pytest
+import torch
+
+from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.exchange import lora_tensors
+from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.gated import is_gated
+from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.latents import latent_shape
+from concept_erasure.nodes.instant import ErasureInstant, ErasureText
+from concept_erasure.nodes.use import ErasureApply
+from tests import worlds as loading
+from tests.host.test_every_node import call, encoded
+from tests.host.test_stacking import drawn
+from tests.host.tools import difference, sample
+from toyworld.worlds import WORLDS
+
+KEPT = "square\nheart\nstar\nred\nblue"
+SPOKEN = ("a red circle", "a blue circle on a dotted background", "circle")
+OTHERS = ("a red square", "a blue star on a dotted background", "heart", "")
+TRAINED = [name for name in ("unet", "sdxl", "flux", "z_image", "anima") if WORLDS[name].checkpoint.exists()]
+"""Text by each layer and at one entry, with a pooled text and without, behind a norm and behind an adapter."""
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def world(request):
+    """(MODEL, CLIP, the erasure of "circle" behind a gate, what its node says, and the erasure without one)."""
+    model, clip, _ = loading.load(WORLDS[request.param].checkpoint)
+    given = {"model": model, "clip": clip, "concepts": "circle", "preserve": KEPT}
+    out = call(ErasureInstant, **given, gated=True)
+    return model, clip, out.args[0], out.ui.as_dict()["text"][0], call(ErasureInstant, **given).args[0]
+
+
+def latents(model, clip, text: str, cfg: float = 3.0) -> torch.Tensor:
+    noise = torch.randn(1, *latent_shape(model, 64, 64), generator=torch.Generator().manual_seed(0))
+    return sample(model, encoded(clip, text), encoded(clip, ""), noise=noise, cfg=cfg)
+
+
+def test_prompts_for_others_are_the_same_to_the_bit_and_prompts_for_it_as_without_a_gate(world):
+    model, clip, erasure, said, plain = world
+    assert is_gated(erasure) and not erasure.delta
+    gated, ungated = attach.erase(model, erasure), attach.erase(model, plain)
+    for text in OTHERS:
+        assert torch.equal(latents(gated, clip, text), latents(model, clip, text)), text
+    for text in SPOKEN:
+        before, after, wanted = (latents(one, clip, text) for one in (model, gated, ungated))
+        effect = difference(wanted, before)
+        assert effect > 1 and difference(after, wanted) < 0.25 * effect, text
+    assert said.startswith("✓ circle → ") and "⚠" not in said and "✗" not in said
+    assert 'Acts in prompts for "circle" alone' in said
+
+
+def test_half_of_it_lies_between_and_none_is_off(world):
+    model, clip, erasure, *_ = world
+    before, half, whole = (latents(call(ErasureApply, model=model, erasure=erasure, strength=strength).args[0], clip,
+                                   SPOKEN[0], cfg=1.0) for strength in (0.0, 0.5, 1.0))  # fmt: skip
+    assert torch.equal(before, latents(model, clip, SPOKEN[0], cfg=1.0))
+    assert 0 < difference(half, before) < difference(whole, before)
+
+
+def test_a_file_of_it_draws_the_same_and_a_lora_cannot_hold_it(world, tmp_path):
+    model, clip, erasure, *_ = world
+    save_erasure(erasure, tmp_path / "gated.safetensors")
+    read = load_erasure(tmp_path / "gated.safetensors")
+    draws = [latents(attach.erase(model, one), clip, SPOKEN[1]) for one in (erasure, read)]
+    assert torch.equal(*draws) and erasure.bytes() < 1e6
+    with pytest.raises(ErasureError, match="changes no weights"):
+        lora_tensors(model, read)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["gated first", "gated last"])
+def test_in_a_row_with_another_nothing_comes_back(toys, first):
+    """What became of the first concept is erased by the second node, and both move on."""
+    given = {"clip": toys.clip, "preserve": f"{KEPT}\ntriangle\ncross\nmoon\nstriped\nplain"}
+    one = call(ErasureText, model=toys.model, concept="circle -> ring", gated=first, **given).args[0]
+    out = call(ErasureText, model=one, concept="ring", gated=not first, **given)
+    assert "✗" not in out.ui.as_dict()["text"][0]
+    assert max(drawn(toys, out.args[0], ["circle", "ring"]).values()) <= 0.1
+
+
+def test_what_cannot_be_behind_a_gate_is_refused_in_a_sentence(toys):
+    with pytest.raises(ErasureError, match="choose another method"):
+        call(
+            ErasureInstant, model=toys.model, clip=toys.clip, concepts="circle", preserve=KEPT, method="oce", gated=True
+        )
