@@ -177,11 +177,19 @@ class Erasure:
 
     def identity(self) -> str:
         """A short hash of what erases: the same with a key and without, whatever file it came from."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(to_tensors(replace(self.without_key(), probes=())).items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return _hash(self.without_key())
+
+    def identity_of_key(self) -> str:
+        """A short hash of the key."""
+        return _hash(self.key_only())
+
+
+def _hash(erasure: Erasure) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(to_tensors(replace(erasure, probes=())).items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _lines(text: str) -> list[str]:

@@ -79,6 +79,7 @@ def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
     return all(e.metadata.method in CLOSED_FORM and e.metadata.settings for e in erasures)
 
 
+@torch.inference_mode(False)  # nothing can be learned through what is made in it
 def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None) -> Erasure:
     """The parts of each kind together, as they combine, each with its erasure's weight (1 for None): changes of weights
     added exactly, prompts side by side. Raises ErasureError."""
@@ -96,7 +97,9 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
         if (of_kind := [(part, weight) for part, weight in weighed if isinstance(part, kind)])
         for part in kind.combined(of_kind)
     ]
-    probes = {probe.text: probe for erasure in erasures for probe in erasure.probes}
+    known = [probe for erasure in erasures for probe in erasure.probes]
+    known.sort(key=lambda probe: probe.goal is not None)  # what one of them erases is erased
+    probes = {probe.text: probe for probe in known}
     moving = [probe for probe in probes.values() if probe.goal is not None]
     staying = [probe for probe in probes.values() if probe.goal is None]
     return Erasure(_metadata(erasures), tuple(parts), (*moving, *staying[:MOST_OTHERS]))

@@ -177,6 +177,7 @@ class Misfit(Exception):
         self.why = why
 
 
+@torch.inference_mode(False)  # nothing can be learned through what is made in it
 def import_erasure(model: Model, path: Path, concept: str, content: str = CONTENTS[0]) -> Erasure:
     """An erasure from a file of another program; the MODEL tells names and, for full weights, what they differ from.
 

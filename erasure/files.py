@@ -135,7 +135,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise ErasureError(f"The erasure file '{path.name}' does not exist: check its name, or save the erasure again.")
     try:
-        with safe_open(path, framework="pt") as file:
+        # the host runs nodes in inference mode, and what is made there nothing can be learned through
+        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
             strings = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:

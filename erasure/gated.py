@@ -16,6 +16,7 @@ from .closed_form.textmap import Edit, TextMap
 from .host.subject import Subject, subject
 from .parts.delta import add
 from .parts.gate import is_open
+from .parts.part import Part
 from .parts.prompt import PromptTensors
 from .phrased import Texts
 from .protocols import Model
@@ -83,21 +84,26 @@ def _low_rank(edit: TextMap, scale: torch.Tensor | None) -> LowRank:
 # ---------------------------------------------------------------- what it does, for the verdict
 
 
+def turns(part: Part) -> bool:
+    """Whether a part is such a closed form."""
+    return isinstance(part, PromptTensors) and part.is_turn
+
+
 def is_gated(erasure: Erasure) -> bool:
     """Whether all that an erasure does is behind such a gate."""
-    return bool(erasure.erasers) and all(isinstance(part, PromptTensors) and part.is_turn for part in erasure.erasers)
+    return bool(erasure.erasers) and all(map(turns, erasure.erasers))
 
 
 def changes_of(model: Model, erasure: Erasure, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Change]:
     """What an erasure changes of weights [out, d], with what parts behind gates amount to where these are open."""
     delta = erasure.delta
-    turns = [_in_entry(model, part) for part in _turns(erasure)]
-    if not turns:
+    maps = [_in_entry(model, part) for part in _turns(erasure)]
+    if not maps:
         return delta
     out = dict[str, Change]()
     for name, weight in weights.items():
         own = [(delta[name], 1.0)] if name in delta else []
-        out[name] = add([*own, *((LowRank(weight.float().cpu() @ turn.up, turn.down), 1.0) for turn in turns)])
+        out[name] = add([*own, *((LowRank(weight.float().cpu() @ turn.up, turn.down), 1.0) for turn in maps)])
     return out
 
 

@@ -9,11 +9,12 @@ import torch
 
 from .artifact import Erasure, Full, Probe
 from .families import reads_text
-from .gated import changes_of, is_gated, turned_by
+from .gated import changes_of, is_gated, turned_by, turns
 from .history import erases, moves
 from .host import attach
 from .host.subject import subject
 from .host.weights import Weights, effective_weights
+from .parts.part import Part
 from .protocols import Model
 from .texts.encoder import Encoder, paired
 from .texts.names import MOST_QUOTED, is_form_of, lines, listing, quoted, telling_words
@@ -101,8 +102,8 @@ def knowledge(encode: Encoder, names: Sequence[str], targets: Sequence[str]) -> 
         findings.append(
             Finding(
                 "⚠",
-                f"{what} this text encoder knows, so pictures stay as they were. Use names that work in "
-                "prompts; for most models these are English.",
+                f"{what} this text encoder knows, so nothing of that name is erased, and other pictures may change. "
+                "Use names that work in prompts; for most models these are English.",
             )  # fmt: skip
         )
     aims = {target: name for name, target in zip(names, targets, strict=True) if target and name not in strange}
@@ -269,13 +270,17 @@ def inspect(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
         verdict = Verdict()
         weights = base_weights(model, erasure)
         passed = {*lines(erasure.metadata.unknown), *_erased_before(model)}
+        unseen = [part for part in erasure.beside if not turns(part)]  # their effect is not in changes of weights
+        acted_on = {probe.text for part in unseen for probe in own_probes(erasure, part)}
+        passed |= acted_on if erasure.metadata.parts else set()
         probes = [probe for probe in erasure.probes if probe.text not in passed]
         if weights and any(probe.goal is not None for probe in probes):
             arrived = ARRIVED_BESIDE if erasure.metadata.only_in else ARRIVED
             verdict = judge(
                 movement(weights, changes_of(model, erasure, weights), probes, strength), targets, at, arrived
             )
-        return verdict.plus(*of_parts(erasure), *coming_back(model, erasure, strength))
+        back = [*coming_back(model, erasure, strength), *keys_in_front(model, erasure)]
+        return verdict.plus(*of_parts(erasure), *back)
 
 
 def _erased_before(model: Model) -> set[str]:
@@ -289,7 +294,26 @@ def full(model: Model, erasure: Erasure, strength: float = 1.0) -> Verdict:
 
 def of_parts(erasure: Erasure) -> list[Finding]:
     """What each part of an erasure has to say by itself, once where several say the same."""
-    return list(dict.fromkeys(finding for part in erasure.parts for finding in part.findings(erasure.probes)))
+    found = [finding for part in erasure.parts for finding in part.findings(own_probes(erasure, part))]
+    return list(dict.fromkeys(found))
+
+
+def keys_in_front(model: Model, erasure: Erasure) -> list[Finding]:
+    """Which concepts a key in front of an erasure brings back."""
+    back = [name for one in attach.keys_on(model) for name in one.names]
+    lost = [name for name in erasure.names if any(is_form_of(name, other) for other in back)]
+    if not lost:
+        return []
+    words = f"The key for {quoted(lost[:3])} is on the connected model and brings it back: take Recover Concept out."
+    return [Finding("✗", words)]
+
+
+def own_probes(erasure: Erasure, part: Part) -> list[Probe]:
+    """The probes that a part is judged by: of several erasures in one, those of the concepts that it acts on, where it
+    acts on any. Others are another part's."""
+    moving = [probe for probe in erasure.probes if probe.goal is not None]
+    own = [probe for probe in moving if part.acts_on(probe)] if erasure.metadata.parts else moving
+    return own or moving
 
 
 def coming_back(model: Model, erasure: Erasure, strength: float = 1.0) -> list[Finding]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .artifact import ErasureError
+from .families import family_of
 from .host.subject import subject
-from .protocols import Model
+from .protocols import Clip, Model
 from .texts.encoder import Encoder
 from .texts.names import (
     Name,
@@ -93,6 +94,14 @@ def names_in(concept: str, open_file: OpenFile | None = None) -> Names:
             " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
         )
     return names
+
+
+def check_reads(clip: Clip, *models: Model) -> None:
+    """Raises ErasureError for a CLIP whose encodings one of some models cannot read, before anything is drawn; models
+    of kinds that are not known are passed over."""
+    for model in models if clip is not None else ():
+        if hasattr(model, "model") and family_of(model.model) is not None:
+            check_width(model, Encoder(clip, entry=subject(model)))
 
 
 def check_width(model: Model, encode: Encoder) -> None:

@@ -15,6 +15,7 @@ from ..erasure.verdict import Finding, Verdict, read_verdict
 from .types import show
 
 WHILE_DRAWING = "Acts while drawing only: a saved or merged checkpoint comes without it."
+TWICE = "This erasure is on the connected model already, and acts twice: take one of the two out."
 LARGEST_FILE = 1_000_000
 """Bytes of a file of names."""
 
@@ -32,6 +33,8 @@ def put_on(model, erased, erasure: Erasure, strength: float, *notices: str) -> V
     nothing_known = set(erasure.names) <= set(erasure.metadata.unknown.splitlines())
     if arrival is not None and not (nothing_known and arrival.is_whole):
         verdict = verdict.plus(Finding("✓" if arrival.is_whole else "⚠", arrival.sentence()))
+    if attach.is_twice(model, erasure):
+        verdict = verdict.plus(Finding("⚠", TWICE))
     if attach.is_beside(erased) and not erasure.beside:
         verdict = verdict.plus(Finding("✓", WHILE_DRAWING))
     return verdict.plus(*(Finding("⚠", notice) for notice in (*attach.doubts(model, erasure), *notices) if notice))

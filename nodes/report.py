@@ -17,6 +17,7 @@ from ..erasure.evaluation.strength import StrengthReport
 from ..erasure.evaluation.stress import StressReport
 from ..erasure.evaluation.subject import entry, subject_of
 from ..erasure.host import attach
+from ..erasure.request import check_reads
 from .checks import refusal
 from .files import new_path
 from .types import CATEGORY, ErasureSocket, JudgeSocket, ReportSocket, lenient, show, telling
@@ -190,6 +191,7 @@ def report(cls, models: dict, clip, vae, erase: str, keep: str, how: dict, measu
     """Draws, counts, saves and shows; ``measured``: the report itself is an output, too."""
     prompts = read_prompts(erase, keep)
     first, *edited = models.values()
+    check_reads(clip, first, *edited)
     judge = judge_from(how, lambda: DiffusionJudge(first, clip, vae, looking(cls)))
     prefix, drawing = prefix_from(how), drawing_from(how)
     bar = comfy.utils.ProgressBar(len(models) * len(prompts))

@@ -6,6 +6,7 @@ from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.grid import SIDE
 from ..erasure.evaluation.report import read_prompts
 from ..erasure.evaluation.strength import LARGEST, MOST, How, StrengthReport, find_strength, read_strengths
+from ..erasure.request import check_reads
 from .checks import refusal
 from .progress import Working
 from .report import (
@@ -78,6 +79,7 @@ class ErasureFindStrength(io.ComfyNode):
     @telling
     def execute(cls, model, erasure, clip, vae, erase, keep, strengths, refine, enough, **how) -> io.NodeOutput:
         prompts, wanted = read_prompts(erase, keep), How(read_strengths(strengths), refine, enough)
+        check_reads(clip, model)
         working = Working(cls)
 
         def on_look(done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from ..erasure.artifact import ErasureError
 from ..erasure.evaluation.attacks import ATTACKS, USUAL, Budget, Concept, Search
 from ..erasure.evaluation.diffusion_judge import DiffusionJudge
 from ..erasure.evaluation.stress import Moment, check_names, stress
+from ..erasure.request import check_reads
 from ..erasure.texts.names import prompt_lines, read_field
 from .checks import refusal
 from .files import new_path
@@ -108,6 +109,7 @@ class ErasureStressTest(io.ComfyNode):
         tests = [name for name in ATTACKS if how.pop(_socket(name), True)]
         if not tests:
             raise ErasureError("No attack is chosen: switch at least one on.")
+        check_reads(clip, model_before, model_after)
         budget = budget_from(how)
         saves = how.pop("save_embedding")
         judge = judge_from(how, lambda: DiffusionJudge(model_before, clip, vae))

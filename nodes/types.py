@@ -1,5 +1,6 @@
 """Socket types and words that several nodes share, and how a node says what it did and how far it is."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -107,6 +108,8 @@ def complete(node: type[io.ComfyNode], values: dict[str, Any], others: Sequence[
         )
     for one in known.inputs:
         check_link(one.id, one.get_io_type(), values.get(one.id))
+        if isinstance(value := values.get(one.id), float) and not math.isfinite(value):
+            raise ErasureError(f"The input '{one.id}' is {value}, which is no number: type one.")
     defaults = {one.id: default_of(one) for one in known.inputs if default_of(one) is not None}
     return {**{name: value for name, value in defaults.items() if name not in others}, **values}
 

@@ -22,7 +22,7 @@ from .judges import Judge, name_of, try_out
 from .metrics import Share
 from .report import Drawing, Prompt, Row, Scores, Shelf, choices, draw, shares
 from .subject import subject_of
-from .wording import too_few
+from .wording import not_shown, too_few
 
 LARGEST, MOST = 2.0, 16
 """Strengths go up to this one, the largest that Apply Erasure takes, and there are at most so many of them."""
@@ -181,12 +181,7 @@ class StrengthReport:
     def doubts(self) -> list[str]:
         """What speaks against relying on the strength."""
         base = self.points[0]
-        doubts = [doubt for doubt in (self.doubt, too_few(base.gone)) if doubt]
-        if base.gone is not None and 2 * base.gone.hits > base.gone.count:
-            doubts.append(
-                f"⚠ The unedited model itself does not show it in {base.gone.hits} of {base.gone.count} pictures: take "
-                "prompts that draw it."
-            )
+        doubts = [doubt for doubt in (self.doubt, too_few(base.gone), not_shown(base.gone)) if doubt]
         later = [p for p in self.points if self.best and p.strength > self.best.strength]
         if back := [f"{point.strength:g}" for point in later if not point.erases(self.how.enough)]:
             doubts.append(f"⚠ Larger is not always stronger here: at {', '.join(back)} it is back.")

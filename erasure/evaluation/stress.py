@@ -322,7 +322,8 @@ def stress(
         drawing=drawing, instead=instead,
     )  # fmt: skip
     run = StressTest(case, judge, attacks, on_moment)
-    return StressReport(run.trials(), concept, drawing, budget, doubt, name_of(judge), uncounted, left_out)
+    trials = run.trials()
+    return StressReport(trials, concept, drawing, budget, doubt, name_of(judge), uncounted, [*left_out, *run.failed])
 
 
 class StressTest:
@@ -339,6 +340,7 @@ class StressTest:
         if isinstance(judge, DiffusionJudge):
             self.rows += LOOKS * len(drawing.seeds) * min(MOST, len(case.concept.labels))
         self.done, self.now = 0, 0
+        self.failed: list[str] = []
         counts = [attack.prompts(case.concept, case.budget) for attack in attacks]
         self.prompts = sum(counts)
         models = [3 if attack.controlled(case.budget) else 2 for attack in attacks]
@@ -354,12 +356,17 @@ class StressTest:
         self.on_moment(Moment(attack, self.now + 1, of, self.done, self.total, pictures))
 
     def trials(self) -> list[Trial]:
-        """All attacks, one after another."""
+        """All attacks, one after another. What one of them raises is said in its place; raised where none is left."""
         trials = []
         for number, attack in enumerate(self.attacks):
             self.now = number
             self.tick(0)
-            trials.append(self.trial(attack, attack.ask(self.case)))
+            try:
+                trials.append(self.trial(attack, attack.ask(self.case)))
+            except ErasureError as error:
+                if number == len(self.attacks) - 1 and not trials:
+                    raise
+                self.failed.append(f"⚪ {attack.title}: not run. {error}")
         self.tick(self.total - self.done)
         return trials
 

@@ -42,8 +42,11 @@ def opening(row: Row) -> str:
 
 
 def mark(row: Row, before: Row) -> str:
-    """✓, ⚠ or ✗. What the judge does not see in the unedited model's pictures either is not held against an erasure."""
+    """✓, ⚠ or ✗. What the judge does not see in the unedited model's pictures either is not held against an erasure,
+    nor is it to its credit, if it is the concept."""
     values = [row.esr[1].value] if 1 in row.esr else []
+    if values and not_shown(before.esr[1]):
+        values.append(POOR)
     if 1 in row.psr:
         values.append(row.psr[1].value + 1 - before.psr[1].value)
     return "✓" if min(values) >= ENOUGH else "✗" if min(values) < POOR else "⚠"
@@ -54,6 +57,16 @@ def too_few(share: Share | None) -> str:
     if share is None or share.count >= FEW:
         return ""
     return f"⚠ Too few pictures of the concept to be sure ({share.count}): raise 'pictures'."
+
+
+def not_shown(gone: Share | None) -> str:
+    """A doubt about a concept that the unedited model mostly does not draw; empty where it does."""
+    if gone is None or 2 * gone.hits <= gone.count:
+        return ""
+    return (
+        f"⚠ The unedited model itself does not show it in {gone.hits} of {gone.count} pictures: take prompts "
+        "that draw it."
+    )
 
 
 def accuracy(before: Row) -> Share | None:
@@ -110,5 +123,6 @@ def sentences(rows: Sequence[Row], judge: str, doubt: str, uncounted: str) -> li
     names = [f"{row.name}: " if len(edited) > 1 else "" for row in edited]
     verdicts = [name + said for name, row in zip(names, edited, strict=True) if (said := verdict(row, before))]
     alike = [name + said for name, row in zip(names, edited, strict=True) if (said := likeness(row))]
-    lines = [doubt, *verdicts, too_few(before.esr.get(1)), of_the_judge(judge, before) or uncounted, *alike]
+    doubts = [too_few(before.esr.get(1)), not_shown(before.esr.get(1))]
+    lines = [doubt, *verdicts, *doubts, of_the_judge(judge, before) or uncounted, *alike]
     return [line for line in lines if line]

@@ -186,7 +186,7 @@ class ControlBranch(ControlNet):
 class PromptPatch:
     """The ``attn2_patch`` of one prompt in one run: ``(n, context, value, options) -> (n, context, value)``.
 
-    Lives for one run only, so what it remembers (this context's open rows) is never shared.
+    Lives for one run only, so what it remembers (this context's open rows, and this one turned) is never shared.
     """
 
     def __init__(self, prompt: PromptTensors, strength: float, is_active: Callable[[dict], bool]):
@@ -194,6 +194,7 @@ class PromptPatch:
         self.parts = BLOCKS[prompt.blocks]
         self._context: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None
+        self._turned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, n, context, value, options):
         block = options.get("block")
@@ -204,7 +205,11 @@ class PromptPatch:
         rows = self._open_rows(options.setdefault(CONTEXT, context))
         if rows is None:
             return n, context, value
-        return n, *extend(context, value, self.prompt, rows, self.strength)
+        if not self.prompt.is_turn or value is not context:
+            return n, *extend(context, value, self.prompt, rows, self.strength)
+        if self._turned is None or context is not self._turned[0]:  # every block is given the same one
+            self._turned = context, extend(context, value, self.prompt, rows, self.strength)[0]
+        return n, self._turned[1], self._turned[1]
 
     def _open_rows(self, context: torch.Tensor) -> torch.Tensor | None:
         """Open rows of this context, or None when all are closed; the same context is asked for by every block."""

@@ -25,7 +25,7 @@ from .subject import subject
 from .taken import Taken, require_taken, taken
 from .weights import asks_functions, effective_weights, kind, layer_of, patches
 
-KEY = "concept_erasure"
+KEY, KEYS = "concept_erasure", "concept_erasure_keys"
 log = logging.getLogger(KEY)
 Warn = Callable[[str], None]
 """Takes a sentence for the user, once a run is on its way."""
@@ -168,6 +168,17 @@ def carries(model: Model, erasure: Erasure) -> bool:
     )
 
 
+def is_twice(model: Model, erasure: Erasure) -> bool:
+    """Whether an erasure is on a MODEL already, or one that it is combined from."""
+    there = {known for one in applied(model) for known in (one.erasure.identity(), *one.erasure.metadata.parts.split())}
+    return not there.isdisjoint((erasure.identity(), *erasure.metadata.parts.split()))
+
+
+def keys_on(model: Model) -> tuple[Erasure, ...]:
+    """The erasures whose keys are on a MODEL."""
+    return model.get_attachment(KEYS) or ()
+
+
 def arrival_on(model: Model) -> Taken | None:
     """How the change of the last erasure that was put on a MODEL arrived there; None without one."""
     return applied(model)[-1].arrival if applied(model) else None
@@ -211,7 +222,15 @@ def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = 
             "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Apply Erasure node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
-    return _with_parts(model, erasure.key, strength, None, warn)
+    own = erasure.key_only()
+    if any(own.identity_of_key() == one.identity_of_key() for one in keys_on(model)):
+        raise ErasureError(
+            f"The key for '{', '.join(own.names)}' is on this model already: take one of the two Recover Concept nodes "
+            "out."
+        )
+    out = _with_parts(model, erasure.key, strength, None, warn)
+    out.set_attachments(KEYS, (*keys_on(model), own))
+    return out
 
 
 def with_part(model: Model, part: Part) -> Model:

@@ -173,6 +173,8 @@ def taken(model: Model, delta: Mapping[str, Change], strength: float = 1.0, besi
     if not arrivals:
         return Taken(round(changed), len(delta), 0.0, form=form, beside=bool(unseen), unseen=unseen, of_text=of_text)
     wanted, kept, real, norm = (sum(getattr(one, f) for one in arrivals) for f in ("wanted", "kept", "real", "norm"))
+    if not wanted:  # a change of zeros
+        return Taken(0, len(delta), 0.0, of_text=of_text)
     worst = min(arrivals, key=lambda one: one.kept / one.wanted - one.real / one.wanted / 1e6)
     left = kept / wanted
     return Taken(

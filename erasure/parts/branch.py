@@ -73,12 +73,15 @@ class Branch(Part):
     def join(self, options: dict, family: Family, strength: float, is_active: Callable[[dict], bool]) -> None:
         family.join_branch(options, self, strength, is_active)
 
+    def acts_on(self, probe: Probe) -> bool:
+        return self.gate is None or bool(gate_score(probe.source[None], self.gate)[0] >= self.gate.threshold)
+
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """Whether the gate opens for the concepts: closed, it leaves them alone."""
         moving = [probe for probe in probes if probe.goal is not None]
         if self.gate is None or not moving:
             return []
-        closed = [p.text for p in moving if gate_score(p.source[None], self.gate)[0] < self.gate.threshold]
+        closed = [probe.text for probe in moving if not self.acts_on(probe)]
         if closed:
             words = quoted(closed[:3])
             return [Finding("✗", f"The control branch does not act on {words}: its text gate stays closed.")]

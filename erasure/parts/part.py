@@ -130,6 +130,10 @@ class Part:
         """Parts of its kind from several erasures, each with a weight, as those of one: side by side."""
         return [part for part, _ in parts]
 
+    def acts_on(self, probe: Probe) -> bool:
+        """Whether it acts on a text."""
+        return True
+
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """What the verdict says of it by itself, from the encodings of texts that are to move, and of some that stay.
         How far changes of the weights move them is judged for all of these together."""

@@ -132,12 +132,15 @@ class PromptTensors(Part):
             for part, weight in parts
         ]
 
+    def acts_on(self, probe: Probe) -> bool:
+        return self.gate is None or bool(gate_score(probe.source[None], self.gate)[0] >= self.gate.threshold)
+
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """Whether an eraser acts on the concepts: a closed gate leaves them alone."""
         moving = [probe for probe in probes if probe.goal is not None]
         if self.role == "key" or self.gate is None or not moving or self.is_turn:
             return []  # where a text turns is judged with the changes of weights
-        closed = [p.text for p in moving if gate_score(p.source[None], self.gate)[0] < self.gate.threshold]
+        closed = [probe.text for probe in moving if not self.acts_on(probe)]
         if closed:
             words = quoted(closed[:3])
             return [Finding("✗", f"The erasure prompt does not act on {words}: its text gate stays closed.")]

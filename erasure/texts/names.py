@@ -36,7 +36,7 @@ STRONGEST = 2.0
 
 SEPARATORS = ",;\t，、；،؛|｜՝፣꓾︐︑︔﹐﹑﹔､"
 """Signs between names, beside the ends of lines."""
-ARROWS = r" ?(?:-+>|=+>|~+>|[→⇒➔➜⟶⇨➡↦⟹➝➞])\ufe0f? ?"
+ARROWS = r" ?(?:[-–—−‒―]+>|=+>|~+>|[→⇒➔➜⟶⇨➡↦⟹➝➞])\ufe0f? ?"
 BRACKETS = dict(zip("([{（［｛【〔〖<《〈「『｢", ")]}）］｝】〕〗>》〉」』｣", strict=True))
 QUOTES = "\"'`´“”„‟‘’‚‛«»‹›〝〞〟＂＇「」『』"
 ENDS = ".。．｡!！?？¿¡:：…‥·・/\\~～_=^¦।॥"
@@ -65,7 +65,7 @@ BREAK = re.compile(r"(?<!\w)(?:BREAK|AND)(?!\w)")
 """Words in capitals that other programs take for the end of a chunk or of a prompt."""
 FILE = re.compile(r"file\s*:\s*(.+)", re.IGNORECASE)
 OFF = re.compile(r"#off\s+(.+)")
-STRENGTH = re.compile(r"(.*\S)\s*[:：]\s*([-+]?(?:\d{1,2}|\d{0,2}\.\d+)|\d{1,3}\s?%)", re.DOTALL)
+STRENGTH = re.compile(r"(.*\S)\s*[:：]\s*([-+]?(?:\d{1,2}|\d{0,2}[.,]\d+)|\d{1,3}\s?%)", re.DOTALL)
 """A number behind a colon; one of more digits, as a year, is part of the name."""
 NO_NAMES = (
     (re.compile(r"<\s?-+|<\s?=+|[←⇐↔⇔⟵⟷]"), "an arrow leads from a name to what takes its place, 'name -> target'"),
@@ -255,7 +255,7 @@ def read_name(part: str) -> Name:
 
 def _strength(match: re.Match[str]) -> float:
     """The strength that a line gives behind its colon. Raises ErasureError for one that no erasure can have."""
-    number = match[2]
+    number = match[2].replace(",", ".")
     strength = float(number[:-1]) / 100 if number.endswith("%") else float(number)
     if not 0 <= strength <= STRONGEST:
         raise ErasureError(

@@ -223,6 +223,11 @@ def _closed_form(
 def check_resume(model: Model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:
     """Raises ErasureError for an erasure that training cannot go on from."""
     attach.check_fit(model, resume)
+    if not resume.erasers:
+        raise ErasureError(
+            "The erasure to resume from is a key alone, and training goes on with what erases: connect the file that "
+            "erases."
+        )
     before = resume.metadata
     if before.method != settings.method:
         raise ErasureError(

@@ -73,7 +73,7 @@ def test_a_file_of_it_draws_the_same_and_a_lora_cannot_hold_it(world, tmp_path):
 @pytest.mark.parametrize("first", [True, False], ids=["gated first", "gated last"])
 def test_in_a_row_with_another_nothing_comes_back(toys, first):
     """What became of the first concept is erased by the second node, and both move on."""
-    given = {"clip": toys.clip, "preserve": f"{KEPT}\ntriangle\ncross\nmoon\nstriped\nplain"}
+    given = {"clip": toys.clip, "preserve": "square\ntriangle\nstar\ncross\nmoon\nred\nblue\nstriped\nplain"}
     one = call(ErasureText, model=toys.model, concept="circle -> ring", gated=first, **given).args[0]
     out = call(ErasureText, model=one, concept="ring", gated=not first, **given)
     assert "✗" not in out.ui.as_dict()["text"][0]

@@ -209,6 +209,20 @@ def test_the_node_says_from_the_first_moment_what_runs_and_its_bar_goes_one_way(
     assert any(text.startswith("Attack 2 of 2: Retraining the model.") for text in texts)
 
 
+def test_an_attack_that_fails_is_said_and_the_others_are_kept(model, erased, clip, world, output, monkeypatch):
+    def fails(attack, case):
+        raise ErasureError("It cannot be asked: take another.")
+
+    monkeypatch.setattr(type(ATTACKS["other names"]), "ask", fails)
+    both, alone = ("by name", "other names"), ("other names",)
+    known = [{f"run_{name.replace(' ', '_')}": name in chosen for name in ATTACKS} for chosen in (both, alone)]
+    with torch.inference_mode():
+        text = ErasureStressTest.execute(model, erased, clip, world[2], **inputs(**known[0], pictures=1)).result[1]
+        assert "not run. It cannot be asked" in text and ATTACKS["by name"].title in text
+        with pytest.raises(ErasureError, match="It cannot be asked"):
+            ErasureStressTest.execute(model, erased, clip, world[2], **inputs(**known[1], pictures=1))
+
+
 def test_the_time_that_is_left_is_told_once_it_can_be():
     assert progress.left(1.0, 5, 10, 2.0) == progress.left(9.0, 0, 10, 2.0) == progress.left(9.0, 10, 10, 2.0) == ""
     assert progress.left(10.0, 5, 10, 2.0) == " About 10 s left." and "2 min" in progress.left(60.0, 1, 3, 2.0)

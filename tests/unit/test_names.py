@@ -178,6 +178,8 @@ def test_what_cannot_be_meant_as_a_name_is_refused_with_advice(text, advice):
 
 def test_a_number_behind_a_colon_is_a_strength_unless_it_is_a_year():
     assert read_field("circle: 80%").entries == (Name("circle", None, 0.8),)
+    assert read_field("circle : 0,8").entries == (Name("circle", None, 0.8),)
+    assert read_field("circle —> star").entries == (Name("circle", "star"),)
     assert names("Blade Runner: 2049") == ["Blade Runner: 2049"]
 
 

@@ -37,6 +37,13 @@ def test_what_the_judge_misses_in_the_unedited_model_too_is_not_held_against_the
     assert verdict(row((12, 12), (30, 36)), row((0, 12), (30, 36))).startswith("✓")
 
 
+def test_what_the_unedited_model_does_not_show_is_no_merit_of_the_erasure():
+    before = row((9, 12), (36, 36))
+    assert verdict(row((12, 12), (36, 36)), before).startswith("⚠ Gone in 12 of 12")
+    said = "⚠ The unedited model itself does not show it in 9 of 12 pictures: take prompts that draw it."
+    assert said in sentences([before, row((12, 12), (36, 36))], "CLIP", "", "")
+
+
 def test_the_judges_own_accuracy_is_said_and_doubted():
     assert accuracy(BEFORE) == Share(48, 48) and accuracy(row()) is None
     assert of_the_judge("CLIP", row((1, 12), (36, 36))) == (
