@@ -20,6 +20,12 @@ MORE = {
 }  # fmt: skip
 """Columns of the long table in which the concept is back."""
 
+AT_MATCHED = (
+    "At matched deletion: strength is swept, and what is kept is read off where a method first erases so much, between",
+    "two strengths by their distance. Only cells that reach it count, so rows need not be of the same concepts; one",
+    "seed was swept. Intervals are 95 % (Wilson) over pictures.",
+)
+
 
 def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
@@ -62,7 +68,7 @@ def long(rows: Sequence[Mapping], matched: Sequence[Mapping]) -> list[str]:
         cells += [f"{row['bytes']:.0f}" if row.get("bytes") is not None else "–", str(row["cells"])]
         lines.append(f"| {row['method']} | {' | '.join(cells)} |")
     if matched:
-        lines += ["", "At matched deletion (95 % Wilson interval over pictures):", ""]
+        lines += ["", *AT_MATCHED, ""]
         lines += ["| | erased share | near kept | random kept | cells that reach it |", "|" + "---|" * 5]
         lines += [_matched(row) for row in matched]
     return lines
