@@ -9,8 +9,6 @@ from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.gated import is_gated
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.latents import latent_shape
-from concept_erasure.erasure.texts.phrases import gate_texts
-from concept_erasure.erasure.training import gate
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
 from tests import worlds as loading
@@ -26,21 +24,12 @@ TRAINED = [name for name in ("unet", "sdxl", "flux", "z_image", "anima") if WORL
 """Text by each layer and at one entry, with a pooled text and without, behind a norm and behind an adapter."""
 
 
-def few_texts(names, preserve):
-    """Every sixth of the texts that a gate is fitted on, which takes long."""
-    speaking, silent = gate_texts(names, preserve)
-    return speaking[::6], silent[::6]
-
-
 @pytest.fixture(scope="module", params=TRAINED)
 def world(request):
     """(MODEL, CLIP, the erasure of "circle" behind a gate, what its node says, and the erasure without one)."""
     model, clip, _ = loading.load(WORLDS[request.param].checkpoint)
     given = {"model": model, "clip": clip, "concepts": "circle", "preserve": KEPT}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "gate_texts", few_texts)
-        patch.setattr(gate, "ALONE", 25)
-        out = call(ErasureInstant, **given, gated=True)
+    out = call(ErasureInstant, **given, gated=True)
     return model, clip, out.args[0], out.ui.as_dict()["text"][0], call(ErasureInstant, **given).args[0]
 
 
