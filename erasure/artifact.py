@@ -185,6 +185,7 @@ class Erasure:
 
 
 def _hash(erasure: Erasure) -> str:
+    """A short hash of an erasure's tensors, without its probes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(to_tensors(replace(erasure, probes=())).items()):
         digest.update(name.encode())

@@ -9,7 +9,7 @@ import torch
 
 from .artifact import Erasure, Full, Probe
 from .families import reads_text
-from .gated import changes_of, is_gated, turned_by, turns
+from .gated import change_of_pooled, changes_of, is_gated, turned_by, turns
 from .history import erases, moves
 from .host import attach
 from .host.subject import subject
@@ -177,12 +177,15 @@ def in_pooled(encode: Encoder, model: Model, erasure: Erasure, pairs: Sequence[t
     """Which names have not moved in the pooled text, where an erasure changes what reads it: pairs of names and what
     takes their places."""
     name = subject(model).family.pooled_entry(model.model)
-    if name is None or name not in erasure.delta:
+    if name is None or not pairs or not (name in erasure.delta or is_gated(erasure)):
         return []
     probes = [_in_pooled(encode, *pair) for pair in pairs[:MOST_CONCEPTS]]
-    width = probes[0].source.shape[1] if probes else 0
-    change, weight = erasure.delta[name].dense(), effective_weights(model, [name])[name]
-    shares = movement({name: weight[:, :width]}, {name: Full(change[:, :width])}, probes).concepts
+    width = probes[0].source.shape[1]
+    columns = effective_weights(model, [name])[name][:, :width]
+    own = Full(erasure.delta[name].dense()[:, :width]) if name in erasure.delta else change_of_pooled(erasure, columns)
+    if own is None:
+        return []
+    shares = movement({name: columns}, {name: own}, probes).concepts
     return [
         Finding(
             "⚠",

@@ -75,7 +75,7 @@ def erase_instantly(
     """
     encode = Encoder(clip, steps, subject(model))
     if settings.gated:
-        check_gate(model)
+        check_gate(model, settings.weights)
     encode.pools = settings.pooled and subject(model).family.pooled_entry(model.model) is not None
     with torch.inference_mode(False), torch.no_grad():
         request = read_request(model, encode, concepts, preserve, only_in, open_file)
@@ -202,7 +202,7 @@ def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, 
 
 @dataclass(frozen=True)
 class OfPooled:
-    """The same for the pooled text: what is to be solved for the first columns [out, d] of the weight of this name."""
+    """The problem of the pooled text, for the first ``columns`` [out, d] of the ``weight`` of a name."""
 
     name: str
     weight: torch.Tensor
@@ -221,7 +221,7 @@ class OfPooled:
 
 
 def posed_pooled(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> OfPooled | None:
-    """None where the network reads no pooled text."""
+    """What is to be solved for the pooled text; None where the network reads none."""
     name = subject(model).family.pooled_entry(model.model)
     if name is None or not encode.has_pooled:
         return None

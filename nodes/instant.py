@@ -69,9 +69,9 @@ def only_in() -> io.Input:
 def gated() -> io.Input:
     return io.Boolean.Input(
         "gated", default=False, advanced=True,
-        tooltip="On: acts only in prompts that speak of the concept, by name or otherwise, and all others draw exactly "
-        "what the model drew before. The weights stay as they are, so a LoRA or a merged checkpoint cannot hold it. "
-        "Takes longer to make.",
+        tooltip="On: acts only in prompts that a text gate takes to speak of the concept, by name or otherwise; all "
+        "others draw exactly what the model drew before. The weights stay as they are, so a LoRA or a merged "
+        "checkpoint cannot hold it. Takes longer to make.",
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from ..artifact import Probe
 from ..texts.names import quoted
 from ..verdict import Finding
-from .gate import GateTensors, gate_score
+from .gate import GateTensors, is_open
 from .part import Holder, Learner, Part
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Branch(Part):
         family.join_branch(options, self, strength, is_active)
 
     def acts_on(self, probe: Probe) -> bool:
-        return self.gate is None or bool(gate_score(probe.source[None], self.gate)[0] >= self.gate.threshold)
+        return bool(is_open(probe.source[None], self.gate)[0])
 
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """Whether the gate opens for the concepts: closed, it leaves them alone."""

@@ -19,7 +19,7 @@ from torch import nn
 from ..artifact import Change, ErasureError, LowRank, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
-from .gate import GateTensors, gate_score
+from .gate import GateTensors, is_open
 from .part import NEWEST, ROLES, Holder, Learner, Part
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class PromptTensors(Part):
             LowRank(tensors[f"{name}.up"], tensors[f"{name}.down"]) if f"{name}.up" in tensors else None
             for name in ("turn", "pooled_turn")
         )
+        if pooled_turn is not None and pooled_turn.up.shape[0] != pooled_turn.down.shape[1]:
+            raise ValueError(f"{pooled_turn.up.shape}, {pooled_turn.down.shape}")
         own = tensors["keys"], tensors["values"]
         if turn is not None and (turn.up.shape[0], turn.down.shape[1]) != (own[0].shape[1],) * 2:
             raise ValueError(f"{turn.up.shape}, {turn.down.shape}")
@@ -133,7 +135,7 @@ class PromptTensors(Part):
         ]
 
     def acts_on(self, probe: Probe) -> bool:
-        return self.gate is None or bool(gate_score(probe.source[None], self.gate)[0] >= self.gate.threshold)
+        return bool(is_open(probe.source[None], self.gate)[0])
 
     def findings(self, probes: Sequence[Probe]) -> list[Finding]:
         """Whether an eraser acts on the concepts: a closed gate leaves them alone."""

@@ -1,14 +1,19 @@
 """A closed form behind a text gate: the same erasure in prompts for the concept, and nothing at all in others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError
 from concept_erasure.erasure.exchange import lora_tensors
 from concept_erasure.erasure.files import load_erasure, save_erasure
-from concept_erasure.erasure.gated import is_gated
+from concept_erasure.erasure.gated import is_gated, of_the_gate
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.latents import latent_shape
+from concept_erasure.erasure.texts.encoder import Encoder
+from concept_erasure.erasure.texts.phrases import gate_texts
+from concept_erasure.erasure.training.gate import build_gate
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
 from tests import worlds as loading
@@ -49,7 +54,7 @@ def test_prompts_for_others_are_the_same_to_the_bit_and_prompts_for_it_as_withou
         effect = difference(wanted, before)
         assert effect > 1 and difference(after, wanted) < 0.25 * effect, text
     assert said.startswith("✓ circle → ") and "⚠" not in said and "✗" not in said
-    assert 'Acts in prompts for "circle" alone' in said
+    assert 'The text gate opens for "circle" and for none of ' in said
 
 
 def test_half_of_it_lies_between_and_none_is_off(world):
@@ -78,6 +83,28 @@ def test_in_a_row_with_another_nothing_comes_back(toys, first):
     out = call(ErasureText, model=one, concept="ring", gated=not first, **given)
     assert "✗" not in out.ui.as_dict()["text"][0]
     assert max(drawn(toys, out.args[0], ["circle", "ring"]).values()) <= 0.1
+
+
+def test_beside_other_texts_alone_the_gate_is_asked_for_those(toys):
+    """Not for the name by itself, for which it is to stay closed."""
+    given = {"model": toys.model, "clip": toys.clip, "concepts": "circle", "preserve": KEPT, "only_in": "red"}
+    out = call(ErasureInstant, **given, gated=True)
+    text = out.ui.as_dict()["text"][0]
+    assert "stays closed for" not in text
+    gated = attach.erase(toys.model, out.args[0])
+    for text, is_same in (("a blue circle", True), ("a red circle", False)):
+        assert torch.equal(latents(gated, toys.clip, text), latents(toys.model, toys.clip, text)) == is_same, text
+
+
+def test_a_gate_that_opens_for_none_or_for_all_is_said(toys):
+    encode = Encoder(toys.clip)
+    texts = gate_texts(["circle"], KEPT.split("\n"))
+    gate, gap = build_gate(encode, ["circle"], KEPT.split("\n"), texts)
+    marks = {
+        shift: of_the_gate(encode, replace(gate, threshold=gate.threshold + shift), gap, ["circle"], texts)[0].mark
+        for shift in (0.0, 1e4, -1e4)
+    }
+    assert marks == {0.0: "✓", 1e4: "✗", -1e4: "⚠"}
 
 
 def test_what_cannot_be_behind_a_gate_is_refused_in_a_sentence(toys):
