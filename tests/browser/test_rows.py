@@ -58,7 +58,7 @@ def test_rows_change_their_line_of_the_text_and_nothing_else(editor, info, nodes
         editor.page.keyboard.press(key)
     text = f"circle : 0.8 -> {choices[1]}\n# a note\n#off (red:1.2), blue"
     editor.until(IS_TEXT, text)
-    assert editor.ask(SAVED) == [text, 1, "nearest neighbour", "", PRESERVE, ""]  # nothing of the rows
+    assert editor.ask(SAVED) == [text, 1, "nearest neighbour", "", PRESERVE, "", False]  # nothing of the rows
     assert "erasure_rows" not in editor.prompt()[editor.number("ErasureText")]["inputs"]
     editor.run()
     assert f"circle → {choices[1]}" in editor.said("ErasureText", f"→ {choices[1]}")
