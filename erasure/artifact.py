@@ -77,7 +77,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an erasure says of itself. Every field is a string, as safetensors wants it."""
+    """What an erasure says of itself. Every field is a string, as safetensors wants it.
+
+    ``recovers``: the names that its key brings back, where these are not all that it erases.
+    """
 
     format_version: str = FORMAT_VERSION
     method: str = ""
@@ -98,6 +101,7 @@ class Metadata:
     gate_gap: str = ""
     parts: str = ""
     only_in: str = ""
+    recovers: str = ""
     verdict: str = ""
     doubts: str = ""
     unknown: str = ""
@@ -162,6 +166,11 @@ class Erasure:
         """How much of its way each name goes, as its line says."""
         given = [float(text) for text in _lines(self.metadata.strengths)]
         return given if len(given) == len(self.names) else [1.0] * len(self.names)
+
+    @property
+    def recovered(self) -> list[str]:
+        """The concepts that its key brings back."""
+        return (_lines(self.metadata.recovers) or self.names) if self.key else []
 
     def without_key(self) -> Erasure:
         """What can be published: it erases, and nobody can recover with it."""

@@ -17,7 +17,7 @@ from .protocols import Model
 from .request import Request
 from .targets import anchors_for, check_target
 from .texts.encoder import Encoder
-from .texts.names import EMBEDDING, listing, others
+from .texts.names import EMBEDDING, is_form_of, listing, others
 from .texts.neighbours import common_words, compared, fullest, nearness, of_their_kinds, unknown
 from .texts.vocabulary import EVERYDAY
 
@@ -66,7 +66,9 @@ def choose_texts(
     if reading:
         aimed = fullest(encode, names, nearest, aimed, reading)
     targets = _targets(encode, request, aimed, settings)
-    targets += [targets[request.texts.index(root)] for root in chained.values()]
+    places = {name: targets[request.texts.index(root)] for name, root in chained.items()}
+    rows = dict(zip(names, aimed, strict=True))
+    targets += [_not_back(name, target, rows[name]) for name, target in places.items()]
     strengths = [name.strength for name in request.names] + [1.0] * (len(names) - len(request.names))
     held = list({move.name: move for move in erased if move.name not in names}.values())
     some = [row[: siblings_for(names)] for row in near]
@@ -128,6 +130,12 @@ def _targets(encode: Encoder, request: Request, near: Sequence[Sequence[str]], s
         if target:
             encode.name_tokens(target)  # refuses what the encoder cannot read, as a missing embedding
     return targets
+
+
+def _not_back(name: str, target: str, near: Sequence[str]) -> str:
+    """What takes the place of a name that moves on with what it became: the same as of that, but not the name itself,
+    which would be back."""
+    return next(iter(near), "") if is_form_of(name, target) else target
 
 
 def siblings_for(names: Sequence[str]) -> int:

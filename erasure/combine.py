@@ -22,9 +22,9 @@ from .inspection import MOST_OTHERS
 from .instant import Instant, examined, solve_texts
 from .parts import PARTS
 from .protocols import Clip, Model
-from .request import Request, check_width
+from .request import Request, aiming_elsewhere, check_width
 from .texts.encoder import Encoder
-from .texts.names import Name, is_form_of, lines, others, plain, quoted, spelled
+from .texts.names import Name, is_form_of, lines, others, plain, spelled
 from .verdict import Verdict, read_verdict
 
 
@@ -48,7 +48,7 @@ def check_families(erasures: Sequence[Erasure]) -> None:
 def conflicts(erasures: Sequence[Erasure]) -> list[str]:
     """Sentences on what does not go well together, though it can be combined."""
     sentences = []
-    counts = Counter(spelled(name) for erasure in erasures for name in erasure.names)
+    counts = Counter(spelled(name) for erasure in erasures if erasure.erasers for name in erasure.names)
     sentences += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
     for erasure in erasures:
         preserve = lines(erasure.metadata.preserve)
@@ -107,9 +107,11 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
     first = erasures[0].metadata
-    targets = {spelled(move.name): move for erasure in erasures for move in moves(erasure)}
+    erasing = [erasure for erasure in erasures if erasure.erasers] or erasures  # a key alone erases nothing
+    targets = {spelled(move.name): move for erasure in erasing for move in moves(erasure)}
     preserve = [word for e in erasures for word in lines(e.metadata.preserve)]
     preserve = others(preserve, [move.name for move in targets.values()])
+    recovered = {spelled(name): name for e in erasures for name in e.recovered}
     return replace(
         first,
         method=" + ".join(dict.fromkeys(e.metadata.method for e in erasures)),
@@ -117,8 +119,9 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
         target="\n".join(move.target or NOTHING for move in targets.values()),
         preserve="\n".join(preserve),
         role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
-        parts="\n".join(part for e in erasures for part in (*lines(e.metadata.parts), e.identity())),
+        parts="\n".join(part for e in erasures if e.erasers for part in (*lines(e.metadata.parts), e.identity())),
         doubts=Verdict().plus(*(f for e in erasures for f in read_verdict(e.metadata.doubts).findings)).as_json(),
+        recovers="\n".join(recovered.values()) if recovered.keys() != targets.keys() else "",
         unknown="\n".join(dict.fromkeys(name for e in erasures for name in lines(e.metadata.unknown))),
         strengths="", steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
     )  # fmt: skip
@@ -153,13 +156,8 @@ def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Eras
 def _joint_request(erasures: Sequence[Erasure]) -> Request:
     """All names; a target that is now erased itself gives way to the nearest text that is preserved."""
     summed = Erasure(_metadata(erasures))
-    lost = [move for move in moves(summed) if move.target and not others([move.target], summed.names)]
     strengths = {name: strength for e in erasures for name, strength in zip(e.names, e.strengths, strict=True)}
-    names = [Name(m.name, None if m in lost else m.target, strengths[m.name]) for m in moves(summed)]
-    warnings = [
-        f"{quoted([move.target])} is erased, too, so another text takes the place of {quoted([move.name])}."
-        for move in lost
-    ]
+    names, warnings = aiming_elsewhere([Name(m.name, m.target, strengths[m.name]) for m in moves(summed)])
     return Request(names, lines(summed.metadata.preserve), warnings=warnings)
 
 

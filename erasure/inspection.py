@@ -303,7 +303,7 @@ def of_parts(erasure: Erasure) -> list[Finding]:
 
 def keys_in_front(model: Model, erasure: Erasure) -> list[Finding]:
     """Which concepts a key in front of an erasure brings back."""
-    back = [name for one in attach.keys_on(model) for name in one.names]
+    back = [name for one in attach.keys_on(model) for name in one.recovered]
     lost = [name for name in erasure.names if any(is_form_of(name, other) for other in back)]
     if not lost:
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .artifact import ErasureError
 from .families import family_of
@@ -78,7 +78,8 @@ def read_request(
         for old, new in zip(names.entries, entries, strict=True)
         if old != new
     ]
-    warnings = _warnings(entries, preserved.texts)
+    entries, warnings = aiming_elsewhere(entries)
+    warnings += _warnings(entries, preserved.texts)
     if long := [text for text in preserved.texts if not encode.fits(text)]:
         warnings.append(
             f"{listing(long, 'preserved text', 'preserved texts')} cannot be read at once: only the beginning is held."
@@ -94,6 +95,21 @@ def names_in(concept: str, open_file: OpenFile | None = None) -> Names:
             " ".join(["The concept is empty: type what is to be erased, one name a line.", *names.notes])
         )
     return names
+
+
+def aiming_elsewhere(names: Sequence[Name]) -> tuple[list[Name], list[str]]:
+    """The names without targets that are erased themselves, for which other texts are to be found, and sentences on
+    these: prompts for a name whose place another erased one took would draw that one."""
+    erased = [
+        name for name in names
+        if name.target and not others([name.target], [other.text for other in names if other is not name])
+    ]  # fmt: skip
+    warnings = [
+        f"{quoted([name.target])} is erased, too, so another text takes the place of {quoted([name.text])}."
+        for name in erased
+        if name.target
+    ]
+    return [replace(name, target=None) if name in erased else name for name in names], warnings
 
 
 def check_reads(clip: Clip, *models: Model) -> None:

@@ -81,7 +81,7 @@ def target_rows(field: str, erasure: Erasure) -> list[dict[str, object]]:
 
 def names(erasure: Erasure) -> str:
     """The concepts of an erasure, in one line."""
-    return bounded(erasure.names)
+    return bounded(erasure.names) or "a concept without a name"
 
 
 def bounded(texts: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ def read_strengths(text: str) -> list[float]:
     strengths = sorted({_number(word) for word in words} - {0.0})
     if not strengths or len(strengths) > MOST:
         count = f"{len(strengths)} strengths" if strengths else "no strength above 0"
-        raise ErasureError(f"There are {count} in 'strengths': type 1 to {MOST} of them, such as 0.25, 0.5, 1.")
+        raise ErasureError(f"'strengths' has {count}: type 1 to {MOST} of them, such as 0.25, 0.5, 1.")
     return strengths
 
 

@@ -46,6 +46,8 @@ NUMBERS = re.compile(
     r"(?<![\w\\.:])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;]|\d{1,3}[.)\]]\s)|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)"
 )
 """Numbers of a list with a bracket, which would be taken for one of a prompt weight."""
+IN_ONE_LINE = re.compile(r"(?:^|\s)\(?(\d{1,3})[.)]\s+(?=\S)")
+"""Numbers of a list that has lost its ends of lines: "1. circle 2. star"."""
 LEADS = re.compile(
     r"(?:(?:an?|the|one|some)\s+)?(?:[\w-]+\s+){0,2}?"
     r"(?:photos?|photographs?|pictures?|images?|paintings?|drawings?|portraits?|illustrations?|sketch(?:es)?|renders?|"
@@ -155,7 +157,7 @@ class _Reader:
         if match := FILE.fullmatch(line):
             self.file(match[1].strip(QUOTES + " "))
             return
-        line = NUMBERS.sub("", line)
+        line = NUMBERS.sub("", numbered(line))
         line = re.sub(r"\s#\s.*", "", line)  # "C# " and "#1" are no comments
         for part in split_outside_brackets(self.without_syntax(line)):
             self.name(part)
@@ -224,6 +226,14 @@ def visible(text: str) -> str:
         elif unicodedata.category(letter) not in ("Cf", "Cc", "Cs") or letter in "\n\r\t\v\f\x85":
             letters.append(letter)
     return "".join(letters)
+
+
+def numbered(line: str) -> str:
+    """A line that is a whole numbered list, 1 and 2 at least, with commas for its numbers; any other as it is."""
+    found = list(IN_ONE_LINE.finditer(line))
+    if len(found) < 2 or found[0].start() or [int(one[1]) for one in found] != list(range(1, len(found) + 1)):
+        return line
+    return IN_ONE_LINE.sub(", ", line)
 
 
 def split_outside_brackets(line: str) -> list[str]:

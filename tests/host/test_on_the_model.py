@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from concept_erasure.erasure.artifact import ErasureError
-from concept_erasure.erasure.combine import combine
+from concept_erasure.erasure.combine import combine, conflicts
 from concept_erasure.erasure.files import load_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.training.setting_up import check_resume
@@ -60,6 +60,22 @@ def test_the_same_erasure_twice_is_said(toys, circle, star):
     for again in (star, combine([star, circle])):
         assert "⚠ This erasure is on the connected model already" in said(call(ErasureApply, model=once, erasure=again))
     assert "already" not in said(call(ErasureApply, model=once, erasure=circle))
+
+
+def test_of_several_in_one_the_key_is_said_for_what_it_brings_back(toys, circle, star):
+    both = combine([star, circle])
+    erased = call(ErasureApply, model=toys.model, erasure=both).args[0]
+    out = call(ErasureRecover, model=erased, erasure=both)
+    assert "key for circle is on" in said(out) and "star" not in said(out)
+    behind = call(ErasureText, model=out.args[0], clip=toys.clip, concept="star", preserve=KEPT)
+    assert "key" not in said(behind)
+
+
+def test_an_erasure_and_its_key_are_put_together_again(circle, star):
+    apart = [circle.without_key(), circle.key_only()]
+    assert not conflicts(apart) and combine(apart).recovered == ["circle"]
+    other = combine([star, circle.key_only()])
+    assert (other.names, other.recovered, other.metadata.parts) == (["star"], ["circle"], star.identity())
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["solved first", "gated first"])

@@ -104,6 +104,20 @@ def test_a_node_says_what_became_of_a_target_or_a_name_in_front(read_once):
     assert '"star", erased by a node in front, now becomes "cross".' in chained
 
 
+def test_a_name_that_was_erased_does_not_come_back_as_the_target_of_what_it_became(read_once):
+    model, text = in_a_row(read_once, (by_text, "circle -> square"), (by_text, "square -> circle"))
+    [there] = re.findall(r'"circle", erased by a node in front, now becomes "(\w+)"', text)
+    assert there not in ("circle", "square")
+    assert drawn(read_once, model, ["circle"])["circle"] <= DRAWN
+
+
+def test_names_of_one_node_do_not_take_each_others_places(read_once):
+    names = ["circle", "square"]
+    model, text = by_text(read_once, read_once.model, "circle -> square\nsquare -> circle")
+    assert '⚠ "square" is erased, too, so another text takes the place of "circle".' in text
+    assert_none_is_drawn(read_once, model, names, text)
+
+
 def test_a_node_says_what_it_puts_back(read_once):
     put_back = "What nodes in front had moved besides their concepts was put back first."
     first, alone = by_text(read_once, read_once.model, "star -> moon")

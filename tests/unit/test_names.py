@@ -48,6 +48,8 @@ def test_a_name_that_sounds_like_a_request_stays(name):
         "1. circle\n2. square",
         "1) circle\n2) square",
         "(1) circle\n(2) square",
+        "1. circle 2. square",
+        "(1) circle (2) square",
         "[ ] circle\n[x] square",
         "(circle:1.4), [square]",
         "((circle, square:1.2))",
