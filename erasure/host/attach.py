@@ -225,8 +225,8 @@ def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = 
     own = erasure.key_only()
     if any(own.identity_of_key() == one.identity_of_key() for one in keys_on(model)):
         raise ErasureError(
-            f"The key for '{', '.join(own.recovered)}' is on this model already: take one of the two Recover Concept nodes "
-            "out."
+            f"The key for '{', '.join(own.recovered)}' is on this model already: take one of the two Recover Concept "
+            "nodes out."
         )
     out = _with_parts(model, erasure.key, strength, None, warn)
     out.set_attachments(KEYS, (*keys_on(model), own))
