@@ -23,8 +23,8 @@ from .phrased import Texts
 from .protocols import Model
 from .texts.encoder import Encoder
 from .texts.names import is_form_of, quoted
-from .texts.phrases import GateTexts, gate_texts
-from .training.gate import build_gate
+from .texts.phrases import GateTexts, gate_texts, of_common_words
+from .training.gate import sure_gate
 from .verdict import Finding
 
 BLOCKS = "all"
@@ -58,20 +58,20 @@ def behind_gate(
     reader = here.reader(encode.clip, encode.on_read) if here.front and not here.adapts else encode
     kept = reader.beside(texts.names, texts.kept)
     said = only_in.gate_texts(texts.names, texts.contexts, kept) if texts.contexts else gate_texts(texts.names, kept)
-    gate, gap = build_gate(reader, texts.names, kept, said)
+    gate, gap = sure_gate(reader, texts.names, said)
     empty = torch.zeros(0, here.width)
     turn = _low_rank(edit, _scale(here))
     of_pooled = _low_rank(pooled, None) if isinstance(pooled, TextMap) else None
     chunk = len(reader.rows([""])[0])
     part = PromptTensors(empty, empty, BLOCKS, "eraser", chunk, gate, turn=turn, pooled_turn=of_pooled)
-    return part, of_the_gate(reader, gate, gap, texts.names, said)
+    return part, of_the_gate(reader, gate, gap, texts.names, (said[0], [*said[1], *of_common_words(texts.names)]))
 
 
 def of_the_gate(
     encode: Encoder, gate: GateTensors, gap: float, names: Sequence[str], texts: GateTexts
 ) -> list[Finding]:  # fmt: skip
-    """What a gate does with the texts that it was fitted on, which speak of the concepts or do not; ``gap``: of gates
-    that had seen one half of them and were asked for the other."""
+    """What a gate does with texts that speak of the concepts and with others; ``gap``: of gates that had seen one half
+    of them and were asked for the other."""
     speaking, silent = ([bool(is_open(rows[None], gate)[0]) for rows in encode.rows(part)] for part in texts)
     own = {name: [one for text, one in zip(texts[0], speaking, strict=True) if name in text] for name in names}
     closed = [name for name, some in own.items() if 2 * sum(some) < len(some)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import cycle, islice, product
 
-from .names import others
+from .names import is_said, others
+from .vocabulary import WORDS
 
 GateTexts = tuple[list[str], list[str]]
 """Texts that speak of a concept, and texts that do not."""
@@ -21,6 +23,11 @@ PHRASINGS = (
 """Ways to speak of a concept, which the gate and the recommended training see; any concept must fit most of them."""
 IN_CONTEXT = ("{kept} {concept}", "{concept}, {kept}", "a {kept} {concept}", "a {concept} and {kept}")
 """How the concept is put beside a preserved text; the neutral phrase is the kept text alone."""
+OF_TWO = (
+    "a {} by {}", "{}, {}", "a photo of a {} and a {}", "a {} with {}", "{} {}",
+    "a picture of a {} in the style of {}", "a {} drawn by {} on a sunny day", "{} and {}, detailed",
+)  # fmt: skip
+"""Ways to say two common words in one prompt."""
 GENERIC = ("person", "dog", "house", "tree", "car", "picture", "shape", "landscape")
 """What a gate takes for other things in any case, so that it can be fitted without a preserve set."""
 
@@ -38,6 +45,14 @@ def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str]
     silent = [""] + [p.format(text) for text, p in product(kept, PHRASINGS[:5])]
     pairs = [f"{a} {b}" for a, b in product(kept, kept) if a != b]
     return spread(speaking, 240), silent + spread(pairs, 400)
+
+
+def of_common_words(names: Sequence[str], count: int = 200) -> list[str]:
+    """So many texts of two common words each, in phrases that prompts are made of; the same ones every time, without
+    those that say one of the names."""
+    draw, words = random.Random(0), others(WORDS, names)
+    pairs = (phrase.format(draw.choice(words), draw.choice(words)) for phrase in islice(cycle(OF_TWO), count))
+    return [text for text in pairs if not any(is_said(name, text) for name in names)]
 
 
 def spread(texts: list[str], count: int) -> list[str]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
 
-from ..parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score
+from ..parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score, is_open
 from ..texts import fillers
 from ..texts.encoder import ROOM, Encoder, alike_long
 from ..texts.names import others
-from ..texts.phrases import GateTexts, gate_texts
+from ..texts.phrases import GateTexts, gate_texts, of_common_words
 
 ALONE = 150
 """Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
 LONGEST = 75
 """Tokens of a gate's texts at most: what CLIP reads at once."""
+TWICE, FOUR_TIMES = 2, 4
+"""Fillers that each text stands behind, so that it is no mark of one of them."""
+NEARLY_ALL = 0.995
+"""Share of other texts that a gate is closed for where it cannot be for all."""
 WEIGHT = 1.5
 """Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
 
@@ -36,35 +40,93 @@ def build_gate(
     with torch.inference_mode(False), torch.no_grad():
         texts = texts or gate_texts(names, preserve)
         rows = _plain_and_weighted(encode, texts)
-        speaking, silent = (part.flatten(0, 1) for part in rows)
-        gate, near = fit_gate(speaking, silent), silent
-        thresholds, gaps = [], []
-        for half in (0, 1):
-            speaking, silent = (part[half::2].flatten(0, 1) for part in rows)
-            other = fit_gate(speaking, silent)
-            scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
-            threshold, gap = choose_threshold(*(part.tolist() for part in scores))
-            thresholds.append(threshold)
-            gaps.append(gap)
-        gate = replace(gate, threshold=gate.threshold + sum(thresholds) / 2)
-        return either(gate, _far_gate(encode, names, texts, near)), min(gaps)
+        gate, gap = _near_gate(rows)
+        far = FarBack.read(encode, names, texts, TWICE)
+        speaking, silent = alike_long(far.told, [*far.other, *rows[1].flatten(0, 1), *far.filler])
+        return either(gate, fit_gate(speaking, silent, 1e-4, far.start(speaking, silent))), gap
 
 
-def _far_gate(encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], near: torch.Tensor) -> GateTensors:
-    """A gate for ``behind_filler``, silent for ``near`` [q, n, d], too; ``texts``: those that speak and that do not.
+def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[GateTensors, float]:
+    """A text gate that opens for no other texts, and its gap, at or below zero when it cannot tell apart what
+    it has not been fitted to.
 
-    It starts from what tells the names' own tokens from all others: a convex problem.
+    One direction reads names near and far back; it has seen what the two of ``build_gate`` have, and more filler. Two
+    gates that have each seen one half set its threshold: in the gap between the texts they have not seen, or where
+    there is none, above nearly all that do not speak of the concept. Texts of common words are among those.
+
+    Where it stays closed for names that stand at the beginning, the near gate stands beside it. Names far back stay
+    unread then; the text encoders for which this is so hardly know them there, and the networks do not draw them.
     """
-    behind = [behind_filler(encode, _twice(part), names) for part in texts]
-    told, other, filler = (list(chain(*encode.stream(p))) for p in (*behind, nothing_but_filler(encode, names)))
-    speaking, silent = alike_long(told, [*other, *near, *filler])
-    own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
-    for text, row in zip(behind[0], speaking, strict=True):
-        place = _last_place(encode, text, names)
-        rest.append(row[: place.start])
-        own.append(row[place.start : place.stop + 1])
-    start = fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
-    return fit_gate(speaking, silent, penalty=1e-4, start=start)
+    with torch.inference_mode(False), torch.no_grad():
+        rows = _plain_and_weighted(encode, texts)
+        far = FarBack.read(encode, names, texts, FOUR_TIMES)
+        flat = [list(part.flatten(0, 1)) for part in rows]
+        near, rest, told, other, filler, common = alike_long(
+            *flat, far.told, far.other, far.filler, encode.rows(of_common_words(names))
+        )
+        near, rest = (part.unflatten(0, whole.shape[:2]) for part, whole in zip((near, rest), rows, strict=True))
+
+        def some(half: slice) -> list[torch.Tensor]:
+            return [told[half], near[half].flatten(0, 1), rest[half].flatten(0, 1), other[half], filler[half]]
+
+        def fit(half: slice) -> GateTensors:
+            behind, begin, *others = some(half)
+            silent = torch.cat(others)
+            return fit_gate(torch.cat([behind, begin]), silent, 1e-3, far.start(behind, silent, half))
+
+        gate, shifts = fit(slice(None)), []
+        for half in (0, 1):
+            one = fit(slice(half, None, 2))
+            unseen = [gate_score(part, one) - one.threshold for part in (*some(slice(1 - half, None, 2)), common)]
+            low, high = float(torch.cat(unseen[:2]).min()), float(torch.cat(unseen[2:]).max())
+            nearly = float(torch.cat(unseen[2:]).quantile(NEARLY_ALL))
+            shifts.append((low + high) / 2 if low > high else max(0.0, nearly))
+        gate = replace(gate, threshold=gate.threshold + sum(shifts) / 2)
+        if bool(is_open(near.flatten(0, 1), gate).all()):
+            return gate, float(gate_score(near.flatten(0, 1), gate).min() - gate_score(common, gate).max())
+        begin, gap = _near_gate(rows)
+        return either(begin, gate), gap
+
+
+def _near_gate(rows: Sequence[torch.Tensor]) -> tuple[GateTensors, float]:
+    """The gate for texts with nothing in front of them, and its gap; ``rows``: those that speak and those that do not,
+    [texts, 1 or 2, n, d]."""
+    gate = fit_gate(*(part.flatten(0, 1) for part in rows))
+    thresholds, gaps = [], []
+    for half in (0, 1):
+        other = fit_gate(*(part[half::2].flatten(0, 1) for part in rows))
+        scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
+        threshold, gap = choose_threshold(*(part.tolist() for part in scores))
+        thresholds.append(threshold)
+        gaps.append(gap)
+    return replace(gate, threshold=gate.threshold + sum(thresholds) / 2), min(gaps)
+
+
+@dataclass(frozen=True)
+class FarBack:
+    """Encodings [n, d] of texts behind filler: ``told`` of those that speak of a concept, with the ``places`` of its
+    name, ``other`` of those that do not, and ``filler`` of filler alone."""
+
+    told: list[torch.Tensor]
+    places: list[slice]
+    other: list[torch.Tensor]
+    filler: list[torch.Tensor]
+
+    @classmethod
+    def read(cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], times: int) -> FarBack:
+        """``texts``: those that speak and those that do not; every second one is read, so many times."""
+        behind = [behind_filler(encode, [text for text in part if text][::2] * times, names) for part in texts]
+        told, other, filler = (list(chain(*encode.stream(p))) for p in (*behind, nothing_but_filler(encode, names)))
+        return cls(told, [_last_place(encode, text, names) for text in behind[0]], other, filler)
+
+    def start(self, told: torch.Tensor, silent: torch.Tensor, half: slice = slice(None)) -> GateTensors:
+        """What tells the names' own tokens in ``told`` [p, n, d] from all others, a convex problem; ``half``: which of
+        the texts those are."""
+        own, rest = [], [silent.flatten(0, 1)[::7]]  # some of a million
+        for place, row in zip(self.places[half], told, strict=True):
+            rest.append(row[: place.start])
+            own.append(row[place.start : place.stop + 1])
+        return fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
 
 
 def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:
@@ -72,11 +134,6 @@ def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:
     name = max((name for name in names if name in text), key=len)
     before, _, after = text.rpartition(name)
     return encode.place(f"{before}{{}}{after}", name)
-
-
-def _twice(texts: Sequence[str]) -> list[str]:
-    """Every second text, two times: each stands behind two fillers, so that it is no mark of one of them."""
-    return [text for text in texts if text][::2] * 2
 
 
 def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A closed form behind a text gate: the same erasure in prompts for the concept, and nothing at all in others."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.gated import is_gated, of_the_gate
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.latents import latent_shape
+from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.parts.gate import is_open
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.texts.phrases import gate_texts
 from concept_erasure.erasure.training.gate import build_gate
@@ -25,6 +28,9 @@ from toyworld.worlds import WORLDS
 KEPT = "square\nheart\nstar\nred\nblue"
 SPOKEN = ("a red circle", "a blue circle on a dotted background", "circle")
 OTHERS = ("a red square", "a blue star on a dotted background", "heart", "")
+UNLISTED = ("a {} {}", "a {} {}, striped background", "my grandmother, a {} {}, seen from below")
+COLOURS, OTHER_SHAPES = ("green", "yellow", "purple"), ("triangle", "moon", "cross")
+FAR = ("wooden frame", "rainy afternoon", "shallow focus", "very old", "quiet", "made of clay", "in a museum", "misty")
 TRAINED = [name for name in ("unet", "sdxl", "flux", "z_image", "anima") if WORLDS[name].checkpoint.exists()]
 """Text by each layer and at one entry, with a pooled text and without, behind a norm and behind an adapter."""
 
@@ -55,6 +61,18 @@ def test_prompts_for_others_are_the_same_to_the_bit_and_prompts_for_it_as_withou
         assert effect > 1 and difference(after, wanted) < 0.25 * effect, text
     assert said.startswith("✓ circle → ") and "⚠" not in said and "✗" not in said
     assert 'The text gate opens for "circle" and for none of ' in said
+
+
+def test_it_opens_for_no_others_that_nobody_listed_and_for_the_name_far_back(world):
+    model, clip, erasure, *_ = world
+    here, encode = subject(model), Encoder(clip, entry=subject(model))
+    encode = here.reader(clip) if here.front and not here.adapts else encode
+    [part] = erasure.parts
+    other = [text.format(a, b) for text in UNLISTED for a, b in product(COLOURS, OTHER_SHAPES)]
+    assert not [text for text, rows in zip(other, encode.rows(other), strict=True) if is_open(rows[None], part.gate)]
+    if here.kind != "ToyWorld":  # whose text encoder hardly knows names far back
+        far = [f"{', '.join(FAR[:count])}, a red circle" for count in range(4, len(FAR))]
+        assert all(bool(is_open(rows[None], part.gate)) for rows in encode.rows(far))
 
 
 def test_half_of_it_lies_between_and_none_is_off(world):
