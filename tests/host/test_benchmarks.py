@@ -180,10 +180,10 @@ def test_a_concept_is_back_after_the_first_count_of_steps_that_brings_half_of_it
 
 
 def test_the_table_of_probes_has_each_share_beside_its_control():
-    shares = {name: {"after": 0.25, "control": 0.5} for name in probes.PROBES}
+    shares = {name: {"after": 0.25, "control": 0.5} for name in probes.OnToy.probes}
     cells = {"UCE | circle": {"probes": shares, "relearning": {"concept": 8, "unrelated": None, "control": 4}}}
     *_, row = probes.table(cells)
-    assert row == f"| UCE, circle | {' | '.join(['0.25 / 0.50'] * len(probes.PROBES))} | 8 | > 32 | 4 |"
+    assert row == f"| UCE, circle | {' | '.join(['0.25 / 0.50'] * len(probes.OnToy.probes))} | 8 | > 32 | 4 |"
 
 
 def test_methods_are_compared_where_they_erase_the_same_share():
