@@ -17,7 +17,7 @@ from .protocols import Model
 from .request import Request
 from .targets import anchors_for, check_target
 from .texts.encoder import Encoder
-from .texts.names import EMBEDDING, is_form_of, listing, others
+from .texts.names import EMBEDDING, is_said, listing, others
 from .texts.neighbours import common_words, compared, fullest, nearness, of_their_kinds, unknown
 from .texts.vocabulary import EVERYDAY
 
@@ -133,9 +133,9 @@ def _targets(encode: Encoder, request: Request, near: Sequence[Sequence[str]], s
 
 
 def _not_back(name: str, target: str, near: Sequence[str]) -> str:
-    """What takes the place of a name that moves on with what it became: the same as of that, but not the name itself,
-    which would be back."""
-    return next(iter(near), "") if is_form_of(name, target) else target
+    """What takes the place of a name that moves on with what it became: the same as of that, or the nearest text where
+    that says the name, which would be back; nothing where there is none."""
+    return next(iter(near), "") if is_said(name, target) else target
 
 
 def siblings_for(names: Sequence[str]) -> int:

@@ -48,9 +48,10 @@ def check_families(erasures: Sequence[Erasure]) -> None:
 def conflicts(erasures: Sequence[Erasure]) -> list[str]:
     """Sentences on what does not go well together, though it can be combined."""
     sentences = []
-    counts = Counter(spelled(name) for erasure in erasures if erasure.erasers for name in erasure.names)
+    erasing = _erasing(erasures)
+    counts = Counter(spelled(name) for erasure in erasing for name in erasure.names)
     sentences += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
-    for erasure in erasures:
+    for erasure in erasing:
         preserve = lines(erasure.metadata.preserve)
         free = others(preserve, counts)
         sentences += [f"'{word}' is erased, and the erasure of '{_short(erasure)}' was made to preserve it."
@@ -61,9 +62,14 @@ def conflicts(erasures: Sequence[Erasure]) -> list[str]:
     return sentences
 
 
+def _erasing(erasures: Sequence[Erasure]) -> Sequence[Erasure]:
+    """Those that erase, which a key alone does not; all of them where none does."""
+    return [erasure for erasure in erasures if erasure.erasers] or erasures
+
+
 def undoing(erasures: Sequence[Erasure]) -> str | None:
     """A sentence on erasures of which one brings back what another erases, because its target is that concept."""
-    for one, other in permutations(erasures, 2):
+    for one, other in permutations([erasure for erasure in erasures if erasure.erasers], 2):
         for move in moves(one):
             back = next((name for name in other.names if move.target and is_form_of(move.target, name)), None)
             if back is not None:
@@ -106,10 +112,10 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
 
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
-    first = erasures[0].metadata
-    erasing = [erasure for erasure in erasures if erasure.erasers] or erasures  # a key alone erases nothing
+    erasing = _erasing(erasures)
+    first = erasing[0].metadata
     targets = {spelled(move.name): move for erasure in erasing for move in moves(erasure)}
-    preserve = [word for e in erasures for word in lines(e.metadata.preserve)]
+    preserve = [word for e in erasing for word in lines(e.metadata.preserve)]
     preserve = others(preserve, [move.name for move in targets.values()])
     recovered = {spelled(name): name for e in erasures for name in e.recovered}
     return replace(
@@ -120,9 +126,9 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
         preserve="\n".join(preserve),
         role=" + ".join(dict.fromkeys(e.metadata.role for e in erasures if e.metadata.role)),
         parts="\n".join(part for e in erasures if e.erasers for part in (*lines(e.metadata.parts), e.identity())),
-        doubts=Verdict().plus(*(f for e in erasures for f in read_verdict(e.metadata.doubts).findings)).as_json(),
+        doubts=Verdict().plus(*(f for e in erasing for f in read_verdict(e.metadata.doubts).findings)).as_json(),
         recovers="\n".join(recovered.values()) if recovered.keys() != targets.keys() else "",
-        unknown="\n".join(dict.fromkeys(name for e in erasures for name in lines(e.metadata.unknown))),
+        unknown="\n".join(dict.fromkeys(name for e in erasing for name in lines(e.metadata.unknown))),
         strengths="", steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from .request import OpenFile, Request, read_request
 from .solved import solved
 from .steps import Steps
 from .texts.encoder import Encoder
-from .texts.names import is_form_of, listing, quoted
+from .texts.names import is_form_of, is_said, listing, quoted
 from .texts.pooled import Pooled
 from .verdict import Finding, Verdict, read_verdict
 from .version import host_version, pack_version
@@ -148,7 +148,7 @@ def aimed_at_erased(request: Request, before: Sequence[Erased]) -> list[str]:
         f"{quoted([name.target])} is erased by a node in front: what took its place is drawn for "
         f"{quoted([name.text])}, too."
         for name in request.names
-        if name.target and any(is_form_of(name.target, move.name) for move in before)
+        if name.target and any(is_said(move.name, name.target) for move in before)
         and not any(is_form_of(name.target, text) for text in request.texts)
     ]  # fmt: skip
 

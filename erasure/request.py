@@ -98,14 +98,14 @@ def names_in(concept: str, open_file: OpenFile | None = None) -> Names:
 
 
 def aiming_elsewhere(names: Sequence[Name]) -> tuple[list[Name], list[str]]:
-    """The names without targets that are erased themselves, for which other texts are to be found, and sentences on
-    these: prompts for a name whose place another erased one took would draw that one."""
+    """The names, without those targets that say another of them, and sentences on these: prompts for a name whose
+    place another erased one took would draw that one."""
     erased = [
         name for name in names
-        if name.target and not others([name.target], [other.text for other in names if other is not name])
+        if name.target and any(is_said(other.text, name.target) for other in names if other is not name)
     ]  # fmt: skip
     warnings = [
-        f"{quoted([name.target])} is erased, too, so another text takes the place of {quoted([name.text])}."
+        f"{quoted([name.target])} is erased, too, so it does not take the place of {quoted([name.text])}."
         for name in erased
         if name.target
     ]

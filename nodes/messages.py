@@ -81,7 +81,12 @@ def target_rows(field: str, erasure: Erasure) -> list[dict[str, object]]:
 
 def names(erasure: Erasure) -> str:
     """The concepts of an erasure, in one line."""
-    return bounded(erasure.names) or "a concept without a name"
+    return named(erasure.names)
+
+
+def named(texts: Iterable[str]) -> str:
+    """Concepts in one line."""
+    return bounded(texts) or "a concept without a name"
 
 
 def bounded(texts: Iterable[str]) -> str:

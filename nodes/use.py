@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..erasure.host import attach
-from .messages import WHILE_DRAWING, bounded, names, put_on, warner
+from .messages import WHILE_DRAWING, named, names, put_on, warner
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, lenient, show, telling
 
 NEVER = "Off: end_percent is not above start_percent."
@@ -89,7 +89,7 @@ class ErasureRecover(io.ComfyNode):
     def execute(cls, model, erasure, strength) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model, ui=show(cls, OFF))
-        text = f"The key for {bounded(erasure.recovered)} is on, at strength {strength:g}.\n{WHILE_DRAWING}"
+        text = f"The key for {named(erasure.recovered)} is on, at strength {strength:g}.\n{WHILE_DRAWING}"
         recovered = attach.recover(model, erasure, strength, warner(cls, text))
         doubts = [f"⚠ {doubt}" for doubt in (*attach.missing(model, erasure), *attach.doubts(model, erasure))]
         return io.NodeOutput(recovered, ui=show(cls, "\n".join([*doubts, text])))

@@ -46,7 +46,7 @@ NUMBERS = re.compile(
     r"(?<![\w\\.:])\(?\d{1,3}\)\s*(?=[^\s)\d:.,;]|\d{1,3}[.)\]]\s)|(?:^|(?<=[,;]))\s*[a-zA-Z]\)\s+(?=\S)"
 )
 """Numbers of a list with a bracket, which would be taken for one of a prompt weight."""
-IN_ONE_LINE = re.compile(r"(?:^|\s)\(?(\d{1,3})[.)]\s+(?=\S)")
+IN_ONE_LINE = re.compile(r"(?:^|\s)(?:\((\d{1,3})\)|(\d{1,3})[.)])\s+(?=\S)")
 """Numbers of a list that has lost its ends of lines: "1. circle 2. star"."""
 LEADS = re.compile(
     r"(?:(?:an?|the|one|some)\s+)?(?:[\w-]+\s+){0,2}?"
@@ -231,7 +231,10 @@ def visible(text: str) -> str:
 def numbered(line: str) -> str:
     """A line that is a whole numbered list, 1 and 2 at least, with commas for its numbers; any other as it is."""
     found = list(IN_ONE_LINE.finditer(line))
-    if len(found) < 2 or found[0].start() or [int(one[1]) for one in found] != list(range(1, len(found) + 1)):
+    numbers = [int(one[1] or one[2]) for one in found]
+    if len(found) < 2 or found[0].start() or numbers != list(range(1, len(found) + 1)):
+        return line
+    if any(re.search(f"{ARROWS}$", line[: one.start()]) for one in found):
         return line
     return IN_ONE_LINE.sub(", ", line)
 

@@ -48,8 +48,8 @@ def gate_texts(names: Sequence[str], preserve: Sequence[str]) -> tuple[list[str]
 
 
 def of_common_words(names: Sequence[str], count: int = 200) -> list[str]:
-    """So many texts of two common words each, in phrases that prompts are made of; the same ones every time, without
-    those that say one of the names."""
+    """About so many texts of two common words each, in phrases that prompts are made of; the same ones every time for
+    the same names, and none that says one of these."""
     draw, words = random.Random(0), others(WORDS, names)
     pairs = (phrase.format(draw.choice(words), draw.choice(words)) for phrase in islice(cycle(OF_TWO), count))
     return [text for text in pairs if not any(is_said(name, text) for name in names)]

@@ -12,14 +12,18 @@ from ..parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_s
 from ..texts import fillers
 from ..texts.encoder import ROOM, Encoder, alike_long
 from ..texts.names import others
-from ..texts.phrases import GateTexts, gate_texts, of_common_words
+from ..texts.phrases import GateTexts, gate_texts, of_common_words, spread
 
 ALONE = 150
 """Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
 LONGEST = 75
 """Tokens of a gate's texts at most: what CLIP reads at once."""
 TWICE, FOUR_TIMES = 2, 4
-"""Fillers that each text stands behind, so that it is no mark of one of them."""
+"""Fillers that a text stands behind, so that it is no mark of one of them."""
+COMMON = 200
+"""Texts of common words that a strict gate is tried on."""
+BYTES = 2 << 30
+"""Encodings that a strict gate is fitted to, at most; fitting takes some times as much memory."""
 NEARLY_ALL = 0.995
 """Share of other texts that a gate is closed for where it cannot be for all."""
 WEIGHT = 1.5
@@ -47,8 +51,8 @@ def build_gate(
 
 
 def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[GateTensors, float]:
-    """A text gate that opens for no other texts, and its gap, at or below zero when it cannot tell apart what
-    it has not been fitted to.
+    """A text gate that opens for as few other texts as it can, and its gap: how far the lowest text that begins with
+    the concept is above the highest of common words, which it is not fitted to. At or below zero some open it.
 
     One direction reads names near and far back; it has seen what the two of ``build_gate`` have, and more filler. Two
     gates that have each seen one half set its threshold: in the gap between the texts they have not seen, or where
@@ -58,11 +62,13 @@ def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[
     unread then; the text encoders for which this is so hardly know them there, and the networks do not draw them.
     """
     with torch.inference_mode(False), torch.no_grad():
+        share = _affordable(encode, texts)
+        texts = [spread(part, max(1, int(share * len(part)))) for part in texts]
         rows = _plain_and_weighted(encode, texts)
-        far = FarBack.read(encode, names, texts, FOUR_TIMES)
+        far = FarBack.read(encode, names, texts, FOUR_TIMES, int(share * ALONE))
         flat = [list(part.flatten(0, 1)) for part in rows]
         near, rest, told, other, filler, common = alike_long(
-            *flat, far.told, far.other, far.filler, encode.rows(of_common_words(names))
+            *flat, far.told, far.other, far.filler, encode.rows(of_common_words(names, int(share * COMMON)))
         )
         near, rest = (part.unflatten(0, whole.shape[:2]) for part, whole in zip((near, rest), rows, strict=True))
 
@@ -86,6 +92,13 @@ def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[
             return gate, float(gate_score(near.flatten(0, 1), gate).min() - gate_score(common, gate).max())
         begin, gap = _near_gate(rows)
         return either(begin, gate), gap
+
+
+def _affordable(encode: Encoder, texts: Sequence[Sequence[str]]) -> float:
+    """The share of all texts for a strict gate whose encodings are not larger than ``BYTES``, at most 1."""
+    longest = encode.rows([max(texts[0], key=len)])[0]
+    count = (2 + FOUR_TIMES / 2) * sum(map(len, texts)) + ALONE + COMMON
+    return min(1.0, BYTES / (count * longest.numel() * 4))
 
 
 def _near_gate(rows: Sequence[torch.Tensor]) -> tuple[GateTensors, float]:
@@ -113,10 +126,16 @@ class FarBack:
     filler: list[torch.Tensor]
 
     @classmethod
-    def read(cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], times: int) -> FarBack:
-        """``texts``: those that speak and those that do not; every second one is read, so many times."""
-        behind = [behind_filler(encode, [text for text in part if text][::2] * times, names) for part in texts]
-        told, other, filler = (list(chain(*encode.stream(p))) for p in (*behind, nothing_but_filler(encode, names)))
+    def read(
+        cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], times: int, alone: int = ALONE
+    ) -> FarBack:
+        """``texts``: those that speak and those that do not; every second one is read, so many times. Those that are
+        longer than filler leaves room for are passed over, where there are others."""
+        short = [[text for text in part if text and len(encode.content(text)) <= ROOM] for part in texts]
+        some = [few or [text for text in part if text] for few, part in zip(short, texts, strict=True)]
+        behind = [behind_filler(encode, part[::2] * times, names) for part in some]
+        parts = (*behind, nothing_but_filler(encode, names, alone))
+        told, other, filler = (list(chain(*encode.stream(part))) for part in parts)
         return cls(told, [_last_place(encode, text, names) for text in behind[0]], other, filler)
 
     def start(self, told: torch.Tensor, silent: torch.Tensor, half: slice = slice(None)) -> GateTensors:
@@ -136,9 +155,9 @@ def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:
     return encode.place(f"{before}{{}}{after}", name)
 
 
-def nothing_but_filler(encode: Encoder, names: Sequence[str]) -> list[str]:
+def nothing_but_filler(encode: Encoder, names: Sequence[str], count: int = ALONE) -> list[str]:
     """Texts that fill all that the encoder reads at once and speak of nothing: the first chunks of a long prompt."""
-    return fillers.alone(ALONE, _sizes(encode, names), min(LONGEST, encode.room))
+    return fillers.alone(count, _sizes(encode, names), min(LONGEST, encode.room))
 
 
 def behind_filler(encode: Encoder, texts: Sequence[str], names: Sequence[str]) -> list[str]:

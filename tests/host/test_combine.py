@@ -91,7 +91,7 @@ def test_a_target_that_is_erased_itself_gives_way(model, clip):
     targets = joint.metadata.target.splitlines()
     assert len(targets) == 2 and set(targets) <= set(KEPT.splitlines())
     verdict = read_verdict(joint.metadata.verdict).text()
-    assert '"star" is erased, too, so another text takes the place of "circle"' in verdict
+    assert '"star" is erased, too, so it does not take the place of "circle"' in verdict
 
 
 def test_weights_follow_the_prompt(clip, parts):

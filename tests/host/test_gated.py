@@ -16,6 +16,7 @@ from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.parts.gate import is_open
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.texts.phrases import gate_texts
+from concept_erasure.erasure.training import gate as strict
 from concept_erasure.erasure.training.gate import build_gate
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
@@ -112,6 +113,28 @@ def test_beside_other_texts_alone_the_gate_is_asked_for_those(toys):
     gated = attach.erase(toys.model, out.args[0])
     for text, is_same in (("a blue circle", True), ("a red circle", False)):
         assert torch.equal(latents(gated, toys.clip, text), latents(toys.model, toys.clip, text)) == is_same, text
+
+
+def test_long_preserved_texts_are_not_read_behind_filler(toys):
+    long = (
+        "a large old house with a red roof, seen from the garden behind it on a rainy afternoon in late autumn, misty"
+    )
+    given = {"model": toys.model, "clip": toys.clip, "preserve": f"{KEPT}\n{long}"}
+    out = call(ErasureInstant, **given, concepts="circle\nmoon", gated=True)
+    assert "The text gate opens for" in out.ui.as_dict()["text"][0]
+
+
+def test_large_encodings_are_fitted_to_fewer_texts(toys, monkeypatch):
+    encode, texts = Encoder(toys.clip), gate_texts(["circle"], KEPT.split("\n"))
+    read: list[int] = []
+    monkeypatch.setattr(strict, "_plain_and_weighted", lambda encode, parts: read.extend(map(len, parts)) or 1 / 0)
+    for room in (strict.BYTES, 10 << 20):
+        monkeypatch.setattr(strict, "BYTES", room)
+        with pytest.raises(ZeroDivisionError):
+            strict.sure_gate(encode, ["circle"], texts)
+    assert read[:2] == [len(part) for part in texts] and all(
+        2 * few < many for few, many in zip(read[2:], read[:2], strict=True)
+    )
 
 
 def test_a_gate_that_opens_for_none_or_for_all_is_said(toys):

@@ -103,3 +103,9 @@ def test_a_clip_of_another_model_is_refused_before_anything_is_drawn(toys):
 def test_no_number_is_refused_by_name(toys, star):
     with pytest.raises(ErasureError, match="'start_percent' is nan"):
         call(ErasureApply, model=toys.model, erasure=star, start_percent=float("nan"))
+
+
+def test_a_key_alone_erases_nothing_that_another_becomes(toys, circle):
+    other = call(ErasureInstant, model=toys.model, clip=toys.clip, concepts="star -> circle", preserve="heart\nred")
+    whole = combine([other.args[0], circle.key_only()])
+    assert whole.names == ["star"] and whole.metadata.preserve == other.args[0].metadata.preserve

@@ -108,13 +108,20 @@ def test_a_name_that_was_erased_does_not_come_back_as_the_target_of_what_it_beca
     model, text = in_a_row(read_once, (by_text, "circle -> square"), (by_text, "square -> circle"))
     [there] = re.findall(r'"circle", erased by a node in front, now becomes "(\w+)"', text)
     assert there not in ("circle", "square")
+    _, said = in_a_row(read_once, (by_text, "circle -> square"), (by_text, "square -> red circle"))
+    assert 'now becomes "red circle"' not in said and '"red circle" is erased by a node in front' in said
     assert drawn(read_once, model, ["circle"])["circle"] <= DRAWN
+
+
+def test_a_target_that_shares_a_word_with_another_name_is_taken(read_once):
+    _, text = by_text(read_once, read_once.model, "rusty star -> star\nred star -> star")
+    assert "rusty star → star" in text and "too, so" not in text
 
 
 def test_names_of_one_node_do_not_take_each_others_places(read_once):
     names = ["circle", "square"]
     model, text = by_text(read_once, read_once.model, "circle -> square\nsquare -> circle")
-    assert '⚠ "square" is erased, too, so another text takes the place of "circle".' in text
+    assert '⚠ "square" is erased, too, so it does not take the place of "circle".' in text
     assert_none_is_drawn(read_once, model, names, text)
 
 

@@ -294,3 +294,9 @@ def test_names_are_quoted_as_people_write_them_and_counted_beyond_eight():
     assert listing(["a"]) == '1 name: "a"' and listing(["a", "b"]) == '2 names: "a", "b"'
     assert listing([str(i) for i in range(300)]) == '300 names: "0", "1", "2", …'
     assert letters("Yu-Gi-Oh") == "yugioh"
+
+
+def test_numbers_of_a_list_in_one_line_leave_arrows_and_weights_to_what_they_belong_to():
+    [entry] = read_field("1. Bonn -> 2. Bundesliga").entries
+    assert entry.text == "Bonn" and "Bundesliga" in (entry.target or "")
+    assert all(entry.strength == 1 for entry in read_field("(1. circle 2. square:1.4)").entries)
