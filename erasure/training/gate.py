@@ -24,6 +24,8 @@ COMMON = 200
 """Texts of common words that a strict gate is tried on."""
 BYTES = 2 << 30
 """Encodings that a strict gate is fitted to, at most; fitting takes some times as much memory."""
+FEWEST = 8
+"""Texts of each kind that a strict gate is fitted to, however large their encodings are."""
 NEARLY_ALL = 0.995
 """Share of other texts that a gate is closed for where it cannot be for all."""
 WEIGHT = 1.5
@@ -55,35 +57,39 @@ def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[
     the concept is above the highest of common words, which it is not fitted to. At or below zero some open it.
 
     One direction reads names near and far back; it has seen what the two of ``build_gate`` have, and more filler. Two
-    gates that have each seen one half set its threshold: in the gap between the texts they have not seen, or where
-    there is none, above nearly all that do not speak of the concept. Texts of common words are among those.
+    gates that have each seen one half set its threshold: in the gap between texts of the other half, or where there is
+    none, above nearly all that do not speak of the concept. Texts of common words are among those.
 
     Where it stays closed for names that stand at the beginning, the near gate stands beside it. Names far back stay
     unread then; the text encoders for which this is so hardly know them there, and the networks do not draw them.
     """
     with torch.inference_mode(False), torch.no_grad():
         share = _affordable(encode, texts)
-        texts = [spread(part, max(1, int(share * len(part)))) for part in texts]
-        rows = _plain_and_weighted(encode, texts)
-        far = FarBack.read(encode, names, texts, FOUR_TIMES, int(share * ALONE))
+        some = [spread(part, max(FEWEST, int(share * len(part)))) for part in texts]
+        rows = _plain_and_weighted(encode, some)
+        far = FarBack.read(encode, names, some, FOUR_TIMES, max(FEWEST, int(share * ALONE)))
         flat = [list(part.flatten(0, 1)) for part in rows]
         near, rest, told, other, filler, common = alike_long(
-            *flat, far.told, far.other, far.filler, encode.rows(of_common_words(names, int(share * COMMON)))
+            *flat,
+            far.told,
+            far.other,
+            far.filler,
+            encode.rows(of_common_words(names, max(FEWEST, int(share * COMMON)))),
         )
         near, rest = (part.unflatten(0, whole.shape[:2]) for part, whole in zip((near, rest), rows, strict=True))
 
-        def some(half: slice) -> list[torch.Tensor]:
+        def part_of(half: slice) -> list[torch.Tensor]:
             return [told[half], near[half].flatten(0, 1), rest[half].flatten(0, 1), other[half], filler[half]]
 
         def fit(half: slice) -> GateTensors:
-            behind, begin, *others = some(half)
+            behind, begin, *others = part_of(half)
             silent = torch.cat(others)
             return fit_gate(torch.cat([behind, begin]), silent, 1e-3, far.start(behind, silent, half))
 
         gate, shifts = fit(slice(None)), []
         for half in (0, 1):
             one = fit(slice(half, None, 2))
-            unseen = [gate_score(part, one) - one.threshold for part in (*some(slice(1 - half, None, 2)), common)]
+            unseen = [gate_score(part, one) - one.threshold for part in (*part_of(slice(1 - half, None, 2)), common)]
             low, high = float(torch.cat(unseen[:2]).min()), float(torch.cat(unseen[2:]).max())
             nearly = float(torch.cat(unseen[2:]).quantile(NEARLY_ALL))
             shifts.append((low + high) / 2 if low > high else max(0.0, nearly))
@@ -104,10 +110,11 @@ def _affordable(encode: Encoder, texts: Sequence[Sequence[str]]) -> float:
 def _near_gate(rows: Sequence[torch.Tensor]) -> tuple[GateTensors, float]:
     """The gate for texts with nothing in front of them, and its gap; ``rows``: those that speak and those that do not,
     [texts, 1 or 2, n, d]."""
-    gate = fit_gate(*(part.flatten(0, 1) for part in rows))
+    speaking, silent = rows
+    gate = fit_gate(speaking.flatten(0, 1), silent.flatten(0, 1))
     thresholds, gaps = [], []
     for half in (0, 1):
-        other = fit_gate(*(part[half::2].flatten(0, 1) for part in rows))
+        other = fit_gate(speaking[half::2].flatten(0, 1), silent[half::2].flatten(0, 1))
         scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
         threshold, gap = choose_threshold(*(part.tolist() for part in scores))
         thresholds.append(threshold)
