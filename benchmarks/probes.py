@@ -136,23 +136,23 @@ def figures(report: StressReport) -> dict[str, dict]:
 
 def relearning(place: Place, after, concept: str) -> dict[str, int | None]:
     """After how many steps of retraining the concept is back, by what it is retrained on."""
-    toy = place.world
-    encode, sampling = Encoder(toy.clip), sampling_of(toy.model, place.drawing)
+    world = place.world
+    encode, sampling = Encoder(world.clip), sampling_of(world.model, place.drawing)
     other = next(name for name in place.among(concept) if name != concept)
     with learning.gradients():
-        own, unrelated = (lessons(toy.model, encode, [name], sampling) for name in (concept, other))
+        own, unrelated = (lessons(world.model, encode, [name], sampling) for name in (concept, other))
     text = encode(PLAIN.format(concept)).cond
 
     def soonest(model, taught) -> int | None:
         def share(steps: int) -> float:
             with learning.gradients():
                 again = relearned(model, encode, taught, steps)
-            pictures = draw(again, toy.vae, text, encode("").cond, place.drawing)
+            pictures = draw(again, world.vae, text, encode("").cond, place.drawing)
             return preserving(place.judge.ranks(pictures, [concept] * len(pictures), [])).value
 
         return until_back(share)
 
-    blank = out_of_order(toy.model, subject(toy.model).entry)
+    blank = out_of_order(world.model, subject(world.model).entry)
     return {"concept": soonest(after, own), "unrelated": soonest(after, unrelated), "control": soonest(blank, own)}
 
 
@@ -173,7 +173,7 @@ def table(cells: Mapping[str, dict], probes: Sequence[str] = OnToy.probes) -> li
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def publish(cells: Mapping[str, dict], kind: type[Place] = OnToy) -> None:
+def publish(cells: Mapping[str, dict], kind: type[Place]) -> None:
     """Writes the table into the page."""
     text = put(PAGE.read_text(encoding="utf-8"), kind.marks, table(cells, kind.probes))
     PAGE.write_text(text, encoding="utf-8")
