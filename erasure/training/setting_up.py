@@ -14,6 +14,7 @@ from .. import inspection
 from .. import only_in as only_in_
 from ..artifact import NOTHING, Change, Erasure, ErasureError, Probe
 from ..choosing import choose_texts, reading
+from ..closed_form.problem import Scales
 from ..history import erased_from
 from ..host import attach
 from ..host.beside import copy_of_encoder
@@ -44,6 +45,9 @@ from .reviving import BringingBack, revive, turn_back
 from .run import Learners, Run
 from .settings import Settings
 
+FIRMLY = Scales(preserve=12.0)
+"""How the closed form is worked out that weights start from. It preserves four times as firmly as Instant Erasure does:
+a training takes what is left of a concept, and does not put back what was harmed beside it."""
 ROOM = 256 << 20
 """Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
 
@@ -210,11 +214,12 @@ def _checks(
 def _closed_form(
     model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
 ) -> Mapping[str, Change]:
-    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
+    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned, where it
+    preserves more ``FIRMLY``."""
     weights = "values" if settings.weights == "values" else "keys+values"
     rank = -(-settings.rank // len(request.names))
     target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
-    how = Instant(target=target, weights=weights, rank=rank)
+    how = Instant(target=target, weights=weights, rank=rank, scales=FIRMLY)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
     texts = choose_texts(encode, aimed, how, erased_from(model), reading(model))
     return solve_texts(model, encode, replace(texts, restoring=False), how).delta

@@ -9,6 +9,7 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 
 from concept_erasure.erasure import learning
 from concept_erasure.erasure.artifact import ErasureError
+from concept_erasure.erasure.closed_form.problem import Scales
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.trainable import plain_patcher
@@ -17,6 +18,7 @@ from concept_erasure.erasure.methods import LEARNED
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.texts.neighbours import neighbours
 from concept_erasure.erasure.training.pool import Batch, Phrase
+from concept_erasure.erasure.training.setting_up import FIRMLY
 from concept_erasure.erasure.training.settings import PRESETS
 from tests import worlds
 from tests.host import tools
@@ -70,10 +72,15 @@ def test_the_nearest_neighbour_takes_the_place_of_each_name(prepare, encode):
 def test_weights_start_from_the_closed_form(prepare, model, clip, encode, rank):
     start = {"weights_start": "closed form", "target": "nearest neighbour", "rank": rank}
     learned = prepare(**start)
-    how = Instant(rank=rank)
-    expected = erase_instantly(model, clip, "circle", tools.KEPT, how).delta
+    expected, usual = (
+        erase_instantly(model, clip, "circle", tools.KEPT, Instant(rank=rank, scales=scales)).delta
+        for scales in (FIRMLY, Scales())
+    )
     changes = learned.run.delta.changes()
     assert set(changes) == set(expected)
+    kept = torch.cat([encode(text).context[0] for text in tools.KEPT.splitlines()])
+    moved = [sum(float((kept @ one.dense().T).square().sum()) for one in some.values()) for some in (expected, usual)]
+    assert moved[0] < 0.8 * moved[1], moved  # training takes the rest of the concept
     for name, change in expected.items():
         torch.testing.assert_close(changes[name].detach(), change.dense(), atol=1e-4, rtol=1e-3)
     assert learned.target in tools.KEPT.splitlines()

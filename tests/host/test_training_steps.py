@@ -268,7 +268,7 @@ def test_a_key_keeps_up_with_weights_that_learn(train, prepare, model, encode):
         for name, tokens in (("erased", text), ("before", before.turned(text)),
                              ("kept up", erasure.of(PromptTensors)[0].turned(text))):  # fmt: skip
             lost[name] = lost.get(name, 0) + float((tokens @ changed.T - text @ weight.T).square().sum())
-    assert lost["kept up"] < 0.3 * lost["erased"] and lost["erased"] < 0.3 * lost["before"], lost
+    assert lost["kept up"] < 0.3 * lost["erased"] and lost["erased"] < 0.5 * lost["before"], lost
 
 
 @torch.no_grad()
