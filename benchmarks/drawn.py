@@ -33,6 +33,10 @@ from concept_erasure.erasure.evaluation.sequence import sequence
 from concept_erasure.erasure.evaluation.stress import stress
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.instant import Instant
+from concept_erasure.erasure.methods import LEARNED
+from concept_erasure.erasure.parts.gate import is_open
+from concept_erasure.erasure.parts.prompt import PromptTensors
+from concept_erasure.erasure.texts.names import is_said
 from concept_erasure.erasure.training.pictures import with_pictures, with_sampling
 from concept_erasure.erasure.training.settings import Settings
 from drawnworld.captions import article
@@ -41,7 +45,7 @@ from drawnworld.subjects import BY_NAME
 
 from . import drawn_tables, matched
 from .cells import made
-from .drawn_world import CONCEPTS, COUNT, MORE, PICTURE, RANDOM, Drawn, erased, mean, wording
+from .drawn_world import CONCEPTS, COUNT, MORE, NEAR, PICTURE, RANDOM, STYLES, Drawn, erased, mean, wording
 from .families import commit
 from .peers import Gated, Spm
 from .quality import METHODS as MEASURED_ON_BOTH
@@ -63,12 +67,14 @@ IN_A_ROW = (
 CANARY, FAR = ("dog", "rabbit", "crab", "butterfly"), ("pizza", "castle", "guitar", "rocket")
 TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
 """What is preserved in each of them."""
-PARTS = ("scores", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
+PARTS = ("scores", "openings", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
 IN_A_ROW_PARTS = ("sequence", "at_once")
 """Of the first concept's cell only, and of closed forms."""
 BY_PROMPTS = ("scores", "strengths")
 """All that is measured of SPM, which acts as much as the prompt says: the other parts draw from conditionings."""
 UNPROMPTED = 48
+SAID = (*NEAR, *MORE, *STYLES)
+"""Whose prompts a text gate is asked for."""
 
 
 def make(world: Drawn, method: str, names: Sequence[str], typed: str, seed: int) -> tuple[Erasure, float]:
@@ -104,6 +110,20 @@ class Bench:
             str(strength): self.scores(self.edited(method, erasure, names, strength), concept)
             for strength in matched.STRENGTHS
         }
+
+    def openings(self, erasure: Erasure, concept: str) -> dict[str, int]:
+        """For how many prompts of ``SAID`` a text gate opens that say nothing of the concept, and for how many it stays
+        closed that say it, of how many."""
+        texts = dict.fromkeys(shot.text for name in SAID for shot in self.world.shots_of(name, COUNT))
+        own = {text: any(is_said(name, text) for name in erased(concept).names) for text in texts}
+        rows = torch.stack(self.world.encoder.rows(list(own)))
+        gates = [part.gate for part in erasure.of(PromptTensors) if part.gate is not None]
+        opened = torch.stack([is_open(rows, gate) for gate in gates]).any(0).tolist()
+        pairs = list(zip(own.values(), opened, strict=True))
+        return {
+            "opened": pairs.count((False, True)), "others": sum(not is_own for is_own, _ in pairs),
+            "missed": pairs.count((True, False)), "own": sum(is_own for is_own, _ in pairs),
+        }  # fmt: skip
 
     def kinds(self, model, concept: str) -> dict:
         """Shares by kind of prompt; of subjects only, which have other names and descriptions."""
@@ -180,8 +200,17 @@ class Bench:
 def is_of(method: str, part: str) -> bool:
     """Whether a part is measured of a method; the unedited model's probes are in each cell of probes."""
     if method == "unedited":
-        return part not in ("strengths", "probes")
+        return part not in ("strengths", "probes", "openings")
+    if part == "openings":
+        return has_gate(METHODS[method])
     return not isinstance(METHODS[method], Spm) or part in BY_PROMPTS
+
+
+def has_gate(how) -> bool:
+    """Whether a method makes a text gate."""
+    if isinstance(how, Settings):
+        return how.gate and bool(LEARNED[how.method].role)
+    return isinstance(how, Instant) and how.gated
 
 
 def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[str], cell: dict) -> None:
@@ -200,6 +229,8 @@ def measure(bench: Bench, method: str, concept: str, seed: int, parts: Sequence[
     for part in missing:
         if part == "strengths":
             cell[part] = bench.strengths(method, erasure, concept)
+        elif part == "openings":
+            cell[part] = bench.openings(erasure, concept)
         else:
             cell[part] = getattr(bench, part)(model, concept)
     if key and "recovery" not in cell:
@@ -241,6 +272,8 @@ def rows(cells: Mapping[str, dict]) -> Iterator[dict]:
             row[name.replace(" ", "_")] = rounded(some, "after")
         curves = [probe["completion"]["curve"] for probe in probes if "curve" in probe.get("completion", {})]
         row["completion"] = [round(mean(points), 4) for points in zip(*curves, strict=True)]
+        gates = [cell["openings"] for cell in singles.values() if "openings" in cell]
+        row["openings"] = {key: sum(gate[key] for gate in gates) for key in gates[0]} if gates else None
         row["sequence20"] = next((cell["sequence"] for cell in own.values() if "sequence" in cell), None)
         row["at_once"] = next((cell["at_once"] for cell in own.values() if "at_once" in cell), None)
         row |= {key: rounded([cell for cell in singles.values() if key in cell], key) for key in
