@@ -24,7 +24,7 @@ from .protocols import Model
 from .texts.encoder import Encoder
 from .texts.names import is_form_of, quoted
 from .texts.phrases import GateTexts, gate_texts, of_common_words
-from .training.gate import sure_gate
+from .training.gate import build_gate
 from .verdict import Finding
 
 BLOCKS = "all"
@@ -58,7 +58,7 @@ def behind_gate(
     reader = here.reader(encode.clip, encode.on_read) if here.front and not here.adapts else encode
     kept = reader.beside(texts.names, texts.kept)
     said = only_in.gate_texts(texts.names, texts.contexts, kept) if texts.contexts else gate_texts(texts.names, kept)
-    gate, gap = sure_gate(reader, texts.names, said)
+    gate, gap = build_gate(reader, texts.names, kept, said)
     empty = torch.zeros(0, here.width)
     turn = _low_rank(edit, _scale(here))
     of_pooled = _low_rank(pooled, None) if isinstance(pooled, TextMap) else None

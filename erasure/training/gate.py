@@ -18,14 +18,14 @@ ALONE = 150
 """Texts of nothing but filler that a gate is fitted on; with 48, long prompts for a star opened one for circles."""
 LONGEST = 75
 """Tokens of a gate's texts at most: what CLIP reads at once."""
-TWICE, FOUR_TIMES = 2, 4
+BEHIND = 4
 """Fillers that a text stands behind, so that it is no mark of one of them."""
 COMMON = 200
-"""Texts of common words that a strict gate is tried on."""
+"""Texts of common words that a gate is tried on."""
 BYTES = 2 << 30
-"""Encodings that a strict gate is fitted to, at most; fitting takes some times as much memory."""
+"""Encodings that a gate is fitted to, at most; fitting takes some times as much memory."""
 FEWEST = 8
-"""Texts of each kind that a strict gate is fitted to, however large their encodings are."""
+"""Texts of each kind that a gate is fitted to, however large their encodings are."""
 NEARLY_ALL = 0.995
 """Share of other texts that a gate is closed for where it cannot be for all."""
 WEIGHT = 1.5
@@ -35,39 +35,25 @@ WEIGHT = 1.5
 def build_gate(
     encode: Encoder, names: Sequence[str], preserve: Sequence[str], texts: GateTexts | None = None
 ) -> tuple[GateTensors, float]:
-    """A text gate for a concept known by ``names``, and its gap, at or below zero when it cannot separate the texts.
+    """A text gate for a concept known by ``names``, and its gap: how far the lowest text that begins with the concept
+    is above the highest of common words, which it is not fitted to. At or below zero some other texts open it.
 
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
     texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
-    ``WEIGHT``. Threshold and gap come from two gates that have each seen one half of the texts and are asked for the
-    other half. A second direction reads texts that speak of the concept far back, ``behind_filler``; it has also
-    seen chunks of ``nothing_but_filler``, which it is closed for.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        texts = texts or gate_texts(names, preserve)
-        rows = _plain_and_weighted(encode, texts)
-        gate, gap = _near_gate(rows)
-        far = FarBack.read(encode, names, texts, TWICE)
-        speaking, silent = alike_long(far.told, [*far.other, *rows[1].flatten(0, 1), *far.filler])
-        return either(gate, fit_gate(speaking, silent, 1e-4, far.start(speaking, silent))), gap
-
-
-def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[GateTensors, float]:
-    """A text gate that opens for as few other texts as it can, and its gap: how far the lowest text that begins with
-    the concept is above the highest of common words, which it is not fitted to. At or below zero some open it.
-
-    One direction reads names near and far back; it has seen what the two of ``build_gate`` have, and more filler. Two
-    gates that have each seen one half set its threshold: in the gap between texts of the other half, or where there is
-    none, above nearly all that do not speak of the concept. Texts of common words are among those.
+    ``WEIGHT``; every second one is seen far back as well, ``behind_filler``, and so is ``nothing_but_filler``. One
+    direction reads names near and far back. Two gates that have each seen one half set its threshold: in the gap
+    between texts of the other half, or where there is none, above nearly all that do not speak of the concept. Texts of
+    common words are among those.
 
     Where it stays closed for names that stand at the beginning, the near gate stands beside it. Names far back stay
     unread then; the text encoders for which this is so hardly know them there, and the networks do not draw them.
     """
     with torch.inference_mode(False), torch.no_grad():
+        texts = texts or gate_texts(names, preserve)
         share = _affordable(encode, texts)
         some = [spread(part, max(FEWEST, int(share * len(part)))) for part in texts]
         rows = _plain_and_weighted(encode, some)
-        far = FarBack.read(encode, names, some, FOUR_TIMES, max(FEWEST, int(share * ALONE)))
+        far = FarBack.read(encode, names, some, max(FEWEST, int(share * ALONE)))
         flat = [list(part.flatten(0, 1)) for part in rows]
         near, rest, told, other, filler, common = alike_long(
             *flat,
@@ -101,9 +87,9 @@ def sure_gate(encode: Encoder, names: Sequence[str], texts: GateTexts) -> tuple[
 
 
 def _affordable(encode: Encoder, texts: Sequence[Sequence[str]]) -> float:
-    """The share of all texts for a strict gate whose encodings are not larger than ``BYTES``, at most 1."""
+    """The share of all texts for a gate whose encodings are not larger than ``BYTES``, at most 1."""
     longest = encode.rows([max(texts[0], key=len)])[0]
-    count = (2 + FOUR_TIMES / 2) * sum(map(len, texts)) + ALONE + COMMON
+    count = (2 + BEHIND / 2) * sum(map(len, texts)) + ALONE + COMMON
     return min(1.0, BYTES / (count * longest.numel() * 4))
 
 
@@ -134,13 +120,13 @@ class FarBack:
 
     @classmethod
     def read(
-        cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], times: int, alone: int = ALONE
+        cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], alone: int = ALONE
     ) -> FarBack:
-        """``texts``: those that speak and those that do not; every second one is read, so many times. Those that are
-        longer than filler leaves room for are passed over, where there are others."""
+        """``texts``: those that speak and those that do not; every second one is read, behind ``BEHIND`` fillers. Those
+        that are longer than filler leaves room for are passed over, where there are others."""
         short = [[text for text in part if text and len(encode.content(text)) <= ROOM] for part in texts]
         some = [few or [text for text in part if text] for few, part in zip(short, texts, strict=True)]
-        behind = [behind_filler(encode, part[::2] * times, names) for part in some]
+        behind = [behind_filler(encode, part[::2] * BEHIND, names) for part in some]
         parts = (*behind, nothing_but_filler(encode, names, alone))
         told, other, filler = (list(chain(*encode.stream(part))) for part in parts)
         return cls(told, [_last_place(encode, text, names) for text in behind[0]], other, filler)

@@ -16,7 +16,7 @@ from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.parts.gate import is_open
 from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.texts.phrases import gate_texts
-from concept_erasure.erasure.training import gate as strict
+from concept_erasure.erasure.training import gate as gates
 from concept_erasure.erasure.training.gate import build_gate
 from concept_erasure.nodes.instant import ErasureInstant, ErasureText
 from concept_erasure.nodes.use import ErasureApply
@@ -132,11 +132,11 @@ def test_large_encodings_are_fitted_to_fewer_texts(toys, monkeypatch):
         read.extend(map(len, parts))
         return plain_and_weighted(encode, parts)
 
-    plain_and_weighted = strict._plain_and_weighted
-    monkeypatch.setattr(strict, "_plain_and_weighted", noted)
-    for room in (strict.BYTES, 10 << 20):
-        monkeypatch.setattr(strict, "BYTES", room)
-        strict.sure_gate(encode, ["circle"], texts)
+    plain_and_weighted = gates._plain_and_weighted
+    monkeypatch.setattr(gates, "_plain_and_weighted", noted)
+    for room in (gates.BYTES, 10 << 20):
+        monkeypatch.setattr(gates, "BYTES", room)
+        gates.build_gate(encode, ["circle"], KEPT.split("\n"), texts)
     assert read[:2] == [len(part) for part in texts] and all(
         2 * few < many for few, many in zip(read[2:], read[:2], strict=True)
     )

