@@ -119,9 +119,7 @@ class FarBack:
     filler: list[torch.Tensor]
 
     @classmethod
-    def read(
-        cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], alone: int = ALONE
-    ) -> FarBack:
+    def read(cls, encode: Encoder, names: Sequence[str], texts: Sequence[Sequence[str]], alone: int = ALONE) -> FarBack:
         """``texts``: those that speak and those that do not; every second one is read, behind ``BEHIND`` fillers. Those
         that are longer than filler leaves room for are passed over, where there are others."""
         short = [[text for text in part if text and len(encode.content(text)) <= ROOM] for part in texts]
