@@ -74,7 +74,7 @@ BY_PROMPTS = ("scores", "strengths")
 """All that is measured of SPM, which acts as much as the prompt says: the other parts draw from conditionings."""
 UNPROMPTED = 48
 SAID = (*NEAR, *MORE, *STYLES)
-"""Whose prompts a text gate is asked for."""
+"""Whose prompts a text gate is asked for, beside those of what is erased."""
 
 
 def make(world: Drawn, method: str, names: Sequence[str], typed: str, seed: int) -> tuple[Erasure, float]:
@@ -112,9 +112,10 @@ class Bench:
         }
 
     def openings(self, erasure: Erasure, concept: str) -> dict[str, int]:
-        """For how many prompts of ``SAID`` a text gate opens that say nothing of the concept, and for how many it stays
+        """For how many prompts a text gate opens that say nothing of the concept, and for how many it stays
         closed that say it, of how many."""
-        texts = dict.fromkeys(shot.text for name in SAID for shot in self.world.shots_of(name, COUNT))
+        labels = dict.fromkeys((*SAID, *erased(concept).names))
+        texts = dict.fromkeys(shot.text for name in labels for shot in self.world.shots_of(name, COUNT))
         own = {text: any(is_said(name, text) for name in erased(concept).names) for text in texts}
         rows = torch.stack(self.world.encoder.rows(list(own)))
         gates = [part.gate for part in erasure.of(PromptTensors) if part.gate is not None]
