@@ -317,8 +317,8 @@ def summary(
     doubts = [*notices, run.progress.stopped]
     if run.gate_gap is not None and run.gate_gap <= NARROW:
         doubts.append(
-            "The text gate hardly tells the concept from other texts: preserve texts close to the concept, or name it in "
-            "other words."
+            "The text gate hardly tells the concept from other texts: preserve texts close to the concept, or name it "
+            "in other words."
         )
     return "\n".join([message_of(erasure, *doubts), " ".join([steps, *gap]), *settings.lines(preset)])
 
