@@ -219,7 +219,7 @@ def test_a_gate_looks_at_the_prompt_and_not_at_tokens_of_another_erasure(model, 
     circle, square = only_prompt(gated), only_prompt(make_erasure(model, clip, "square", seed=5))
     # A prompt that has learned to look like a square must not open the square's gate for a circle.
     gate = square.of(PromptTensors)[0].gate
-    direction = gate.direction[:, 0]
+    direction = gate.direction.view(len(gate.centre), -1)[:, 0]
     token = (gate.centre + 2 * gate.threshold * direction / direction.square().sum())[None]
     impostor = replace(circle, parts=(replace(circle.of(PromptTensors)[0], keys=token, values=token),))
     for first, second in ((impostor, square), (square, impostor)):
