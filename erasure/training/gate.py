@@ -28,8 +28,8 @@ FEWEST = 8
 """Texts of each kind that a gate is fitted to, however large their encodings are."""
 NEARLY_ALL = 0.995
 """Share of other texts that a gate is closed for where it cannot be for all."""
-WEIGHTS = (1.5, 2.0)
-"""Prompt weights of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
+WEIGHT = 1.5
+"""Prompt weight of the copies of its texts that a gate is fitted on, so that it is right for weighted texts, too."""
 
 
 def build_gate(
@@ -39,9 +39,9 @@ def build_gate(
     is above the highest of common words, which it is not fitted to. At or below zero some other texts open it.
 
     Texts that speak of the concept: its names in phrasings and beside kept texts. Texts that do not: kept and generic
-    texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with the prompt
-    weights ``WEIGHTS``. Every second one is seen far back as well, ``behind_filler``, and so is ``nothing_but_filler``.
-    One direction reads names near and far back. Two gates that have each seen one half set its threshold: in the gap
+    texts in the same phrasings and in pairs, and the empty prompt. Each is seen plain and with prompt weight
+    ``WEIGHT``; every second one is seen far back as well, ``behind_filler``, and so is ``nothing_but_filler``. One
+    direction reads names near and far back. Two gates that have each seen one half set its threshold: in the gap
     between texts of the other half, or where there is none, above nearly all that do not speak of the concept. Texts of
     common words are among those.
 
@@ -89,13 +89,13 @@ def build_gate(
 def _affordable(encode: Encoder, texts: Sequence[Sequence[str]]) -> float:
     """The share of all texts for a gate whose encodings are not larger than ``BYTES``, at most 1."""
     longest = encode.rows([max(texts[0], key=len)])[0]
-    count = (1 + len(WEIGHTS) + BEHIND / 2) * sum(map(len, texts)) + ALONE + COMMON
+    count = (2 + BEHIND / 2) * sum(map(len, texts)) + ALONE + COMMON
     return min(1.0, BYTES / (count * longest.numel() * 4))
 
 
 def _near_gate(rows: Sequence[torch.Tensor]) -> tuple[GateTensors, float]:
     """The gate for texts with nothing in front of them, and its gap; ``rows``: those that speak and those that do not,
-    [texts, 1 or 3, n, d]."""
+    [texts, 1 or 2, n, d]."""
     speaking, silent = rows
     gate = fit_gate(speaking.flatten(0, 1), silent.flatten(0, 1))
     thresholds, gaps = [], []
@@ -162,11 +162,10 @@ def _sizes(encode: Encoder, names: Sequence[str]) -> dict[str, int]:
 
 
 def _plain_and_weighted(encode: Encoder, parts: Sequence[Sequence[str]]) -> list[torch.Tensor]:
-    """The encodings of texts' first chunks as they are and with prompt weights, where the encoder knows that: for each
-    part [texts, 1 or 3, n, d]."""
+    """The encodings of texts' first chunks as they are and with a prompt weight, where the encoder knows that: for each
+    part [texts, 1 or 2, n, d]."""
     plain = [encode.rows(part) for part in parts]
-    weights = WEIGHTS if encode.weighs else ()
-    weighted = [[f"({text}:{w})" if text else text for text in part] for w in weights for part in parts]
+    weighted = [[f"({text}:{WEIGHT})" if text else text for text in part] for part in parts if encode.weighs]
     rows = alike_long(*plain, *(list(chain(*encode.stream(part))) for part in weighted))
     kinds = len(rows) // len(plain)
     return [torch.stack([rows[k * len(plain) + i] for k in range(kinds)], dim=1) for i in range(len(plain))]

@@ -152,16 +152,20 @@ class Run:
     def distance(self, prediction: torch.Tensor, target: torch.Tensor, batch: Batch) -> torch.Tensor:
         return distance(prediction, target, batch.sigma, self.settings.space)
 
+    def way(self) -> tuple[float, float]:
+        """``way_of`` the result."""
+        return self.way_of(self.result)
+
     @torch.no_grad()
-    def way(self, batches: int = 6) -> tuple[float, float]:
-        """How far the result has moved what the model predicts for the concept, as a share of the way to what takes its
+    def way_of(self, result: Delta | Mask | None, batches: int = 6) -> tuple[float, float]:
+        """How far a result has moved what the model predicts for the concept, as a share of the way to what takes its
         place: the anchor, or what is predicted without the concept, which negative guidance goes 1 + eta times as far
         as. And how far what it predicts for preserved texts, as a share of that way.
 
         Seen in clean latents on pooled trajectories; an eraser beside the weights is on, a key is not.
         """
         beside = self.eraser is not None
-        weights = self.network.changed(self.result)
+        weights = self.network.changed(result)
         done = whole = moved = 0.0
         for _ in range(batches):
             batch, other = self.concept_batch(), self.pool.draw(lambda row: True)

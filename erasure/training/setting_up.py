@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from ..host.weights import true_shapes
 from ..instant import Instant, solve_texts
 from ..methods import LEARNED
 from ..parts.branch import Branch, BranchLearner
-from ..parts.delta import Delta, Mask
+from ..parts.delta import Delta
 from ..parts.gate import GateTensors
 from ..parts.prompt import ErasurePrompt, PromptLearner, PromptTensors
 from ..protocols import Model
@@ -46,8 +47,12 @@ from .run import Learners, Run
 from .settings import Settings
 
 FIRMLY = Scales(preserve=12.0)
-"""How the closed form is worked out that weights start from. It preserves four times as firmly as Instant Erasure does:
-a training takes what is left of a concept, and does not put back what was harmed beside it."""
+"""How the closed form is worked out that weights start from, where that erases nearly as much. It preserves four times
+as firmly as Instant Erasure does: a training takes what is left of a concept, and does not put back what was harmed."""
+NEARLY = 0.8
+"""Share of the usual closed form's way that the firm one has to go; below it trainings left more of the concept."""
+HELD = 104729
+"""Added to the seed for the latents that both are compared on."""
 ROOM = 256 << 20
 """Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
 
@@ -107,7 +112,7 @@ class Setting:
         encode, s, method, resume = self.encode, self.settings, self.method, self.resume
         gate, gap = self._gate() if method.role and s.gate else (None, None)
         beside = method.beside(self, gate)
-        delta = self._change(beside if isinstance(beside, PromptLearner) else None)
+        delta = method.change(self)
         self.on_stage("Reading the texts to learn on")
         encode.known.update(self._remembered())
         contexts = self.request.contexts
@@ -118,6 +123,8 @@ class Setting:
         self._remember_texts()
         learners = Learners(beside, delta, choices)
         run = Run(plain_patcher(self.model), encode, s, learners, phrases, kept, self.memory)
+        if isinstance(delta, Delta) and self._starts_closed:
+            self._begin(run, delta, beside if isinstance(beside, PromptLearner) else None)
         steps = int(resume.metadata.steps or 0) if resume else 0
         target = "\n".join(NOTHING if text == "" else text or s.target for text in self.anchors.values())
         checks = self.memory.part("checks", self._key(), self._checks)
@@ -180,19 +187,42 @@ class Setting:
             return None
         return concept_directions(self.reads, self.names, self.short, s.rank, self._beside())
 
-    def _change(self, learner: PromptLearner | None) -> Delta | Mask | None:
-        """The change of the weights where it starts, and the prompt there, too, where that starts from it."""
-        s, delta = self.settings, self.method.change(self)
-        if isinstance(delta, Delta) and s.weights_start == "closed form" and self.resume is None:
-            change = self.memory.part("closed form", self._key(s.weights, s.rank), self._closed_form)
-            delta.begin_with(change)
-            if learner is not None and s.start == "concept":
-                revive(learner, self.model, change, from_the_name_on(self.reads, self.names, s.tokens))
-        return delta
+    @property
+    def _starts_closed(self) -> bool:
+        return self.settings.weights_start == "closed form" and self.resume is None
 
-    def _closed_form(self) -> Mapping[str, Change]:
+    def _begin(self, run: Run, delta: Delta, learner: PromptLearner | None) -> None:
+        """Starts the change of the weights from a closed form, and the prompt there, too, where that starts from it:
+        from the firm one, where the model's predictions for the concept go nearly as far with it as with the usual
+        one."""
+        s, key = self.settings, self._key(self.settings.weights, self.settings.rank)
         self.on_stage("Working out the closed form")
-        return _closed_form(self.model, self.reads, self.request, self.anchors, self.settings)
+        forms = [
+            self.memory.part(
+                name, key, partial(_closed_form, self.model, self.reads, self.request, self.anchors, s, how)
+            )
+            for name, how in (("closed form", FIRMLY), ("usual closed form", Scales()))
+        ]
+        goes_far = self.memory.part("goes far", (key, s), partial(self._goes_far, run, delta, forms))
+        change = forms[0] if goes_far else forms[1]
+        for one in (delta, run.average):
+            if isinstance(one, Delta):
+                one.begin_with(change)
+        if learner is not None and s.start == "concept":
+            revive(learner, self.model, change, from_the_name_on(self.reads, self.names, s.tokens))
+
+    def _goes_far(self, run: Run, delta: Delta, forms: Sequence[Mapping[str, Change]]) -> bool:
+        """Whether the first of two changes goes nearly as far as the second; leaves the run as it was."""
+        before, ways = {name: value.clone() for name, value in delta.state_dict().items()}, []
+        with run.apart(self.settings.seed + HELD):
+            run.pool.sample(None)
+            start = run.generator.get_state()
+            for change in forms:
+                delta.begin_with(change)
+                run.generator.set_state(start)
+                ways.append(run.way_of(delta)[0])
+                delta.load_state_dict(before)
+        return ways[0] >= NEARLY * ways[1]
 
     def _checks(self) -> tuple[tuple[Probe, ...], list[Finding], list[str]]:
         self.on_stage("Checking the words")
@@ -212,14 +242,14 @@ def _checks(
 
 
 def _closed_form(
-    model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
-) -> Mapping[str, Change]:
-    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned, where it
-    preserves more ``FIRMLY``."""
+    model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings,
+    scales: Scales,
+) -> Mapping[str, Change]:  # fmt: skip
+    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
     weights = "values" if settings.weights == "values" else "keys+values"
     rank = -(-settings.rank // len(request.names))
     target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
-    how = Instant(target=target, weights=weights, rank=rank, scales=FIRMLY)
+    how = Instant(target=target, weights=weights, rank=rank, scales=scales)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
     texts = choose_texts(encode, aimed, how, erased_from(model), reading(model))
     return solve_texts(model, encode, replace(texts, restoring=False), how).delta

@@ -127,12 +127,11 @@ def test_the_model_draws_what_it_is_told(toy):
     assert all(score >= 0.75 for score in scores.values()), scores
 
 
-@pytest.mark.parametrize("name", ["circle", "dotted"])
-def test_prompt_weights_do_not_mislead_a_gate(toy, name):
+def test_prompt_weights_do_not_mislead_a_gate(toy):
     """They push encodings away from the empty prompt's, where a gate that is fitted on plain texts saw nothing."""
-    kept = [text for text in plan(name)["preserve"] if text != name]
-    gate, _ = build_gate(Encoder(toy[1]), [name], kept)
-    for concept, is_open in ((name, True), *((text, False) for text in kept)):
+    kept = [text for text in plan("circle")["preserve"] if text != "circle"]
+    gate, _ = build_gate(Encoder(toy[1]), ["circle"], kept)
+    for concept, is_open in (("circle", True), *((text, False) for text in kept)):
         texts = [f"(a photo of a {concept}:{weight})" for weight in (0.5, 1.3, 1.5, 2.0)]
         assert decisions(toy[1], gate, texts) == dict.fromkeys(texts, is_open)
 
