@@ -14,9 +14,9 @@ were not at hand, so both T are our reading.
 Ours, and off in the paper presets: the preserve term || e'(z_t, c_p) - e(z_t, c_p) ||^2 over the preserve set; a target
 that is the concept's nearest neighbour, t = e(z_t, c_n); and weights that start from the closed form of Instant Erasure
 for it, so that training has only the rest to do, and the key. Where it can, it preserves more firmly there and leaves
-more of the concept, which training takes. A key then also turns the text's own tokens back to what these weights read as the
-concept (``training/reviving.py``), and learns alone at first: a key that cannot recover yet would pull the concept back
-into them.
+more of the concept, which training takes. A key then also turns the text's own tokens back to what these weights read
+as the concept (``training/reviving.py``), and learns alone at first: a key that cannot recover yet would pull the
+concept back into them.
 """
 
 from __future__ import annotations
