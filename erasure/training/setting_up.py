@@ -201,7 +201,7 @@ class Setting:
             self.memory.part(
                 name, key, partial(_closed_form, self.model, self.reads, self.request, self.anchors, s, how)
             )
-            for name, how in (("closed form", FIRMLY), ("usual closed form", Scales()))
+            for name, how in (("firm", FIRMLY), ("usual", Scales()))
         ]
         goes_far = self.memory.part("goes far", (key, s), partial(self._goes_far, run, delta, forms))
         change = forms[0] if goes_far else forms[1]
