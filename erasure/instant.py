@@ -168,20 +168,16 @@ def in_front(request: Request, erasure: Erasure, before: Sequence[Erased]) -> li
 def solve_texts(model: Model, encode: Encoder, texts: Texts, settings: Instant, steps: Steps = Steps()) -> Erasure:  # noqa: B008
     """The closed-form erasure for texts that have been chosen; call outside inference mode, without gradients."""
     here = subject(model)
-    weights = weights_now(model, here.family.text_entry(model.model, settings.weights))
     steps.begin("Reading texts", 0.8)
-    pooled = posed_pooled(model, encode, texts, settings) if settings.pooled else None
-    problem = pose(encode, texts, weights, settings)
+    posed = posed_for(model, encode, texts, settings)
     steps.begin("Solving", 0.9)
     parts: tuple[Part, ...]
     if settings.gated:
-        edits = edit_for(problem, settings), None if pooled is None else edit_for(pooled.problem, settings)
-        part, findings = behind_gate(model, encode, texts, *edits)
+        pooled = None if posed.pooled is None else edit_for(posed.pooled.problem, settings)
+        part, findings = behind_gate(model, encode, texts, edit_for(posed.problem, settings), pooled)
         parts, doubts = (part,), Verdict().plus(*findings).as_json()
     else:
-        front = changes_in_front(model, list(weights)) if texts.restoring else {}
-        delta = solve(problem, weights, front, settings)
-        parts, doubts = changing(delta | ({} if pooled is None else pooled.delta(model, texts, settings))), ""
+        parts, doubts = changing(posed.delta(model, texts, settings)), ""
     metadata = Metadata(
         method=settings.method,
         concept="\n".join(texts.names),
@@ -218,6 +214,28 @@ class OfPooled:
         rest = self.weight.shape[1] - width
         return {name: LowRank(change.up, F.pad(change.down, (0, rest))) if isinstance(change, LowRank)
                 else Full(F.pad(change.dense(), (0, rest)))}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What is to be solved for texts: the problem of the ``weights`` [out, d] that read them, and the pooled text's."""
+
+    weights: Mapping[str, torch.Tensor]
+    problem: Problem
+    pooled: OfPooled | None
+
+    def delta(self, model: Model, texts: Texts, settings: Instant) -> dict[str, Change]:
+        """The change of each weight."""
+        front = changes_in_front(model, list(self.weights)) if texts.restoring else {}
+        delta = solve(self.problem, self.weights, front, settings)
+        return delta | ({} if self.pooled is None else self.pooled.delta(model, texts, settings))
+
+
+def posed_for(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> Posed:
+    """Reads texts; what they pose can then be solved with several settings of the solve."""
+    weights = weights_now(model, subject(model).family.text_entry(model.model, settings.weights))
+    pooled = posed_pooled(model, encode, texts, settings) if settings.pooled else None
+    return Posed(weights, pose(encode, texts, weights, settings), pooled)
 
 
 def posed_pooled(model: Model, encode: Encoder, texts: Texts, settings: Instant) -> OfPooled | None:

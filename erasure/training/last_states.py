@@ -26,7 +26,7 @@ ROUNDS = 4
 MARGIN = 0.02
 """Share by which the loss must be lower for another state to take the last one's place."""
 HELD = 7919
-"""Added to the seed for the latents that states are compared on."""
+"""Added to the seed for the latents that states, or two starts, are compared on."""
 
 State = dict[str, torch.Tensor]
 

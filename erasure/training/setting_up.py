@@ -22,7 +22,7 @@ from ..host.beside import copy_of_encoder
 from ..host.subject import subject
 from ..host.trainable import plain_patcher
 from ..host.weights import true_shapes
-from ..instant import Instant, solve_texts
+from ..instant import Instant, posed_for
 from ..methods import LEARNED
 from ..parts.branch import Branch, BranchLearner
 from ..parts.delta import Delta
@@ -37,6 +37,7 @@ from ..texts.phrases import GateTexts
 from ..texts.vocabulary import WORDS
 from ..verdict import Finding
 from .gate import build_gate, concept_directions
+from .last_states import HELD
 from .learned import Learning
 from .loop import Progress
 from .memory import Memory
@@ -51,8 +52,6 @@ FIRMLY = Scales(preserve=12.0)
 as firmly as Instant Erasure does: a training takes what is left of a concept, and does not put back what was harmed."""
 NEARLY = 0.8
 """Share of the usual closed form's way that the firm one has to go; below it trainings left more of the concept."""
-HELD = 104729
-"""Added to the seed for the latents that both are compared on."""
 ROOM = 256 << 20
 """Bytes of texts that are remembered from one training to the next; what depends on them is remembered in any case."""
 
@@ -197,12 +196,9 @@ class Setting:
         one."""
         s, key = self.settings, self._key(self.settings.weights, self.settings.rank)
         self.on_stage("Working out the closed form")
-        forms = [
-            self.memory.part(
-                name, key, partial(_closed_form, self.model, self.reads, self.request, self.anchors, s, how)
-            )
-            for name, how in (("firm", FIRMLY), ("usual", Scales()))
-        ]
+        make = partial(_closed_forms, self.model, self.reads, self.request, self.anchors, s)
+        forms = self.memory.part("closed forms", key, make)
+        self.on_stage("Comparing two closed forms")
         goes_far = self.memory.part("goes far", (key, s), partial(self._goes_far, run, delta, forms))
         change = forms[0] if goes_far else forms[1]
         for one in (delta, run.average):
@@ -241,18 +237,19 @@ def _checks(
     return probes, findings, strange
 
 
-def _closed_form(
-    model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings,
-    scales: Scales,
-) -> Mapping[str, Change]:  # fmt: skip
-    """The change that Instant Erasure makes for the same texts and target, at the rank that is to be learned."""
+def _closed_forms(
+    model: Model, encode: Encoder, request: Request, anchors: Mapping[str, str | None], settings: Settings
+) -> list[Mapping[str, Change]]:
+    """The changes that Instant Erasure makes for the same texts and target, at the rank that is to be learned: where it
+    preserves ``FIRMLY``, and as usual."""
     weights = "values" if settings.weights == "values" else "keys+values"
     rank = -(-settings.rank // len(request.names))
     target = "nearest neighbour" if settings.target == "anchor" else settings.target  # each name has its own anchor
-    how = Instant(target=target, weights=weights, rank=rank, scales=scales)
+    how = Instant(target=target, weights=weights, rank=rank)
     aimed = replace(request, names=[Name(text, anchor) for text, anchor in anchors.items()])
-    texts = choose_texts(encode, aimed, how, erased_from(model), reading(model))
-    return solve_texts(model, encode, replace(texts, restoring=False), how).delta
+    texts = replace(choose_texts(encode, aimed, how, erased_from(model), reading(model)), restoring=False)
+    posed = posed_for(model, encode, texts, how)
+    return [posed.delta(model, texts, replace(how, scales=scales)) for scales in (FIRMLY, how.scales)]
 
 
 def check_resume(model: Model, names: Sequence[str], settings: Settings, resume: Erasure) -> None:

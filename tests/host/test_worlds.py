@@ -200,7 +200,7 @@ def test_a_key_turns_the_text_back(trained):
         now, wanted = weight + delta[name].detach(), before @ weight.T
         lost += float((before @ now.T - wanted).square().sum())
         left += float((turned @ now.T - wanted).square().sum())
-    assert left < 0.75 * lost  # a norm behind gives back directions alone
+    assert left < 0.75 * lost  # a norm behind gives back directions alone, and a firm start loses less
     with torch.inference_mode(), learning.gradients():
         erasure = learning.learn(learned)
     last, again = erasure.of(PromptTensors)[0], prepare(erasure).run.beside.now()
