@@ -217,14 +217,16 @@ def summary(cells: dict[str, dict]) -> dict:
     return {**row, "each": cells}
 
 
-def measure(bench: Bench, part: str, concepts: Sequence[str], row: dict, report: Callable[[], None]) -> None:
-    """Measures what a world's row lacks of a part, and reports after each concept."""
+def measure(
+    bench: Bench, part: str, concepts: Sequence[str], row: dict, report: Callable[[], None], again: bool = False
+) -> None:
+    """Measures what a world's row lacks of a part, or all of it ``again``, and reports after each concept."""
     row |= {"world": "trained", "steps": STEPS, "family": bench.here.family.name}
     if "bit_identical" not in row:
         row["bit_identical"] = bench.bit_identical()
     cells = row.setdefault("each", {}).setdefault(part, {})
     for concept in concepts:
-        if concept not in cells:
+        if again or concept not in cells:
             cells[concept] = bench.cell(part, concept)
             row |= summary(row["each"])
             print(bench.toy.world.name, part, concept, cells[concept], flush=True)
@@ -267,11 +269,10 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="*", default=CONCEPTS)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--every", type=int, default=EVERY, help="one in so many pictures")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--again", action="store_true", help="measure these anew, and keep all others")
     parser.add_argument("--file", type=Path, default=FILE)
     options = parser.parse_args()
-    there_is = options.file.exists() and not options.again
-    known = json.loads(options.file.read_text()) if there_is else {"families": {}}
+    known = json.loads(options.file.read_text()) if options.file.exists() else {"families": {}}
     known["commits"] = sorted({*known.get("commits", ()), commit()})
 
     def report() -> None:
@@ -284,7 +285,8 @@ def main() -> None:
         for name in options.worlds:
             if name not in benches:
                 benches[name] = Bench(Toy(WORLDS[name]), options.every)
-            measure(benches[name], part, options.concepts, known["families"].setdefault(name, {}), report)
+            row = known["families"].setdefault(name, {})
+            measure(benches[name], part, options.concepts, row, report, options.again)
     report()
 
 

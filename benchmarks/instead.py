@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--world", choices=PLACES, default="toy")
     parser.add_argument("--concepts", nargs="+")
     parser.add_argument("--names", nargs="+", choices=[*GUARDS, *OURS], default=[*GUARDS, *OURS])
+    parser.add_argument("--again", action="store_true", help="measure these anew, and keep all others")
     parser.add_argument("--file", type=Path)
     options = parser.parse_args()
     kind = PLACES[options.world]
@@ -190,10 +191,12 @@ def main() -> None:
     rows: list[dict] = json.loads(file.read_text(encoding="utf-8"))["each"] if file.exists() else []
     place = kind()
     for concept, name in product(options.concepts or place.concepts, options.names):
-        if not any((row["name"], row["concept"]) == (name, concept) for row in rows):
-            for row in measured(place, name, concept):
-                rows.append(row)
+        others = [row for row in rows if (row["name"], row["concept"]) != (name, concept)]
+        if options.again or len(others) == len(rows):
+            found = list(measured(place, name, concept))
+            for row in found:
                 print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+            rows = [*others, *found]
             write(rows, file, kind)
     print("\n".join(table(summed_up(rows))))
 

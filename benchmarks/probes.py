@@ -179,14 +179,14 @@ def publish(cells: Mapping[str, dict], kind: type[Place]) -> None:
     PAGE.write_text(text, encoding="utf-8")
 
 
-def main(kind: type[Place], concepts: Sequence[str], methods: Sequence[str]) -> None:
-    """Measures what is missing, and writes each cell down as it comes."""
+def main(kind: type[Place], concepts: Sequence[str], methods: Sequence[str], again: bool = False) -> None:
+    """Measures what is missing, or all of it ``again``, and writes each cell down as it comes."""
     place = kind()
     found = json.loads(kind.file.read_text()) if kind.file.exists() else {"cells": {}}
     for concept in concepts:
         for method in methods:
             name = f"{method} | {concept}"
-            known = found["cells"].get(name, {})
+            known = {} if again else found["cells"].get(name, {})
             if known.get("probes", {}).keys() >= {*place.probes}:
                 continue
             started = time.perf_counter()
@@ -203,6 +203,7 @@ if __name__ == "__main__":
     parser.add_argument("--world", choices=PLACES, default="toy")
     parser.add_argument("--concepts", nargs="+")
     parser.add_argument("--methods", nargs="+", choices=drawn.METHODS)
+    parser.add_argument("--again", action="store_true", help="measure these anew, and keep all others")
     arguments = parser.parse_args()
     where = PLACES[arguments.world]
-    main(where, arguments.concepts or where.concepts, arguments.methods or where.methods)
+    main(where, arguments.concepts or where.concepts, arguments.methods or where.methods, arguments.again)

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import cells, drawn, drawn_tables, instead, matched, peers, probes, quality, tables
+from benchmarks import cells, drawn, drawn_tables, families, instead, matched, peers, probes, quality, tables
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.closed_form.problem import Problem, Scales
@@ -268,3 +269,15 @@ def test_a_gate_acts_wholly_on_a_prompt_that_says_the_name_and_less_on_others(to
     gated = peers.Gated(toys, None, ["circle", "ring"])
     assert gated.acts("a red circle") == gated.acts("ring") == 1.0
     assert 0 <= gated.acts("a blue square") < 1.0
+
+
+def test_families_measured_again_are_those_named_and_no_others():
+    flux = SimpleNamespace(name="Flux")
+    bench = SimpleNamespace(here=SimpleNamespace(family=flux), toy=SimpleNamespace(world=flux))
+    bench.bit_identical, bench.cell = lambda: True, lambda part, concept: {"esr1": 1.0}
+    row = {"each": {"base": {"circle": {"esr1": 0.0}}, "recommended": {"circle": {"esr1": 0.5}, "red": {"esr1": 0.5}}}}
+    families.measure(bench, "recommended", ["circle", "star"], row, lambda: None)
+    assert row["recommended"]["esr1"] == pytest.approx(2 / 3)  # the star alone was missing
+    families.measure(bench, "recommended", ["circle"], row, lambda: None, again=True)
+    assert row["each"]["recommended"]["circle"]["esr1"] == 1.0
+    assert (row["each"]["recommended"]["red"]["esr1"], row["base"]["esr1"]) == (0.5, 0.0)
