@@ -69,7 +69,7 @@ TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
 """What is preserved in each of them."""
 PARTS = ("scores", "openings", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
 IN_A_ROW_PARTS = ("sequence", "at_once")
-"""Of the first concept's cell only, and of closed forms."""
+"""Of the first concept's cell only."""
 BY_PROMPTS = ("scores", "strengths")
 """All that is measured of SPM, which acts as much as the prompt says: the other parts draw from conditionings."""
 UNPROMPTED = 48
@@ -162,9 +162,15 @@ class Bench:
                 found[trial.attack]["curve"] = [three[1].value for three in trial.each if three[1]]
         return found
 
-    def solved(self, model, names: str, typed: str, method: str):
-        """The model without what one node would be told to erase."""
-        return attach.erase(model, instant.erase_instantly(model, self.world.clip, names, typed, METHODS[method]))
+    def without(self, model, names: Sequence[str], typed: str, method: str):
+        """The model without what one node would be told to erase. A closed form is solved on the model that comes in;
+        what is trained was trained on the unedited one, as files are that people share."""
+        how = METHODS[method]
+        if isinstance(how, Instant):
+            erasure = instant.erase_instantly(model, self.world.clip, "\n".join(names), typed, how)
+        else:
+            erasure, _ = make(self.world, method, names, typed, 0)
+        return attach.erase(model, erasure)
 
     def shown(self, model, name: str) -> list[bool]:
         """Whether each of six pictures shows a subject."""
@@ -176,7 +182,7 @@ class Bench:
         """The same twenty animals as lines of one node, with what is typed in a row and with nothing typed."""
         found = {}
         for way, typed in (("typed", TYPED), ("nothing typed", "")):
-            model = self.solved(self.world.model, "\n".join(IN_A_ROW), typed, method)
+            model = self.without(self.world.model, IN_A_ROW, typed, method)
             some = {"esr1": IN_A_ROW, "psr1": (*CANARY, *FAR)}
             seen = {key: mean([right for name in names for right in self.shown(model, name)]) for key, names in
                     some.items()}  # fmt: skip
@@ -187,7 +193,7 @@ class Bench:
         """Twenty animals in a row, each by an erasure of its own on top of the others."""
 
         def erase(model, name: str):
-            return self.solved(model, name, TYPED, method)
+            return self.without(model, [name], TYPED, method)
 
         stages = sequence(self.world.model, IN_A_ROW, erase, self.shown, CANARY, FAR, (5, 10))
         last = stages[-1]
@@ -201,7 +207,7 @@ class Bench:
 def is_of(method: str, part: str) -> bool:
     """Whether a part is measured of a method; the unedited model's probes are in each cell of probes."""
     if method == "unedited":
-        return part not in ("strengths", "probes", "openings")
+        return part not in ("strengths", "probes", "openings", *IN_A_ROW_PARTS)
     if part == "openings":
         return has_gate(METHODS[method])
     return not isinstance(METHODS[method], Spm) or part in BY_PROMPTS
@@ -353,9 +359,9 @@ def run(bench: Bench, todo: Sequence[tuple], options, cells: dict, report: Calla
         cell = cells.setdefault(f"{method} | {concept} | {seed}", {})
         with torch.inference_mode():
             measure(bench, method, concept, seed, options.parts, cell)
-            is_first = concept == CONCEPTS[0] and isinstance(METHODS.get(method), Instant)
+            is_first = (concept, seed) == (CONCEPTS[0], 0)
             for part in IN_A_ROW_PARTS:
-                if part in options.parts and is_first and part not in cell:
+                if part in options.parts and is_first and is_of(method, part) and part not in cell:
                     cell[part] = getattr(bench, part)(method)
         report()
         took[method] = time.perf_counter() - started
