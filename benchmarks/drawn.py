@@ -50,7 +50,7 @@ from .families import commit
 from .peers import Gated, Spm
 from .quality import METHODS as MEASURED_ON_BOTH
 
-METHODS = {**MEASURED_ON_BOTH, "UCE, gated": Instant(gated=True), "SPM": Spm()}
+METHODS = {**MEASURED_ON_BOTH, "SPM": Spm()}
 FILE = Path(__file__).with_name("results") / "drawn.json"
 INSTEAD = FILE.with_name("drawn_instead.json")
 """What ``benchmarks.instead --world drawn`` has measured."""

@@ -5,7 +5,7 @@
     python3 scripts/run.py benchmarks.instead --world drawn       # on the drawn world
 
 Into ``benchmarks/results/instead.json`` or ``drawn_instead.json``, and a table of docs/measured.md: ESR-1, PSR-1 and
-kept attributes, each at the world's CFG and at CFG 1, on the toy world in many steps and in few, and the time of
+kept attributes, each at the world's CFG and at CFG 1, in many steps and in few, and the time of
 drawing beside the unedited model's. What stands beside an erasure is in ``guards.py``, written from the papers. The
 same pictures, noise and judge as in ``benchmarks.quality``; on the drawn world as in ``benchmarks.drawn``, whose file
 takes the rows up.
@@ -83,7 +83,7 @@ class OnDrawn:
 
     file, marks = drawn.INSTEAD, DRAWN_MARKS
     concepts: Sequence[str] = tuple(NEAR)
-    settings = ((drawn.CFG, drawn.STEPS), (1.0, drawn.STEPS))
+    settings = tuple(product((drawn.CFG, 1.0), (drawn.STEPS, drawn.STEPS // 2)))
 
     def __init__(self) -> None:
         self.world = drawn.Drawn()

@@ -57,6 +57,7 @@ def learned(method: str, **changes: Any) -> Settings:
 METHODS: dict[str, How] = {
     "recommended": preset_for("recommended"),
     "UCE": Instant(),
+    "UCE, gated": Instant(gated=True),
     "RECE": Instant(method="rece"),
     "SPEED": Instant(method="speed"),
     "DP": Instant(method="dp"),
