@@ -6,8 +6,8 @@
     python3 scripts/run.py benchmarks.drawn --methods UCE SPEED --concepts cat lion      # closed forms on more subjects
 
 Into ``benchmarks/results/drawn.json``: a cell for each method, concept and seed, and a row a method; and into the
-tables of README and docs/measured.md. Half of what is counted as near and random is typed as preserved, the same for
-all methods. Probes and attacks are those of Stress Test, through the code behind the node.
+tables and plots of README and docs/measured.md. Half of what is counted as near and random is typed as preserved, the
+same for all methods. Probes and attacks are those of Stress Test, through the code behind the node.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from drawnworld.captions import article
 from drawnworld.report import CFG
 from drawnworld.subjects import BY_NAME
 
-from . import drawn_tables, matched
+from . import drawn_plots, drawn_tables, matched
 from .cells import made
 from .drawn_world import CONCEPTS, COUNT, MORE, NEAR, PICTURE, RANDOM, STYLES, Drawn, erased, mean, wording
 from .families import commit
@@ -323,6 +323,7 @@ def write(cells: Mapping[str, dict], file: Path, commits: Sequence[str]) -> None
     file.write_text(json.dumps(found, indent=1) + "\n")
     if file == FILE and base:
         drawn_tables.write(found)
+        drawn_plots.write(found)
 
 
 def wanted(methods: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:

@@ -31,20 +31,31 @@ def at(points: Sequence[Mapping[str, float]], share: float, key: str) -> float |
     return None
 
 
+def sweeps(cells: Mapping[str, Mapping]) -> dict[str, list[list[Mapping[str, float]]]]:
+    """For each method, a sweep for each of its cells: the unedited model's scores, then those at every strength."""
+    unedited = {name.split(" | ")[1]: cell["scores"] for name, cell in cells.items() if name.startswith("unedited | ")}
+    found: dict[str, list[list[Mapping[str, float]]]] = {}
+    for name, cell in cells.items():
+        if cell.get("strengths"):
+            method, concept, _ = name.split(" | ")
+            found.setdefault(method, []).append([unedited[concept], *cell["strengths"].values()])
+    return found
+
+
+def kept(own: Sequence[Sequence[Mapping[str, float]]], share: float, key: str) -> list[float]:
+    """A figure of each sweep that reaches an erased share, there."""
+    return [value for points in own if (value := at(points, share, key)) is not None]
+
+
 def rows(cells: Mapping[str, Mapping]) -> Iterator[dict]:
     """For each method and erased share: what is kept, near and random, over the cells that reach the share."""
-    swept = {tuple(name.split(" | ")): cell["strengths"] for name, cell in cells.items() if cell.get("strengths")}
-    unedited = {name.split(" | ")[1]: cell["scores"] for name, cell in cells.items() if name.startswith("unedited | ")}
-    for method in dict.fromkeys(name for name, *_ in swept):
-        own = [[unedited[concept], *swept[name, concept, seed].values()] for name, concept, seed in swept
-               if name == method]  # fmt: skip
+    for method, own in sweeps(cells).items():
         for share in SHARES:
             row: dict = {"method": method, "share": share, "cells": len(own)}
             for key in KEPT:
-                found = [value for points in own if (value := at(points, share, key)) is not None]
+                found = kept(own, share, key)
                 row["reached"] = len(found)
                 if found:
-                    total = len(found) * COUNT
                     row[key] = round(sum(found) / len(found), 4)
-                    row[f"{key}_interval"] = [round(end, 4) for end in wilson(sum(found) * COUNT, total)]
+                    row[f"{key}_interval"] = [round(end, 4) for end in wilson(sum(found) * COUNT, len(found) * COUNT)]
             yield row

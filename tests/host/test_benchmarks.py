@@ -7,7 +7,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import cells, drawn, drawn_tables, families, instead, matched, peers, probes, quality, tables
+from benchmarks import (
+    cells,
+    drawn,
+    drawn_plots,
+    drawn_tables,
+    families,
+    instead,
+    matched,
+    peers,
+    probes,
+    quality,
+    tables,
+)
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
 from concept_erasure.erasure.closed_form.problem import Problem, Scales
@@ -281,3 +293,20 @@ def test_families_measured_again_are_those_named_and_no_others():
     families.measure(bench, "recommended", ["circle"], row, lambda: None, again=True)
     assert row["each"]["recommended"]["circle"]["esr1"] == 1.0
     assert (row["each"]["recommended"]["red"]["esr1"], row["base"]["esr1"]) == (0.5, 0.0)
+
+
+def test_curves_end_where_half_of_the_cells_erase_no_more():
+    def sweep(*erased: float) -> list[dict]:
+        return [{"esr1": share, "psr1_near": 1 - share / 2} for share in (0.0, *erased)]
+
+    points = drawn_plots.curve([sweep(0.5), sweep(0.5, 1.0)])
+    shares, kept, low, high = zip(*points, strict=True)
+    assert shares[-1] == 0.5
+    assert kept == pytest.approx([1 - share / 2 for share in shares])
+    assert all(one < middle < other for one, middle, other in zip(low, kept, high, strict=True))
+
+
+def test_the_drawn_world_has_its_plots(tmp_path):
+    found = json.loads(drawn.FILE.read_text())
+    drawn_plots.write(found, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"drawn.png", "drawn_matched.png", "drawn_completion.png"}
