@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from concept_erasure.erasure.artifact import Erasure, Metadata
+from concept_erasure.erasure.artifact import Erasure, LowRank, Metadata
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.beside import copy_of_encoder
 from concept_erasure.erasure.host.subject import subject
@@ -31,7 +31,7 @@ from .full_size import latents, random_model
 
 FILE = Path(__file__).with_name("results") / "cost.json"
 PAIRS = 3
-WIDTH, TOKENS = 768, 77
+WIDTH, TOKENS, RANK = 768, 77, 8
 FEATURES, LEVELS = 16, 20
 """Of a steering: as many as a concept of the toy world has at most."""
 
@@ -60,8 +60,11 @@ def steering(model) -> Steering:
 def parts(model, context: torch.Tensor) -> dict[str, Part]:
     gate = open_gate(context)
     prompt = torch.randn(11, WIDTH, generator=torch.Generator().manual_seed(1))
+    turn = LowRank(0.1 * prompt[:RANK].T.contiguous(), prompt[:RANK] / WIDTH)
+    nothing = torch.zeros(0, WIDTH)
     return {
         "erasure prompt": PromptTensors(prompt, prompt, "all", "eraser", TOKENS, gate),
+        "closed form behind a gate": PromptTensors(nothing, nothing, "all", "eraser", TOKENS, gate, turn=turn),
         "steering of one block": steering(model),
         "control branch, gate open": BranchLearner(copy_of_encoder(model), gate).at_rest(),
         "control branch, gate closed": replace(
