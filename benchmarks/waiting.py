@@ -1,4 +1,4 @@
-"""How long one waits for Erase Concept: the first concept, the second, and another strength of it.
+"""How long one waits for Erase Concept: the first concept, the second, another strength of it, and 'gated' on.
 
     python3 scripts/run.py benchmarks.waiting                    # the toy world, SD 1.5 and SDXL: some minutes
     python3 scripts/run.py benchmarks.waiting --families toy
@@ -33,14 +33,17 @@ from concept_erasure.erasure import solved
 from concept_erasure.erasure.texts import recall
 from concept_erasure.erasure.texts.encoder import BATCH, Encoder
 from concept_erasure.nodes.instant import ErasureText
+from toyworld.worlds import WORLDS
 
 from .full_size import random_model
-from .toy import CHECKPOINT
 
 RESULTS = Path(__file__).with_name("results") / "waiting.json"
 BOOTSTRAP = Path(__file__).parents[1] / "scripts" / "bootstrap.py"
 FAMILIES = ("toy", "sd15", "sdxl")
-STEPS = (("first concept", "circle", 1.0), ("second concept", "bread", 1.0), ("another strength", "bread", 0.5))
+STEPS: tuple[tuple[str, str, dict], ...] = (
+    ("first concept", "circle", {}), ("second concept", "bread", {}), ("another strength", "bread", {"strength": 0.5}),
+    ("gated", "bread", {"gated": True}),
+)  # fmt: skip
 ENCODERS = {
     "sd15": (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer),
     "sdxl": (comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer),
@@ -63,7 +66,7 @@ class Counter:
 def load(family: str):
     """(MODEL, CLIP)."""
     if family == "toy":
-        return comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT))[:2]
+        return comfy.sd.load_checkpoint_guess_config(str(WORLDS["unet"].checkpoint))[:2]
     encoder, tokenizer = ENCODERS[family]
     clip = comfy.sd.CLIP(SimpleNamespace(params={}, clip=encoder, tokenizer=tokenizer))
     generator = torch.Generator().manual_seed(0)
@@ -74,9 +77,9 @@ def load(family: str):
 
 def wait(model, clip, counter: Counter) -> Iterator[dict]:
     """Erases as the node does, and says how long it took."""
-    for step, concept, strength in STEPS:
+    for step, concept, inputs in STEPS:
         counter.texts, began = 0, time.perf_counter()
-        ErasureText.execute(model=model, clip=clip, concept=concept, strength=strength)
+        ErasureText.execute(model=model, clip=clip, concept=concept, **inputs)
         yield {"step": step, "seconds": round(time.perf_counter() - began, 3), "texts": counter.texts}
 
 

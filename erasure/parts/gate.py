@@ -42,15 +42,24 @@ def either(first: GateTensors, second: GateTensors) -> GateTensors:
 
 
 def fit_gate(
-    speaking: torch.Tensor, silent: torch.Tensor, penalty: float = 1e-3, start: GateTensors | None = None
+    speaking: torch.Tensor,
+    silent: torch.Tensor,
+    penalty: float = 1e-3,
+    start: GateTensors | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> GateTensors:
     """A gate that tells texts that speak of the concept, [p, n, d], from texts that do not, [q, n, d].
 
     Logistic regression on whole texts, whose score is the soft maximum over their tokens (multiple-instance learning):
     which token carries the concept is left open, because contextual encodings spread it over the tokens after its name.
     ``penalty`` is the weight of the squared norm; each class counts as a half. Threshold 0 is even odds. Such a fit has
-    local minima: it begins at zero and, where it is given, at ``start``, and the better end is taken.
+    local minima: it begins at zero and, where it is given, at ``start``, and the better end is taken. It is computed on
+    ``device``, by default that of the texts, where the gate comes back to. ``on_step`` is called before each look at
+    the texts, and may raise to end the fit.
     """
+    home = silent.device
+    speaking, silent = speaking.to(device or home), silent.to(device or home)
     centre = silent.reshape(-1, silent.shape[-1]).mean(0)
     scale = (silent - centre).std()
     classes = [((1.0, (speaking - centre) / scale)), ((-1.0, (silent - centre) / scale))]
@@ -63,18 +72,22 @@ def fit_gate(
 
     starts = [torch.zeros(silent.shape[-1] + 1, device=silent.device)]
     if start is not None:
-        offset = (centre - start.centre) @ start.direction - start.threshold
-        starts.append(torch.cat([start.direction * scale, offset[None]]))
-    weight = min((descended(loss, first) for first in starts), key=lambda end: float(loss(end)))
-    return GateTensors(weight[:-1] / scale, centre.detach(), -float(weight[-1]))
+        direction = start.direction.to(centre)
+        offset = (centre - start.centre.to(centre)) @ direction - start.threshold
+        starts.append(torch.cat([direction * scale, offset[None]]))
+    weight = min((descended(loss, first, on_step) for first in starts), key=lambda end: float(loss(end)))
+    return GateTensors((weight[:-1] / scale).to(home), centre.detach().to(home), -float(weight[-1]))
 
 
-def descended(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+def descended(
+    loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, on_step: Callable[[], None] = lambda: None
+) -> torch.Tensor:
     """Where L-BFGS comes to from a point."""
     weight = start.detach().clone().requires_grad_()
     optimiser = torch.optim.LBFGS([weight], max_iter=150, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
+        on_step()
         optimiser.zero_grad()
         total = loss(weight)
         total.backward()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import comfy.model_management
 import torch
 
 from ..parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score, is_open
@@ -24,6 +26,8 @@ COMMON = 200
 """Texts of common words that a gate is tried on."""
 BYTES = 2 << 30
 """Encodings that a gate is fitted to, at most; fitting takes some times as much memory."""
+COPIES = 3
+"""How many times the size of their encodings a fit needs."""
 FEWEST = 8
 """Texts of each kind that a gate is fitted to, however large their encodings are."""
 NEARLY_ALL = 0.995
@@ -70,7 +74,7 @@ def build_gate(
         def fit(half: slice) -> GateTensors:
             behind, begin, *others = part_of(half)
             silent = torch.cat(others)
-            return fit_gate(torch.cat([behind, begin]), silent, 1e-3, far.start(behind, silent, half))
+            return fitted(torch.cat([behind, begin]), silent, far.start(behind, silent, half))
 
         gate, shifts = fit(slice(None)), []
         for half in (0, 1):
@@ -86,6 +90,19 @@ def build_gate(
         return either(begin, gate), gap
 
 
+def fitted(speaking: torch.Tensor, silent: torch.Tensor, start: GateTensors | None = None) -> GateTensors:
+    """``fit_gate`` where the host computes: at real widths a minute or more on a CPU, seconds on a GPU, if it has room.
+    Cancel ends it."""
+    texts, device = (speaking, silent), comfy.model_management.get_torch_device()
+    how = {"start": start, "on_step": comfy.model_management.throw_exception_if_processing_interrupted}
+    if device.type == "cuda":
+        room = COPIES * sum(part.numel() * part.element_size() for part in texts)
+        comfy.model_management.free_memory(room, device)
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            return fit_gate(*texts, device=device, **how)
+    return fit_gate(*texts, **how)
+
+
 def _affordable(encode: Encoder, texts: Sequence[Sequence[str]]) -> float:
     """The share of all texts for a gate whose encodings are not larger than ``BYTES``, at most 1."""
     longest = encode.rows([max(texts[0], key=len)])[0]
@@ -97,10 +114,10 @@ def _near_gate(rows: Sequence[torch.Tensor]) -> tuple[GateTensors, float]:
     """The gate for texts with nothing in front of them, and its gap; ``rows``: those that speak and those that do not,
     [texts, 1 or 2, n, d]."""
     speaking, silent = rows
-    gate = fit_gate(speaking.flatten(0, 1), silent.flatten(0, 1))
+    gate = fitted(speaking.flatten(0, 1), silent.flatten(0, 1))
     thresholds, gaps = [], []
     for half in (0, 1):
-        other = fit_gate(speaking[half::2].flatten(0, 1), silent[half::2].flatten(0, 1))
+        other = fitted(speaking[half::2].flatten(0, 1), silent[half::2].flatten(0, 1))
         scores = [gate_score(part[1 - half :: 2].flatten(0, 1), other) - other.threshold for part in rows]
         threshold, gap = choose_threshold(*(part.tolist() for part in scores))
         thresholds.append(threshold)
@@ -136,7 +153,7 @@ class FarBack:
         for place, row in zip(self.places[half], told, strict=True):
             rest.append(row[: place.start])
             own.append(row[place.start : place.stop + 1])
-        return fit_gate(torch.cat(own)[:, None], torch.cat(rest)[:, None])
+        return fitted(torch.cat(own)[:, None], torch.cat(rest)[:, None])
 
 
 def _last_place(encode: Encoder, text: str, names: Sequence[str]) -> slice:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 
+import comfy.model_management
 import pytest
 import torch
 
@@ -140,6 +141,37 @@ def test_large_encodings_are_fitted_to_fewer_texts(toys, monkeypatch):
     assert read[:2] == [len(part) for part in texts] and all(
         2 * few < many for few, many in zip(read[2:], read[:2], strict=True)
     )
+
+
+def texts_of_a_small_gate() -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    speaking, silent = (torch.randn(12, 5, 8, generator=g) for _ in range(2))
+    speaking[:, 2] += 3.0
+    return [speaking, silent]
+
+
+def test_a_gate_is_fitted_on_the_gpu_and_on_the_cpu_where_that_has_no_room(monkeypatch):
+    texts, fit_gate, asked = texts_of_a_small_gate(), gates.fit_gate, []
+    expected = gates.fitted(*texts)
+
+    def without_room(*args, device=None, **more):
+        asked.append(device and device.type)
+        if device is not None:
+            raise torch.cuda.OutOfMemoryError
+        return fit_gate(*args, **more)
+
+    monkeypatch.setattr(gates, "fit_gate", without_room)
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda size, device: asked.append(size))
+    found = gates.fitted(*texts)
+    assert asked == [gates.COPIES * 4 * sum(part.numel() for part in texts), "cuda", None]
+    torch.testing.assert_close(found.direction, expected.direction)
+
+
+def test_cancel_ends_the_fit_of_a_gate():
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        gates.fitted(*texts_of_a_small_gate())
 
 
 def test_a_gate_that_opens_for_none_or_for_all_is_said(toys):
