@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from concept_erasure.erasure import instant
+from concept_erasure.erasure import combine, instant
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.evaluation.attacks import Concept
 from concept_erasure.erasure.evaluation.by_kind import Request, by_kind, composed, counted
@@ -67,6 +67,7 @@ IN_A_ROW = (
 CANARY, FAR = ("dog", "rabbit", "crab", "butterfly"), ("pizza", "castle", "guitar", "rocket")
 TYPED = "\n".join([*CANARY[:2], *RANDOM[:6]])
 """What is preserved in each of them."""
+WAYS = {"typed": TYPED, "nothing typed": ""}
 PARTS = ("scores", "openings", "strengths", "kinds", "drift", "probes", "sequence", "at_once")
 IN_A_ROW_PARTS = ("sequence", "at_once")
 """Of the first concept's cell only."""
@@ -91,6 +92,8 @@ class Bench:
 
     def __init__(self, world: Drawn) -> None:
         self.world, self.before = world, list[tuple[str, str]]()
+        self.trained: dict[str, dict[str, Erasure]] = {}
+        """Those of twenty in a row, by method and name."""
 
     def scores(self, model, concept: str) -> dict:
         wanted = self.world.shots(concept)
@@ -170,6 +173,8 @@ class Bench:
             erasure = instant.erase_instantly(model, self.world.clip, "\n".join(names), typed, how)
         else:
             erasure, _ = make(self.world, method, names, typed, 0)
+            if len(names) == 1:
+                self.trained.setdefault(method, {})[names[0]] = erasure
         return attach.erase(model, erasure)
 
     def shown(self, model, name: str) -> list[bool]:
@@ -179,10 +184,14 @@ class Bench:
         return [rank == 0 for rank in ranks]
 
     def at_once(self, method: str) -> dict:
-        """The same twenty animals as lines of one node, with what is typed in a row and with nothing typed."""
-        found = {}
-        for way, typed in (("typed", TYPED), ("nothing typed", "")):
-            model = self.without(self.world.model, IN_A_ROW, typed, method)
+        """The same twenty animals as lines of one node, with what is typed in a row and with nothing typed; and those
+        that were trained one by one, solved jointly."""
+        base, found = self.world.model, {}
+        models = {way: self.without(base, IN_A_ROW, typed, method) for way, typed in WAYS.items()}
+        if method in self.trained:
+            solved = combine.solve_jointly(base, self.world.clip, list(self.trained[method].values()))
+            models["solved jointly"] = attach.erase(base, solved)
+        for way, model in models.items():
             some = {"esr1": IN_A_ROW, "psr1": (*CANARY, *FAR)}
             seen = {key: mean([right for name in names for right in self.shown(model, name)]) for key, names in
                     some.items()}  # fmt: skip

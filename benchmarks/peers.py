@@ -5,21 +5,21 @@ Both are made of the pack's own parts, so that rates, phrases and pictures are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from concept_erasure.erasure import instant, learning
-from concept_erasure.erasure.artifact import Change, Erasure, Full
+from concept_erasure.erasure.artifact import Erasure, Full
 from concept_erasure.erasure.choosing import choose_texts
-from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
-from concept_erasure.erasure.closed_form.textmap import moment
+from concept_erasure.erasure.closed_form.joining import joined
+from concept_erasure.erasure.closed_form.problem import Scales, together
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.methods import preset_for
-from concept_erasure.erasure.parts.delta import changing
+from concept_erasure.erasure.parts.delta import DeltaTensors, add, changing
 from concept_erasure.erasure.phrased import phrases
 from concept_erasure.erasure.posing import aligned, pose
 from concept_erasure.erasure.request import read_request
@@ -68,13 +68,12 @@ class Mace:
                 learning.learn(learning.prepare(edited, world.clip, name, kept, settings)).delta for name in texts.names
             ]
         changes = [
-            {
-                name: first[name].dense() + delta[name].dense() if name in delta else first[name].dense()
-                for name in first
-            }
+            {name: Full(add([(part[name], 1.0) for part in (first, delta) if name in part]).dense()) for name in first}
             for delta in own
         ]
-        return replace(result, parts=changing(joined(changes, [source for source, _ in moved], problem, self.scales)))
+        sources = [source / len(source) ** 0.5 for source, _ in moved]
+        parts = joined(changes, sources, problem.preserved(self.scales), self.scales.erase)
+        return replace(result, parts=DeltaTensors.combined([(DeltaTensors(part), 1.0) for part in parts]))
 
 
 def around(encode: Encoder, templates: Sequence[str], name: str, target: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,19 +81,6 @@ def around(encode: Encoder, templates: Sequence[str], name: str, target: str) ->
     pairs = [aligned(encode, template, name, target) for template in encode.fitting(templates, name, target)]
     source, goal = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))
     return source, goal
-
-
-def joined(
-    changes: Sequence[Mapping[str, torch.Tensor]], sources: Sequence[torch.Tensor], problem: Problem, scales: Scales
-) -> dict[str, Change]:
-    """One change C of each weight for the changes C_i of several names with encodings c of moments E_i:
-    C = (sum C_i E_i) (sum E_i + P)^-1, P the moment of what is preserved."""
-    own = [scales.erase * moment(source, 1 / len(source)) for source in sources]
-    whole = torch.linalg.inv(sum(own) + problem.preserved(scales))
-    return {
-        name: Full((sum(one[name].double() @ part for one, part in zip(changes, own, strict=True)) @ whole).float())
-        for name in changes[0]
-    }
 
 
 # ---------------------------------------------------------------- SPM

@@ -11,16 +11,21 @@ from json import loads
 import torch
 import torch.nn.functional as F
 
+from . import inspection
 from .artifact import NOTHING, Erasure, ErasureError, Metadata
 from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
+from .closed_form.joining import joined
 from .closed_form.problem import Scales
+from .families.family import KEYS_AND_VALUES
 from .history import erased_from, moves, preserved_on
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
-from .inspection import MOST_OTHERS
 from .instant import Instant, examined, solve_texts
 from .parts import PARTS
+from .parts.delta import changing
+from .phrased import Texts
+from .posing import pose
 from .protocols import Clip, Model
 from .request import Request, aiming_elsewhere, check_width
 from .texts.encoder import Encoder
@@ -108,7 +113,7 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
     probes = {probe.text: probe for probe in known}
     moving = [probe for probe in probes.values() if probe.goal is not None]
     staying = [probe for probe in probes.values() if probe.goal is None]
-    return Erasure(_metadata(erasures), tuple(parts), (*moving, *staying[:MOST_OTHERS]))
+    return Erasure(_metadata(erasures), tuple(parts), (*moving, *staying[: inspection.MOST_OTHERS]))
 
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
@@ -134,29 +139,58 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
 
 
 def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Erasure:
-    """One closed-form solve for the concepts of several, with the settings of the first: none disturbs another.
+    """One erasure for the concepts of several, so that none disturbs another: instant ones are solved for again, with
+    the settings of the first; where one was learned, each is held to its own names and kept off what is preserved.
 
-    Raises ErasureError when one of them was learned, or when the model and its CLIP are missing.
+    Raises ErasureError when one acts beside the weights, or when the model and its CLIP are missing.
     """
     check_families(erasures)
-    if not can_be_solved_again(erasures):
-        learned = next(e for e in erasures if not can_be_solved_again([e]))
-        raise ErasureError(
-            f"The erasure of '{_short(learned)}' was not solved for in one go, so it cannot be solved for "
-            "again: combine by 'sum', or connect the instant erasures themselves."
-        )
     if model is None or clip is None:
         raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")
     here = subject(model)
-    given = loads(erasures[0].metadata.settings)
-    settings = Instant(**{**given, "scales": Scales(**given["scales"])})
     encode = Encoder(clip, entry=here)
     with torch.inference_mode(False), torch.no_grad():
-        request = _joint_request(erasures)
         check_width(model, encode)
-        texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model), reading(model))
-        texts = beside_those_in_front(texts, preserved_on(model))
+        if not can_be_solved_again(erasures):
+            return _joined(model, encode, erasures)
+        given = loads(erasures[0].metadata.settings)
+        settings = Instant(**{**given, "scales": Scales(**given["scales"])})
+        request = _joint_request(erasures)
+        texts = _joint_texts(model, encode, request, settings)
         return examined(model, encode, request, solve_texts(model, encode, texts, settings))
+
+
+def _joint_texts(model: Model, encode: Encoder, request: Request, settings: Instant) -> Texts:
+    texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model), reading(model))
+    return beside_those_in_front(texts, preserved_on(model))
+
+
+def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure:
+    """Changes that were made apart, each behind a filter for its own names, in one; keys stay as they are."""
+    readers = subject(model).weights(KEYS_AND_VALUES)
+    for erasure in erasures:
+        if erasure.beside or erasure.metadata.only_in or not erasure.delta.keys() <= {*readers}:
+            raise ErasureError(
+                f"The erasure of '{_short(erasure)}' does not act on text in the weights alone, so it cannot be solved "
+                "jointly with others: combine by 'sum'."
+            )
+    if back := undoing(erasures):
+        raise ErasureError(f"{back}: make one of them with another target.")
+    names = {spelled(name): i for i, erasure in reversed([*enumerate(erasures)]) for name in erasure.names}
+    request = _joint_request(erasures)
+    texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
+    problem = pose(encode, texts, {}, Instant())
+    parts: list[list[torch.Tensor]] = [[] for _ in erasures]
+    for name, part in zip(texts.names, problem.moves.source.split(problem.moves.counts), strict=True):
+        if spelled(name) in names:
+            parts[names[spelled(name)]].append(part)
+    scales = Scales()
+    preserved = problem.holding(scales).preserved(scales)
+    sources = [torch.cat(own) if own else problem.empty[:0] for own in parts]
+    changes = joined([erasure.delta for erasure in erasures], sources, preserved, scales.erase)
+    held = [replace(e, parts=(*changing(own), *e.key)) for e, own in zip(erasures, changes, strict=True)]
+    out = combine(held)
+    return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
 
 
 def _joint_request(erasures: Sequence[Erasure]) -> Request:

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure import combine
 from ..erasure.artifact import ErasureError
+from ..erasure.history import added_up
 from ..erasure.verdict import read_verdict
 from .messages import names
 from .types import CATEGORY, KEPT, ErasureSocket, lenient, show, telling
@@ -35,9 +36,10 @@ class ErasureCombine(io.ComfyNode):
                 io.Combo.Input(
                     "how", options=HOW, default=HOW[0],
                     tooltip="sum: changes are added exactly; where one would bring back what another erases, instant "
-                    "erasures are solved jointly instead. solve jointly: instant erasures are solved for again, "
-                    "together, so that none disturbs another; needs model and clip. weighted for a prompt: each counts "
-                    "as much as it has to do with the prompt below; needs clip.",
+                    "erasures are solved jointly instead. solve jointly: none disturbs another, and more of the rest "
+                    "stays where there are many; instant erasures are solved for again, trained ones are held to their "
+                    "own names; needs model and clip. weighted for a prompt: each counts as much as it has to do with "
+                    "the prompt below; needs clip.",
                 ),
                 io.Model.Input("model", optional=True, tooltip="For 'solve jointly': the model to erase from."),
                 io.Clip.Input("clip", optional=True, tooltip="For 'solve jointly' and 'weighted for a prompt'."),
@@ -64,6 +66,7 @@ class ErasureCombine(io.ComfyNode):
             weighed = [f"{names(erasure)}: {w:.2f}." for erasure, w in counted]
         else:
             out = combine.combine(parts)
+            notices += [added] if (added := added_up(parts)) else []
         total = f"Erasure of {names(out)}; {out.bytes() / 1e6:.2f} MB."
         lines = [read_verdict(out.metadata.verdict).text(), *(f"⚠ {notice}" for notice in notices), total, *weighed]
         return io.NodeOutput(out, ui=show(cls, "\n".join(line for line in lines if line)))

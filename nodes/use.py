@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..erasure.history import added_up
 from ..erasure.host import attach
 from .messages import WHILE_DRAWING, named, names, put_on, warner
 from .types import CATEGORY, KEPT, OFF, ErasureSocket, lenient, show, telling
@@ -54,7 +55,8 @@ class ErasureApply(io.ComfyNode):
             text.append(WHILE_DRAWING)
         warn = warner(cls, "\n".join(text))
         erased = attach.erase(model, erasure, strength, start_percent, end_percent, warn)
-        verdict = put_on(model, erased, erasure, strength)
+        added = added_up([one.erasure for one in attach.applied(erased)]) or ""
+        verdict = put_on(model, erased, erasure, strength, added)
         return io.NodeOutput(erased, ui=show(cls, "\n".join([verdict.text(), *text]).strip()))
 
 

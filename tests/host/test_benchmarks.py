@@ -22,12 +22,8 @@ from benchmarks import (
 )
 from benchmarks.cells import Cell, Results, Unedited
 from benchmarks.likeness import IDENTICAL, likeness
-from concept_erasure.erasure.closed_form.problem import Problem, Scales
-from concept_erasure.erasure.closed_form.textmap import Moves
 from concept_erasure.erasure.instant import Instant
 from concept_erasure.erasure.training.settings import Settings
-
-NO_MOVES = Moves(torch.zeros(0, 3), torch.zeros(0, 3))
 
 
 def cell(esr1: float, psr1: float, erased: int = 24, kept: int = 168, **more) -> dict:
@@ -263,18 +259,6 @@ def test_what_people_use_instead_is_one_row_for_each_setting_that_was_drawn():
     each = [{"name": "NAG", "cfg": cfg, "steps": 12, **figures, "esr1": esr} for cfg, esr in ((4, 1), (4, 0), (1, 1))]
     assert [(row["cfg"], row["esr1"], row["concepts"]) for row in instead.summed_up(each)] == [(4, 0.5, 2), (1, 1.0, 1)]
     assert instead.table(instead.summed_up(each))[2] == "| NAG | 0.50 / 0.50 | 1.00 / 0.50 | 0.50 | 0.50 |"
-
-
-def test_several_changes_are_made_one_that_does_on_each_names_encodings_what_its_own_does():
-    """MACE's last stage: encodings of two names and of what is preserved, none of them at right angles to another."""
-    circle, red, kept = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.5, 1.0]]).double()
-    own = [torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
-    problem = Problem(NO_MOVES, 2, torch.outer(kept, kept), (), kept[None], kept[None], lambda: torch.eye(3))
-    found = peers.joined([{"w": change} for change in own], [circle[None], red[None]], problem, Scales(ridge=1e-9))
-    change = found["w"].dense().double()
-    torch.testing.assert_close(change @ circle, own[0].double() @ circle)
-    torch.testing.assert_close(change @ red, own[1].double() @ red)
-    torch.testing.assert_close(change @ kept, torch.zeros(2).double())
 
 
 def test_a_gate_acts_wholly_on_a_prompt_that_says_the_name_and_less_on_others(toys):

@@ -13,10 +13,12 @@ from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.delta import add
 from concept_erasure.erasure.parts.prompt import PromptTensors
 from concept_erasure.erasure.posing import TOKENS
+from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.verdict import read_verdict
 from concept_erasure.nodes.combine import HOW, ErasureCombine
+from concept_erasure.nodes.use import ErasureApply
 from tests.host.test_fit import sentence
-from tests.host.tools import assert_close, difference, make_erasure, only_delta, sample
+from tests.host.tools import assert_close, difference, make_erasure, sample
 
 KEPT = "square\nred\ndotted"
 SMALL = Instant(tokens=TOKENS[1])
@@ -151,10 +153,52 @@ def test_the_node_says_what_it_lacks(parts, how, given, words):
     assert words in sentence(caught)
 
 
-def test_a_learned_erasure_cannot_be_solved_for_again(model, clip, parts):
+def test_learned_erasures_act_on_their_own_names_and_less_on_what_is_preserved(model, clip, parts):
+    """A change that erases "star", said to be learned, beside one that erases "circle" in closed form."""
+    key = make_erasure(model, clip, "star", role="key").key
+    metadata = replace(parts[1].metadata, method="kpop", settings="")
+    learned = replace(parts[1], metadata=metadata, parts=(*parts[1].parts, *key))
+    joint, summed = combine.solve_jointly(model, clip, [parts[0], learned]), combine.combine([parts[0], learned])
+    assert (joint.names, joint.key) == (["circle", "star"], key)
+    encode, name = Encoder(clip), next(iter(learned.delta))
+
+    def moved(erasure, text: str) -> torch.Tensor:
+        """What a weight gives more for the token of a name and those behind it."""
+        return encode.rows([text])[0][2:] @ erasure.delta[name].dense().T
+
+    for text, own in (("a circle", parts[0]), ("a star", learned)):
+        assert (moved(joint, text) - moved(own, text)).norm() < 0.3 * moved(own, text).norm()
+    for text in ("a square", "a red square", "a dotted square"):
+        assert moved(joint, text).norm() < moved(summed, text).norm()
+
+
+def test_what_changes_everything_is_kept_off_what_is_preserved(model, clip, parts):
+    wild = make_erasure(model, clip, "ring", seed=4, prompt=False)
+    wild = replace(wild, metadata=replace(wild.metadata, preserve=KEPT))
+    joint, summed = combine.solve_jointly(model, clip, [parts[0], wild]), combine.combine([parts[0], wild])
+    rows, name = Encoder(clip).rows(["a square"])[0], next(iter(wild.delta))
+    after, before = ((rows @ erasure.delta[name].dense().T).norm() for erasure in (joint, summed))
+    assert after < 0.2 * before
+
+
+def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(model, clip):
+    many = [
+        make_erasure(model, clip, name, seed, prompt=False) for seed, name in enumerate(("ring", "moon", "star", "red"))
+    ]
+    for some, words in ((many[:3], False), (many, True)):
+        out = ErasureCombine.execute(dict(enumerate(some)), HOW[0])
+        assert ("'solve jointly' in Combine Erasures keeps more" in out.ui.value) == words
+        erased = model
+        for erasure in some:
+            out = ErasureApply.execute(erased, erasure, 1.0, 0.0, 1.0)
+            erased = out.args[0]
+        assert ("'solve jointly' in Combine Erasures keeps more" in out.ui.value) == words
+
+
+def test_what_acts_beside_the_weights_cannot_be_solved_jointly(model, clip, parts):
     with pytest.raises(ErasureError) as caught:
-        combine.solve_jointly(model, clip, [parts[0], only_delta(make_erasure(model, clip, "ring"))])
-    assert "not solved for in one go" in sentence(caught)
+        combine.solve_jointly(model, clip, [parts[0], make_erasure(model, clip, "ring", delta=False)])
+    assert "does not act on text in the weights alone" in sentence(caught)
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -8,6 +8,7 @@ import torch
 from concept_erasure.erasure.artifact import Full, LowRank
 from concept_erasure.erasure.closed_form import dp, oce, rece, speed, uce
 from concept_erasure.erasure.closed_form.balance import LEFT, balance, even
+from concept_erasure.erasure.closed_form.joining import joined
 from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
 from concept_erasure.erasure.closed_form.textmap import moment
 
@@ -212,3 +213,18 @@ def test_there_is_nothing_to_balance_without_neighbours_or_harm():
     assert balance(p, SMALL) is p
     still = replace(p, moves=together([(pair(p)[0], pair(p)[0])]), near=[p.kept / 2, p.kept / 2])
     assert torch.equal(balance(still, SMALL).kept, still.kept)
+
+
+def test_joined_changes_each_do_on_their_own_encodings_what_they_did_alone():
+    """Encodings of two names and of what is preserved, none of them at right angles to another; one change of low rank
+    and one written out."""
+    circle, red, kept = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.5, 1.0]]).double()
+    g = torch.Generator().manual_seed(0)
+    first, second = LowRank(torch.rand(2, 1, generator=g), torch.rand(1, 3, generator=g)), Full(torch.rand(2, 3))
+    preserved = torch.outer(kept, kept) + 1e-9 * torch.eye(3).double()
+    parts = joined([{"w": first}, {"w": second}], [circle[None], red[None]], preserved)
+    assert isinstance(parts[0]["w"], LowRank), "a filter leaves the rank"
+    change = sum(part["w"].dense().double() for part in parts)
+    torch.testing.assert_close(change @ circle, first.dense().double() @ circle)
+    torch.testing.assert_close(change @ red, second.dense().double() @ red)
+    torch.testing.assert_close(change @ kept, torch.zeros(2).double())
