@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
 from json import loads
@@ -12,20 +12,19 @@ import torch
 import torch.nn.functional as F
 
 from . import inspection
-from .artifact import NOTHING, Erasure, ErasureError, Metadata
+from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata
 from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
-from .closed_form.joining import joined
-from .closed_form.problem import Scales
+from .closed_form.joining import in_columns, joined, side_by_side
+from .closed_form.problem import Problem, Scales
 from .families.family import KEYS_AND_VALUES
 from .history import erased_from, moves, preserved_on
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
-from .instant import Instant, examined, solve_texts
+from .instant import Instant, OfPooled, examined, posed_for, solve_texts
 from .parts import PARTS
 from .parts.delta import changing
 from .phrased import Texts
-from .posing import pose
 from .protocols import Clip, Model
 from .request import Request, aiming_elsewhere, check_width
 from .texts.encoder import Encoder
@@ -167,7 +166,8 @@ def _joint_texts(model: Model, encode: Encoder, request: Request, settings: Inst
 
 def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure:
     """Changes that were made apart, each behind a filter for its own names, in one; keys stay as they are."""
-    readers = subject(model).weights(KEYS_AND_VALUES)
+    here = subject(model)
+    readers, encode.pools = here.weights(KEYS_AND_VALUES), here.family.pooled_entry(model.model) is not None
     for erasure in erasures:
         if erasure.beside or erasure.metadata.only_in or not erasure.delta.keys() <= {*readers}:
             raise ErasureError(
@@ -176,21 +176,45 @@ def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasu
             )
     if back := undoing(erasures):
         raise ErasureError(f"{back}: make one of them with another target.")
-    names = {spelled(name): i for i, erasure in reversed([*enumerate(erasures)]) for name in erasure.names}
     request = _joint_request(erasures)
     texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
-    problem = pose(encode, texts, {}, Instant())
-    parts: list[list[torch.Tensor]] = [[] for _ in erasures]
-    for name, part in zip(texts.names, problem.moves.source.split(problem.moves.counts), strict=True):
-        if spelled(name) in names:
-            parts[names[spelled(name)]].append(part)
+    posed = posed_for(model, encode, texts, Instant())
+    apart = [erasure.names for erasure in erasures]
+    of_text = [{name: one for name, one in e.delta.items() if name in posed.weights} for e in erasures]
+    parts = _held(posed.problem, texts.names, apart, of_text)
+    if posed.pooled is not None:
+        parts = [{**one, **more} for one, more in zip(parts, _pooled(posed.pooled, texts.names, erasures), strict=True)]
+    held = [replace(e, parts=(*changing(own), *e.key)) for e, own in zip(erasures, parts, strict=True)]
+    out = replace(combine(held), metadata=_metadata(erasures))  # which knows its parts as they were
+    return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
+
+
+def _held(
+    problem: Problem, names: Sequence[str], apart: Sequence[Sequence[str]], changes: Sequence[Mapping[str, Change]]
+) -> list[dict[str, Change]]:
+    """Each of the changes, held to its own names, ``apart``; ``names``: those of the problem."""
+    owners = {spelled(name): i for i in reversed(range(len(apart))) for name in apart[i]}
+    sources: list[list[torch.Tensor]] = [[problem.moves.source[:0]] for _ in apart]
+    for name, part in zip(names, problem.moves.source.split(problem.moves.counts), strict=True):
+        if spelled(name) in owners:  # others were erased in front, and move on
+            sources[owners[spelled(name)]].append(part)
     scales = Scales()
     preserved = problem.holding(scales).preserved(scales)
-    sources = [torch.cat(own) if own else problem.empty[:0] for own in parts]
-    changes = joined([erasure.delta for erasure in erasures], sources, preserved, scales.erase)
-    held = [replace(e, parts=(*changing(own), *e.key)) for e, own in zip(erasures, changes, strict=True)]
-    out = combine(held)
-    return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
+    return joined(changes, [torch.cat(own) for own in sources], preserved, scales.erase)
+
+
+def _pooled(
+    pooled: OfPooled, names: Sequence[str], erasures: Sequence[Erasure]
+) -> list[dict[str, Change]]:  # fmt: skip
+    """The same for the weight that reads the pooled text, in its first columns."""
+    width, name = pooled.columns.shape[1], pooled.name
+    changes = [{name: erasure.delta[name]} if name in erasure.delta else {} for erasure in erasures]
+    first = [{name: in_columns(one, slice(width)) for name, one in own.items()} for own in changes]
+    held = _held(pooled.problem, names, [erasure.names for erasure in erasures], first)
+    return [
+        {name: side_by_side(one, in_columns(own[name], slice(width, None))) for name, one in part.items()}
+        for part, own in zip(held, changes, strict=True)
+    ]
 
 
 def _joint_request(erasures: Sequence[Erasure]) -> Request:

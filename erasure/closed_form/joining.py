@@ -41,3 +41,17 @@ def joined(
         }
         for of_weights, source in zip(changes, own, strict=True)
     ]
+
+
+def in_columns(change: Change, columns: slice) -> Change:
+    """Some columns of a change."""
+    if isinstance(change, LowRank):
+        return LowRank(change.up, change.down[:, columns].contiguous())
+    return Full(change.dense()[:, columns].contiguous())
+
+
+def side_by_side(left: Change, right: Change) -> Change:
+    """A change of columns [out, a] beside that of others [out, b]; where both are of low rank, ``up`` is the same."""
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        return LowRank(left.up, torch.cat([left.down, right.down.to(left.down)], 1))
+    return Full(torch.cat([left.dense(), right.dense()], 1))

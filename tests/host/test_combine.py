@@ -9,6 +9,7 @@ from concept_erasure.erasure import combine
 from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.latents import latent_shape
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.delta import add
 from concept_erasure.erasure.parts.prompt import PromptTensors
@@ -17,8 +18,11 @@ from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.erasure.verdict import read_verdict
 from concept_erasure.nodes.combine import HOW, ErasureCombine
 from concept_erasure.nodes.use import ErasureApply
+from tests import worlds as loading
+from tests.host.test_every_node import encoded
 from tests.host.test_fit import sentence
 from tests.host.tools import assert_close, difference, make_erasure, sample
+from toyworld.worlds import WORLDS
 
 KEPT = "square\nred\ndotted"
 SMALL = Instant(tokens=TOKENS[1])
@@ -160,6 +164,7 @@ def test_learned_erasures_act_on_their_own_names_and_less_on_what_is_preserved(m
     learned = replace(parts[1], metadata=metadata, parts=(*parts[1].parts, *key))
     joint, summed = combine.solve_jointly(model, clip, [parts[0], learned]), combine.combine([parts[0], learned])
     assert (joint.names, joint.key) == (["circle", "star"], key)
+    assert not attach.missing(attach.erase(model, joint), learned), "its key is known on the whole"
     encode, name = Encoder(clip), next(iter(learned.delta))
 
     def moved(erasure, text: str) -> torch.Tensor:
@@ -206,3 +211,25 @@ def test_the_node_combines(model, clip, parts, how):
     given = {"erasure0": parts[0], "erasure1": parts[1], "erasure2": None}
     out = ErasureCombine.execute(given, how, model, clip, "a star")
     assert out.args[0].names == ["circle", "star"]
+
+
+TRAINED = [name for name in ("sdxl", "flux", "anima") if WORLDS[name].checkpoint.exists()]
+"""With a pooled text, at one entry, behind an adapter."""
+
+
+@pytest.mark.parametrize("world", TRAINED)
+def test_in_other_families_each_still_acts_as_it_did_alone(world):
+    model, clip, _ = loading.load(WORLDS[world].checkpoint)
+    with torch.inference_mode():
+        alone = [erase_instantly(model, clip, name, "square\nblue", Instant()) for name in ("circle", "red")]
+    learned = [replace(one, metadata=replace(one.metadata, method="kpop", settings="")) for one in alone]
+    joint = combine.solve_jointly(model, clip, learned)
+    assert joint.delta.keys() == alone[0].delta.keys()
+    empty = encoded(clip, "")
+    noise = torch.randn(1, *latent_shape(model, 64, 64), generator=torch.Generator().manual_seed(0))
+    for text, own in (("a blue circle", alone[0]), ("a red square", alone[1])):
+        before, wanted, after = (
+            sample(one, encoded(clip, text), empty, noise=noise, cfg=3.0)
+            for one in (model, attach.erase(model, own), attach.erase(model, joint))
+        )
+        assert difference(after, wanted) < 0.35 * difference(wanted, before), text
