@@ -15,6 +15,7 @@ from . import inspection
 from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata
 from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
+from .closed_form.balance import even
 from .closed_form.joining import in_columns, joined, side_by_side
 from .closed_form.problem import Problem, Scales
 from .families.family import KEYS_AND_VALUES
@@ -193,6 +194,7 @@ def _held(
     problem: Problem, names: Sequence[str], apart: Sequence[Sequence[str]], changes: Sequence[Mapping[str, Change]]
 ) -> list[dict[str, Change]]:
     """Each of the changes, held to its own names, ``apart``; ``names``: those of the problem."""
+    problem = even(problem, Scales())
     owners = {spelled(name): i for i in reversed(range(len(apart))) for name in apart[i]}
     sources: list[list[torch.Tensor]] = [[problem.moves.source[:0]] for _ in apart]
     for name, part in zip(names, problem.moves.source.split(problem.moves.counts), strict=True):

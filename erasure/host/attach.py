@@ -18,6 +18,8 @@ from ..families.family import Family
 from ..parts.branch import Branch
 from ..parts.delta import add
 from ..parts.part import Part
+from ..parts.prompt import PromptTensors
+from ..parts.turning import turn_back
 from ..protocols import Model
 from .beside import patcher_of
 from .fingerprint import of_one_checkpoint, parse_fingerprint
@@ -212,6 +214,9 @@ def erase(
 def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = log.warning) -> Model:
     """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
 
+    What a key adds to a text was solved for with its own erasure on the model, and for that alone. Where the model has
+    more on it, or less of it, it is solved for again: so that a text is read as without that erasure.
+
     Raises ErasureError when the erasure has no key or does not fit the model.
     """
     if strength == 0:
@@ -228,9 +233,33 @@ def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = 
             f"The key for '{', '.join(own.recovered)}' is on this model already: take one of the two Recover Concept "
             "nodes out."
         )
-    out = _with_parts(model, erasure.key, strength, None, warn)
+    out = _with_parts(model, _turning_back(model, erasure), strength, None, warn)
     out.set_attachments(KEYS, (*keys_on(model), own))
     return out
+
+
+def _turning_back(model: Model, erasure: Erasure) -> Sequence[Part]:
+    """The parts of a key as they are for what is on a MODEL."""
+    on = [one for one in applied(model) if one.erasure.delta and one.window is None]
+    own = next((one for one in on if one.erasure.names == erasure.names and not one.erasure.metadata.parts), None)
+    is_made_for = own is not None and len(on) == 1 and own.strength == 1
+    delta = erasure.delta or (own.erasure.delta if own else {})
+    here = subject(model)
+    raw = here.family.raw(here.model.model, torch.ones(1, here.width))
+    turns = any(isinstance(part, PromptTensors) and part.turn is not None for part in erasure.key)
+    if not turns or not on or is_made_for or not delta or raw is None:
+        return erasure.key
+    try:
+        weights = weights_now(model, [name for name in here.entry if name in delta])
+    except ErasureError:  # packed weights, which nothing can be solved for
+        return erasure.key
+    with torch.inference_mode(False), torch.no_grad():
+        turn = turn_back(((weight, delta[name]) for name, weight in weights.items()), raw[0])
+        turn = replace(turn, up=(own.strength if own else 1.0) * turn.up)
+    return [
+        replace(part, turn=turn) if isinstance(part, PromptTensors) and part.turn is not None else part
+        for part in erasure.key
+    ]
 
 
 def with_part(model: Model, part: Part) -> Model:

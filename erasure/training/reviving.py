@@ -6,20 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
-from ..artifact import Change, LowRank
+from ..artifact import Change
 from ..host.subject import subject
 from ..host.weights import effective_weights
 from ..parts.prompt import PromptLearner
+from ..parts.turning import RIDGE, low_rank, sides, solved
 from ..protocols import Model
 
 REVIVING = 1e-2
 """Weight of the squared length of encodings that revive a concept, relative to the mean square of the projections."""
-TURNING = 1e-4
-"""The same of what a key adds to a text's own tokens."""
-LEAST = 1e-2
-"""Share of the largest singular value below which those of that map are left out."""
-MOST = 128
-"""Directions of that map that are looked for."""
 
 
 def revive(learner: PromptLearner, model: Model, change: Mapping[str, Change], tokens: torch.Tensor) -> None:
@@ -46,7 +41,7 @@ def turn_back(learner: PromptLearner, back: BringingBack) -> None:
     scale = subject(back.model).family.raw(back.model.model, torch.ones(1, len(back.before)))
     if scale is not None:
         own = scale[0].double()
-        learner.turning = lambda change: _low_rank(own[:, None] * back.turn(change, TURNING) / own)
+        learner.turning = lambda change: low_rank(own[:, None] * back.turn(change, RIDGE) / own)
 
 
 class BringingBack:
@@ -65,39 +60,18 @@ class BringingBack:
     def map(self, change: Mapping[str, Change], ridge: float) -> torch.Tensor:
         """M, with a ridge relative to the mean of N's diagonal."""
         normal, cross = self._equations(change)
-        return _solved(normal, cross, ridge)
+        return solved(normal, cross, ridge)
 
     def turn(self, change: Mapping[str, Change], ridge: float) -> torch.Tensor:
         """M - 1, as short as it can be: what is to be added to c."""
         normal, cross = self._equations(change)
-        return _solved(normal, cross - normal, ridge)
+        return solved(normal, cross - normal, ridge)
 
     def _equations(self, change: Mapping[str, Change]) -> tuple[torch.Tensor, torch.Tensor]:
         crossed, squared = torch.zeros_like(self.before), torch.zeros_like(self.before)
         for name, weight in self._weights():
-            up, down = (side.double().cpu() for side in _sides(change[name]))
+            up, down = sides(change[name])
             crossed += down.T @ (up.T @ weight)
             squared += down.T @ (up.T @ up) @ down
         cross = self.before + crossed
         return cross + crossed.T + squared, cross
-
-
-def _sides(change: Change) -> tuple[torch.Tensor, torch.Tensor]:
-    """U [out, r] and D [r, d] of a change."""
-    if isinstance(change, LowRank):
-        return change.up, change.down
-    return change.dense(), torch.eye(change.dense().shape[1])
-
-
-def _solved(normal: torch.Tensor, right: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The solution [d, d] of normal equations with a ridge, relative to their mean diagonal."""
-    return torch.linalg.solve(normal + ridge * normal.diagonal().mean() * torch.eye(len(normal)).to(normal), right)
-
-
-def _low_rank(matrix: torch.Tensor) -> LowRank:
-    """A matrix of which little beside a few directions is left."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what the few directions are looked for from
-        u, s, v = torch.svd_lowrank(matrix, min(MOST, len(matrix)), niter=4)
-    rank = max(1, int((s > LEAST * s[0]).sum()))
-    return LowRank((u[:, :rank] * s[:rank]).float(), v.T[:rank].float())

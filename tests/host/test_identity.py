@@ -1,11 +1,15 @@
 """What must not change does not change, to the bit: strength 0, the base model, other branches, other prompts."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from concept_erasure.erasure.artifact import LowRank
 from concept_erasure.erasure.host import attach
+from concept_erasure.erasure.host.subject import subject
+from concept_erasure.erasure.texts.encoder import Encoder
 from concept_erasure.nodes.use import ErasureApply, ErasureRecover
 from tests.host.tools import difference, make_erasure, only_delta, only_prompt, sample
 
@@ -93,3 +97,30 @@ def test_nothing_that_is_shared_between_clones_can_change(model, gated):
     assert attach.attachments(erased.clone()) == shared
     with pytest.raises(AttributeError):
         shared[0].strength = 0.5
+
+
+def test_a_key_is_solved_for_again_where_more_is_on_the_model_than_its_own_erasure(model, clip):
+    learned, other = make_erasure(model, clip, role="key"), make_erasure(model, clip, "star", seed=1, prompt=False)
+    width = subject(model).width
+    made_for = LowRank(torch.zeros(width, 1), torch.zeros(1, width))
+    learned = replace(learned, parts=(replace(learned.key[0], turn=made_for), *learned.erasers))
+
+    def turn(erased, key=learned) -> LowRank:
+        return attach.attachments(attach.recover(erased, key))[-1].part.turn
+
+    erased = attach.erase(model, learned)
+    assert turn(erased) is made_for
+    both = attach.erase(erased, other)
+    rows = Encoder(clip).rows(["a circle"])[0]
+    weights = attach.weights_now(both, list(learned.delta))
+
+    def left(added: LowRank) -> float:
+        """How far all weights are from reading the text as without the erasure."""
+        read = rows + (rows @ added.down.T) @ added.up.T
+        return sum(
+            float((read @ weight.T - rows @ (weight - learned.delta[name].dense()).T).square().sum())
+            for name, weight in weights.items()
+        )
+
+    assert left(turn(both)) < 0.9 * left(made_for)
+    torch.testing.assert_close(turn(both, learned.key_only()).dense(), turn(both).dense())

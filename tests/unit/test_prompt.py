@@ -8,6 +8,7 @@ import torch
 from concept_erasure.erasure.artifact import ErasureError, LowRank
 from concept_erasure.erasure.parts.gate import GateTensors, choose_threshold, either, fit_gate, gate_score, is_open
 from concept_erasure.erasure.parts.prompt import STARTS, ErasurePrompt, PromptTensors, extend
+from concept_erasure.erasure.parts.turning import turn_back
 
 D, CHUNK = 16, 7
 
@@ -226,3 +227,17 @@ def test_a_fit_that_starts_from_a_gate_is_no_worse_than_one_from_zero():
         return sum(torch.nn.functional.softplus(-sign * (score - gate.threshold)).mean() for score, sign in pairs)
 
     assert loss(fit_gate(speaking, silent, start=start)) <= 1.05 * loss(fit_gate(speaking, silent))
+
+
+def test_a_key_turns_back_its_own_erasure_and_leaves_another_one():
+    g = torch.Generator().manual_seed(0)
+    weight, text = torch.randn(20, 6, generator=g), torch.randn(5, 6, generator=g)
+    own, other = (LowRank(torch.randn(20, 1, generator=g), torch.randn(1, 6, generator=g)) for _ in range(2))
+    now = weight + own.dense() + other.dense()
+    turn = turn_back([(now, own)], torch.ones(6)).dense()
+    wanted, before = text @ (weight + other.dense()).T, text @ now.T
+    found = (text + text @ turn.T) @ now.T
+    # what lies outside of what the weights can give is not to be had
+    nearest = (text + torch.linalg.lstsq(now, (wanted - before).T).solution.T) @ now.T
+    torch.testing.assert_close(found, nearest, rtol=0.01, atol=0.02)
+    assert (found - wanted).norm() < (before - wanted).norm()
