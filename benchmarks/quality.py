@@ -103,7 +103,8 @@ def cells(methods: Sequence[str], concepts: Sequence[str] | None, seeds: Sequenc
 def summed_up(measured: dict, unedited: dict) -> dict:
     """The file's contents."""
     table = list(rows(measured, list(METHODS), LEARNED_ON.__contains__))
-    closed = [name for name, how in METHODS.items() if isinstance(how, Instant)]
+    done = {tuple(name.split(" | ")[:2]) for name in measured}
+    closed = [name for name, how in METHODS.items() if isinstance(how, Instant) and {(name, c) for c in ALL} <= done]
     return {
         "base": base_row(unedited, LEARNED_ON),
         "rows": table,
