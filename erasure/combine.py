@@ -85,6 +85,18 @@ def undoing(erasures: Sequence[Erasure]) -> str | None:
     return None
 
 
+def check_undoing(erasures: Sequence[Erasure]) -> None:
+    """Raises ErasureError for erasures of which one brings back what another erases."""
+    back = undoing(erasures)
+    if back and can_be_solved_again(erasures):
+        raise ErasureError(
+            f"{back}: choose 'solve jointly' with the model and its CLIP connected, or make one of them with another "
+            "target."
+        )
+    if back:
+        raise ErasureError(f"{back}: make one of them with another target.")
+
+
 def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
     """Whether all of them were solved for in closed form, by settings that their files still hold."""
     return all(e.metadata.method in CLOSED_FORM and e.metadata.settings for e in erasures)
@@ -95,11 +107,7 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
     """The parts of each kind together, as they combine, each with its erasure's weight (1 for None): changes of weights
     added exactly, prompts side by side. Raises ErasureError."""
     check_families(erasures)
-    if back := undoing(erasures):
-        raise ErasureError(
-            f"{back}: choose 'solve jointly' with the model and its CLIP connected, or make one of them with another "
-            "target."
-        )
+    check_undoing(erasures)
     weights = weights or [1.0] * len(erasures)
     weighed = [(part, weight) for erasure, weight in zip(erasures, weights, strict=True) for part in erasure.parts]
     parts = [
@@ -175,16 +183,18 @@ def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasu
                 f"The erasure of '{_short(erasure)}' does not act on text in the weights alone, so it cannot be solved "
                 "jointly with others: combine by 'sum'."
             )
-    if back := undoing(erasures):
-        raise ErasureError(f"{back}: make one of them with another target.")
+    check_undoing(erasures)
     request = _joint_request(erasures)
     texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
     posed = posed_for(model, encode, texts, Instant())
-    apart = [erasure.names for erasure in erasures]
+    apart = [erasure.names if erasure.delta else [] for erasure in erasures]  # a key alone changes nothing
     of_text = [{name: one for name, one in e.delta.items() if name in posed.weights} for e in erasures]
     parts = _held(posed.problem, texts.names, apart, of_text)
     if posed.pooled is not None:
-        parts = [{**one, **more} for one, more in zip(parts, _pooled(posed.pooled, texts.names, erasures), strict=True)]
+        parts = [
+            {**one, **more}
+            for one, more in zip(parts, _pooled(posed.pooled, texts.names, apart, erasures), strict=True)
+        ]
     held = [replace(e, parts=(*changing(own), *e.key)) for e, own in zip(erasures, parts, strict=True)]
     out = replace(combine(held), metadata=_metadata(erasures))  # which knows its parts as they were
     return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
@@ -206,13 +216,13 @@ def _held(
 
 
 def _pooled(
-    pooled: OfPooled, names: Sequence[str], erasures: Sequence[Erasure]
-) -> list[dict[str, Change]]:  # fmt: skip
+    pooled: OfPooled, names: Sequence[str], apart: Sequence[Sequence[str]], erasures: Sequence[Erasure]
+) -> list[dict[str, Change]]:
     """The same for the weight that reads the pooled text, in its first columns."""
     width, name = pooled.columns.shape[1], pooled.name
     changes = [{name: erasure.delta[name]} if name in erasure.delta else {} for erasure in erasures]
     first = [{name: in_columns(one, slice(width)) for name, one in own.items()} for own in changes]
-    held = _held(pooled.problem, names, [erasure.names for erasure in erasures], first)
+    held = _held(pooled.problem, names, apart, first)
     return [
         {name: side_by_side(one, in_columns(own[name], slice(width, None))) for name, one in part.items()}
         for part, own in zip(held, changes, strict=True)

@@ -58,7 +58,8 @@ def is_solved(erasure: Erasure) -> bool:
 def added_up(erasures: Sequence[Erasure]) -> str | None:
     """A sentence on trained changes of the weights that are added, where they are many; closed forms on one MODEL know
     of each other."""
-    trained = [erasure for erasure in erasures if erasure.delta and erasure.metadata.method not in CLOSED_FORM]
+    methods = [{*erasure.metadata.method.split(" + ")} for erasure in erasures if erasure.delta]
+    trained = [each for each in methods if not each <= {*CLOSED_FORM}]
     if len(trained) < MANY:
         return None
     return (

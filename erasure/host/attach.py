@@ -243,7 +243,7 @@ def _turning_back(model: Model, erasure: Erasure) -> Sequence[Part]:
     on = [one for one in applied(model) if one.erasure.delta and one.window is None]
     own = next((one for one in on if one.erasure.names == erasure.names and not one.erasure.metadata.parts), None)
     is_made_for = own is not None and len(on) == 1 and own.strength == 1
-    delta = erasure.delta or (own.erasure.delta if own else {})
+    delta = erasure.delta if carries(model, erasure) else own.erasure.delta if own else {}
     here = subject(model)
     raw = here.family.raw(here.model.model, torch.ones(1, here.width))
     turns = any(isinstance(part, PromptTensors) and part.turn is not None for part in erasure.key)

@@ -200,6 +200,16 @@ def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(mode
         assert ("'solve jointly' in Combine Erasures keeps more" in out.ui.value) == words
 
 
+def test_a_key_apart_leaves_its_name_to_what_erases_it(model, clip, parts):
+    learned = make_erasure(model, clip, "star", seed=4, role="key")
+    together, apart = (
+        combine.solve_jointly(model, clip, [*some, parts[0]])
+        for some in ([learned], [learned.key_only(), learned.without_key()])
+    )
+    for name, change in together.delta.items():
+        torch.testing.assert_close(apart.delta[name].dense(), change.dense())
+
+
 def test_what_acts_beside_the_weights_cannot_be_solved_jointly(model, clip, parts):
     with pytest.raises(ErasureError) as caught:
         combine.solve_jointly(model, clip, [parts[0], make_erasure(model, clip, "ring", delta=False)])
