@@ -13,7 +13,7 @@ import torch
 from concept_erasure.erasure import instant, learning
 from concept_erasure.erasure.artifact import Erasure, Full
 from concept_erasure.erasure.choosing import choose_texts
-from concept_erasure.erasure.closed_form.joining import joined
+from concept_erasure.erasure.closed_form.joining import filters
 from concept_erasure.erasure.closed_form.problem import Scales, together
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
@@ -72,7 +72,8 @@ class Mace:
             for delta in own
         ]
         sources = [source / len(source) ** 0.5 for source, _ in moved]
-        parts = joined(changes, sources, problem.preserved(self.scales), self.scales.erase)
+        held = filters(sources, problem.preserved(self.scales), self.scales.erase)
+        parts = [{name: one(change) for name, change in own.items()} for one, own in zip(held, changes, strict=True)]
         return replace(result, parts=DeltaTensors.combined([(DeltaTensors(part), 1.0) for part in parts]))
 
 

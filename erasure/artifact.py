@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -79,7 +79,8 @@ class Probe:
 class Metadata:
     """What an erasure says of itself. Every field is a string, as safetensors wants it.
 
-    ``recovers``: the names that its key brings back, where these are not all that it erases.
+    ``recovers``: the names that its key brings back, where these are not all that it erases. ``added``: how many
+    trained changes of the weights it adds up, where it was combined from several erasures.
     """
 
     format_version: str = FORMAT_VERSION
@@ -100,6 +101,7 @@ class Metadata:
     loss: str = ""
     gate_gap: str = ""
     parts: str = ""
+    added: str = ""
     only_in: str = ""
     recovers: str = ""
     verdict: str = ""
@@ -188,15 +190,19 @@ class Erasure:
         """A short hash of what erases: the same with a key and without, whatever file it came from."""
         return _hash(self.without_key())
 
-    def identity_of_key(self) -> str:
-        """A short hash of the key."""
-        return _hash(self.key_only())
+    def identities_of_keys(self) -> list[str]:
+        """A short hash of each part of the key: the same in every file, whatever it was combined with."""
+        return [_hash_of(part.learned()) for part in self.key]
 
 
 def _hash(erasure: Erasure) -> str:
     """A short hash of an erasure's tensors, without its probes."""
+    return _hash_of(to_tensors(replace(erasure, probes=())))
+
+
+def _hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(to_tensors(replace(erasure, probes=())).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

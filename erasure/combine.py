@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, permutations
+from itertools import combinations, permutations, repeat
 from json import loads
 
 import torch
@@ -16,15 +16,18 @@ from .artifact import NOTHING, Change, Erasure, ErasureError, Metadata
 from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
 from .closed_form import CLOSED_FORM
 from .closed_form.balance import even
-from .closed_form.joining import in_columns, joined, side_by_side
+from .closed_form.joining import Filter, filters, in_first
 from .closed_form.problem import Problem, Scales
 from .families.family import KEYS_AND_VALUES
-from .history import erased_from, moves, preserved_on
+from .gated import is_gated
+from .history import erased_from, moves, preserved_on, trained_in
+from .host import attach
 from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
-from .instant import Instant, OfPooled, examined, posed_for, solve_texts
+from .instant import Instant, examined, posed_for, solve_texts
 from .parts import PARTS
 from .parts.delta import changing
+from .parts.prompt import PromptTensors
 from .phrased import Texts
 from .protocols import Clip, Model
 from .request import Request, aiming_elsewhere, check_width
@@ -50,13 +53,17 @@ def check_families(erasures: Sequence[Erasure]) -> None:
             raise ErasureError(f"The erasure of '{_short(first)}' is connected twice: take one of the two off.")
 
 
-def conflicts(erasures: Sequence[Erasure]) -> list[str]:
-    """Sentences on what does not go well together, though it can be combined."""
+def conflicts(erasures: Sequence[Erasure], jointly: bool = False) -> list[str]:
+    """Sentences on what does not go well together, though it can be combined; ``jointly``: solved jointly."""
     sentences = []
     erasing = _erasing(erasures)
     counts = Counter(spelled(name) for erasure in erasing for name in erasure.names)
-    sentences += [f"'{name}' is erased {n} times over, which can erase more." for name, n in counts.items() if n > 1]
-    for erasure in erasing:
+    for name, n in counts.items():
+        if n > 1 and jointly:
+            sentences.append(f"'{name}' is erased by {n} of them, and the last of these is taken.")
+        elif n > 1:
+            sentences.append(f"'{name}' is erased {n} times over, which can erase more.")
+    for erasure in () if jointly else erasing:
         preserve = lines(erasure.metadata.preserve)
         free = others(preserve, counts)
         sentences += [f"'{word}' is erased, and the erasure of '{_short(erasure)}' was made to preserve it."
@@ -98,8 +105,11 @@ def check_undoing(erasures: Sequence[Erasure]) -> None:
 
 
 def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
-    """Whether all of them were solved for in closed form, by settings that their files still hold."""
-    return all(e.metadata.method in CLOSED_FORM and e.metadata.settings for e in erasures)
+    """Whether all of them were solved for in closed form, by settings that their files still hold, in all prompts and
+    in the same place."""
+    return len({*map(is_gated, erasures)}) == 1 and all(
+        e.metadata.method in CLOSED_FORM and e.metadata.settings and not e.metadata.only_in for e in erasures
+    )
 
 
 @torch.inference_mode(False)  # nothing can be learned through what is made in it
@@ -108,20 +118,51 @@ def combine(erasures: Sequence[Erasure], weights: Sequence[float] | None = None)
     added exactly, prompts side by side. Raises ErasureError."""
     check_families(erasures)
     check_undoing(erasures)
-    weights = weights or [1.0] * len(erasures)
-    weighed = [(part, weight) for erasure, weight in zip(erasures, weights, strict=True) for part in erasure.parts]
+    return replace(_together(erasures, weights or [1.0] * len(erasures)), metadata=_metadata(erasures))
+
+
+def _together(erasures: Sequence[Erasure], weights: Sequence[float]) -> Erasure:
+    """The parts and probes of several erasures in one."""
+    keyed = _with_own_keys(erasures)
+    weighed = [(part, weight) for erasure, weight in zip(keyed, weights, strict=True) for part in erasure.parts]
     parts = [
         part
         for kind in PARTS.values()
         if (of_kind := [(part, weight) for part, weight in weighed if isinstance(part, kind)])
         for part in kind.combined(of_kind)
     ]
-    known = [probe for erasure in erasures for probe in erasure.probes]
+    known = [probe for erasure in _erasing(erasures) for probe in erasure.probes]
     known.sort(key=lambda probe: probe.goal is not None)  # what one of them erases is erased
     probes = {probe.text: probe for probe in known}
     moving = [probe for probe in probes.values() if probe.goal is not None]
     staying = [probe for probe in probes.values() if probe.goal is None]
-    return Erasure(_metadata(erasures), tuple(parts), (*moving, *staying[: inspection.MOST_OTHERS]))
+    return Erasure(Metadata(), tuple(parts), (*moving, *staying[: inspection.MOST_OTHERS]))
+
+
+def _with_own_keys(erasures: Sequence[Erasure]) -> list[Erasure]:
+    """Each erasure with keys that know which changes of the weights they are for, and each key once."""
+    seen: set[str] = set()
+    out = {}
+    for i, erasure in sorted(enumerate(erasures), key=lambda each: not each[1].erasers):  # a key apart knows least
+        changes = _changes_for_key(erasure, erasures)
+        known = dict(zip(map(id, erasure.key), erasure.identities_of_keys(), strict=True))
+        parts = [
+            replace(part, undoes=part.undoes or changes)
+            if isinstance(part, PromptTensors) and part.turns_back
+            else part
+            for part in erasure.parts
+            if known.get(id(part)) not in seen
+        ]
+        seen |= {*known.values()}
+        out[i] = replace(erasure, parts=tuple(parts))
+    return [out[i] for i in range(len(erasures))]
+
+
+def _changes_for_key(erasure: Erasure, erasures: Sequence[Erasure]) -> Mapping[str, Change]:
+    """The changes of the weights that the key of an erasure makes up for: its own; of a key apart, those of the one
+    that erases the same names. None where they are added up with others'."""
+    own = [erasure] if erasure.erasers else [one for one in erasures if one.names == erasure.recovered]
+    return next((one.delta for one in own if one.delta and not one.metadata.parts), {})
 
 
 def _metadata(erasures: Sequence[Erasure]) -> Metadata:
@@ -142,6 +183,8 @@ def _metadata(erasures: Sequence[Erasure]) -> Metadata:
         doubts=Verdict().plus(*(f for e in erasing for f in read_verdict(e.metadata.doubts).findings)).as_json(),
         recovers="\n".join(recovered.values()) if recovered.keys() != targets.keys() else "",
         unknown="\n".join(dict.fromkeys(name for e in erasing for name in lines(e.metadata.unknown))),
+        only_in="\n".join(dict.fromkeys(text for e in erasing for text in lines(e.metadata.only_in))),
+        added=str(sum(map(trained_in, erasing))),
         strengths="", steps="", loss="", seed="", gate_gap="", blocks="", tokens="", settings="", verdict="", notes="",
     )  # fmt: skip
 
@@ -150,11 +193,15 @@ def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Eras
     """One erasure for the concepts of several, so that none disturbs another: instant ones are solved for again, with
     the settings of the first; where one was learned, each is held to its own names and kept off what is preserved.
 
-    Raises ErasureError when one acts beside the weights, or when the model and its CLIP are missing.
+    Raises ErasureError when one acts beside the weights or does not fit the model, or when the model and its CLIP are
+    missing.
     """
     check_families(erasures)
     if model is None or clip is None:
         raise ErasureError("Solving jointly needs the model and its CLIP: connect both, or combine by 'sum'.")
+    for erasure in erasures:
+        attach.check_fit(model, erasure)
+    _check_names(erasures)
     here = subject(model)
     encode = Encoder(clip, entry=here)
     with torch.inference_mode(False), torch.no_grad():
@@ -168,13 +215,23 @@ def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Eras
         return examined(model, encode, request, solve_texts(model, encode, texts, settings))
 
 
+def _check_names(erasures: Sequence[Erasure]) -> None:
+    """Raises ErasureError for an erasure that does not say what it erases."""
+    if not all(erasure.names for erasure in erasures):
+        raise ErasureError(
+            "One of the erasures does not say which concept it erases, which this way of combining needs: combine by "
+            "'sum'."
+        )
+
+
 def _joint_texts(model: Model, encode: Encoder, request: Request, settings: Instant) -> Texts:
     texts = choose_texts(encode, request, replace(settings, target=TARGETS[0]), erased_from(model), reading(model))
     return beside_those_in_front(texts, preserved_on(model))
 
 
 def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure:
-    """Changes that were made apart, each behind a filter for its own names, in one; keys stay as they are."""
+    """Changes that were made apart, each behind a filter for its own names, in one; with them the keys that they have.
+    Of several for one name the last is taken."""
     here = subject(model)
     readers, encode.pools = here.weights(KEYS_AND_VALUES), here.family.pooled_entry(model.model) is not None
     for erasure in erasures:
@@ -187,46 +244,38 @@ def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasu
     request = _joint_request(erasures)
     texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
     posed = posed_for(model, encode, texts, Instant())
-    apart = [erasure.names if erasure.delta else [] for erasure in erasures]  # a key alone changes nothing
-    of_text = [{name: one for name, one in e.delta.items() if name in posed.weights} for e in erasures]
-    parts = _held(posed.problem, texts.names, apart, of_text)
-    if posed.pooled is not None:
-        parts = [
-            {**one, **more}
-            for one, more in zip(parts, _pooled(posed.pooled, texts.names, apart, erasures), strict=True)
-        ]
-    held = [replace(e, parts=(*changing(own), *e.key)) for e, own in zip(erasures, parts, strict=True)]
-    out = replace(combine(held), metadata=_metadata(erasures))  # which knows its parts as they were
+    owners = {spelled(name): i for i, e in enumerate(erasures) if e.delta for name in e.names}  # a key alone owns none
+    left = [i for i, e in enumerate(erasures) if not e.delta or i in owners.values()]
+    held = [erasures[i] for i in left]
+    own = [[name for name in erasures[i].names if owners.get(spelled(name)) == i] for i in left]
+    of_text = _filters(posed.problem, texts.names, own)
+    of_pooled = repeat(None) if posed.pooled is None else _filters(posed.pooled.problem, texts.names, own)
+    width = 0 if posed.pooled is None else posed.pooled.columns.shape[1]
+    filtered = []
+    for erasure, text, pooled in zip(_with_own_keys(held), of_text, of_pooled, strict=False):
+
+        def hold(changes: Mapping[str, Change], text=text, pooled=pooled) -> dict[str, Change]:
+            return {
+                name: text(change) if name in posed.weights else in_first(pooled, width)(change)
+                for name, change in changes.items()
+            }
+
+        keys = [replace(key, undoes=hold(key.undoes)) if isinstance(key, PromptTensors) else key for key in erasure.key]
+        filtered.append(replace(erasure, parts=(*changing(hold(erasure.delta)), *keys)))
+    out = replace(_together(filtered, [1.0] * len(filtered)), metadata=replace(_metadata(held), added=""))
     return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
 
 
-def _held(
-    problem: Problem, names: Sequence[str], apart: Sequence[Sequence[str]], changes: Sequence[Mapping[str, Change]]
-) -> list[dict[str, Change]]:
-    """Each of the changes, held to its own names, ``apart``; ``names``: those of the problem."""
-    problem = even(problem, Scales())
-    owners = {spelled(name): i for i in reversed(range(len(apart))) for name in apart[i]}
-    sources: list[list[torch.Tensor]] = [[problem.moves.source[:0]] for _ in apart]
+def _filters(problem: Problem, names: Sequence[str], own: Sequence[Sequence[str]]) -> list[Filter]:
+    """What holds each of several changes to its ``own`` names; ``names``: those of the problem."""
+    problem, scales = even(problem, Scales()), Scales()
+    owners = {spelled(name): i for i in range(len(own)) for name in own[i]}
+    sources: list[list[torch.Tensor]] = [[problem.moves.source[:0]] for _ in own]
     for name, part in zip(names, problem.moves.source.split(problem.moves.counts), strict=True):
         if spelled(name) in owners:  # others were erased in front, and move on
             sources[owners[spelled(name)]].append(part)
-    scales = Scales()
     preserved = problem.holding(scales).preserved(scales)
-    return joined(changes, [torch.cat(own) for own in sources], preserved, scales.erase)
-
-
-def _pooled(
-    pooled: OfPooled, names: Sequence[str], apart: Sequence[Sequence[str]], erasures: Sequence[Erasure]
-) -> list[dict[str, Change]]:
-    """The same for the weight that reads the pooled text, in its first columns."""
-    width, name = pooled.columns.shape[1], pooled.name
-    changes = [{name: erasure.delta[name]} if name in erasure.delta else {} for erasure in erasures]
-    first = [{name: in_columns(one, slice(width)) for name, one in own.items()} for own in changes]
-    held = _held(pooled.problem, names, apart, first)
-    return [
-        {name: side_by_side(one, in_columns(own[name], slice(width, None))) for name, one in part.items()}
-        for part, own in zip(held, changes, strict=True)
-    ]
+    return filters([torch.cat(each) for each in sources], preserved, scales.erase)
 
 
 def _joint_request(erasures: Sequence[Erasure]) -> Request:
@@ -245,6 +294,7 @@ def elastic_weights(clip: Clip, prompt: str, erasures: Sequence[Erasure]) -> lis
     Encodings are centred on the empty prompt's, because all of them share most of their length; M_i below 0 counts as
     0. A prompt that is near to none leaves all weights at 1.
     """
+    _check_names(erasures)
     encode = Encoder(clip)
     with torch.inference_mode(False), torch.no_grad():
         centre = encode.rows([""])[0].mean(0)

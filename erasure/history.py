@@ -58,14 +58,21 @@ def is_solved(erasure: Erasure) -> bool:
 def added_up(erasures: Sequence[Erasure]) -> str | None:
     """A sentence on trained changes of the weights that are added, where they are many; closed forms on one MODEL know
     of each other."""
-    methods = [{*erasure.metadata.method.split(" + ")} for erasure in erasures if erasure.delta]
-    trained = [each for each in methods if not each <= {*CLOSED_FORM}]
-    if len(trained) < MANY:
+    count = sum(map(trained_in, erasures))
+    if count < MANY:
         return None
     return (
-        f"{len(trained)} trained erasures are added up, and each one harms the rest a little more: 'solve jointly' in "
+        f"{count} trained erasures are added up, and each one harms the rest a little more: 'solve jointly' in "
         "Combine Erasures keeps more of it."
     )
+
+
+def trained_in(erasure: Erasure) -> int:
+    """How many trained changes of the weights it adds up that could be solved jointly instead."""
+    m = erasure.metadata
+    if not erasure.delta or erasure.beside or m.only_in or {*m.method.split(" + ")} <= {*CLOSED_FORM}:
+        return 0
+    return int(m.added or 1)
 
 
 def erases(erasure: Erasure) -> bool:

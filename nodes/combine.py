@@ -59,6 +59,7 @@ class ErasureCombine(io.ComfyNode):
         if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_again(parts)):
             out = combine.solve_jointly(model, clip, parts)
             notices = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
+            notices += combine.conflicts(parts, jointly=True)
         elif how == HOW[2]:
             weights = cls.weights(clip, prompt, parts)
             out = combine.combine(parts, weights)

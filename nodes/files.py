@@ -281,13 +281,14 @@ def describe(erasure: Erasure) -> str:
     holds = dict.fromkeys(part.noun for part in erasure.parts)
     becomes = bounded(dict.fromkeys(m.target.splitlines()))
     scores = [f"loss {m.loss}"] * bool(m.loss) + [f"gap of the text gate {m.gate_gap}"] * bool(m.gate_gap)
-    coverage = Coverage.of(m)
+    coverage, contexts = Coverage.of(m), bounded(m.only_in.splitlines())
+    beside = f"In part only beside: {contexts}" if m.parts else f"Only beside: {contexts}"
     return "\n".join(
         [
             *(line for line in [read_verdict(m.verdict).text()] if line),
             f"Erases: {names(erasure)}",
             *([f"Becomes: {becomes}"] if m.target else []),
-            *([f"Only beside: {bounded(m.only_in.splitlines())}"] if m.only_in else []),
+            *([beside] if m.only_in else []),
             f"Made for: {m.family}, text width {m.context_dim}",
             f"Method: {m.method}",
             *([f"Steps: {m.steps}"] if m.steps else []),

@@ -10,18 +10,18 @@ Each summand is C_i behind a filter [d, d], the same for all weights, and so has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ..artifact import Change, Full, LowRank
 
+Filter = Callable[[Change], Change]
+"""Puts a change of a weight [out, d] behind what lets its own names pass."""
 
-def joined(
-    changes: Sequence[Mapping[str, Change]], sources: Sequence[torch.Tensor], preserved: torch.Tensor,
-    erase: float = 1.0,
-) -> list[dict[str, Change]]:  # fmt: skip
-    """The summands, one for each of the changes of weights [out, d].
+
+def filters(sources: Sequence[torch.Tensor], preserved: torch.Tensor, erase: float = 1.0) -> list[Filter]:
+    """The filter of each of several changes.
 
     ``sources``: the encodings [n, d] that each one acts on, under the roots of their weights; ``preserved``: the moment
     of what is preserved [d, d], with a ridge; ``erase``: the weight of all that acts.
@@ -29,29 +29,33 @@ def joined(
     own = [source.double() for source in sources]
     whole = torch.linalg.inv(sum((erase * part.T @ part for part in own), preserved.double()))
 
-    def filtered(rows: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return (erase * (rows.double() @ source.T) @ source @ whole).float().contiguous()
+    def behind(source: torch.Tensor) -> Filter:
+        passing = erase * source @ whole
 
-    return [
-        {
-            name: LowRank(change.up.float(), filtered(change.down, source))
-            if isinstance(change, LowRank)
-            else Full(filtered(change.dense(), source))
-            for name, change in of_weights.items()
-        }
-        for of_weights, source in zip(changes, own, strict=True)
-    ]
+        def held(change: Change) -> Change:
+            rows = change.down if isinstance(change, LowRank) else change.dense()
+            passed = ((rows.double() @ source.T) @ passing).float().contiguous()
+            return LowRank(change.up.float(), passed) if isinstance(change, LowRank) else Full(passed)
+
+        return held
+
+    return [behind(source) for source in own]
 
 
-def in_columns(change: Change, columns: slice) -> Change:
-    """Some columns of a change."""
+def in_first(held: Filter, width: int) -> Filter:
+    """A filter for the first columns of a change, which lets all others pass as they are."""
+
+    def beside(change: Change) -> Change:
+        first = held(_columns(change, slice(width)))
+        rest = _columns(change, slice(width, None))
+        if isinstance(first, LowRank) and isinstance(rest, LowRank):
+            return LowRank(first.up, torch.cat([first.down, rest.down.to(first.down)], 1))
+        return Full(torch.cat([first.dense(), rest.dense()], 1))
+
+    return beside
+
+
+def _columns(change: Change, columns: slice) -> Change:
     if isinstance(change, LowRank):
         return LowRank(change.up, change.down[:, columns].contiguous())
     return Full(change.dense()[:, columns].contiguous())
-
-
-def side_by_side(left: Change, right: Change) -> Change:
-    """A change of columns [out, a] beside that of others [out, b]; where both are of low rank, ``up`` is the same."""
-    if isinstance(left, LowRank) and isinstance(right, LowRank):
-        return LowRank(left.up, torch.cat([left.down, right.down.to(left.down)], 1))
-    return Full(torch.cat([left.dense(), right.dense()], 1))

@@ -162,12 +162,19 @@ def weights_now(model: Model, names: Collection[str]) -> dict[str, torch.Tensor]
     return weights
 
 
-def carries(model: Model, erasure: Erasure) -> bool:
-    """Whether an erasure's change of the weights is on a MODEL, by itself or as a part of a combined one."""
-    return any(
-        erasure.identity() in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())
-        for one in applied(model)
-    )
+def carrier(model: Model, erasure: Erasure) -> Applied | None:
+    """The erasure on a MODEL that a key is for: its own, by itself or as a part of a combined one. A key in a file of
+    its own is for what was applied with the same key, or else for what erases the same names, best in the same way."""
+    there = applied(model)
+    if erasure.erasers:
+        known = erasure.identity()
+        found = [one for one in there if known in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())]
+    else:
+        keys, names = {*erasure.identities_of_keys()}, {*erasure.recovered}
+        found = [one for one in there if not keys.isdisjoint(one.erasure.identities_of_keys())]
+        named = [one for one in there if one.erasure.erasers and names <= {*one.erasure.names}]
+        found += sorted(named, key=lambda one: one.erasure.metadata.method != erasure.metadata.method)
+    return found[0] if found else None
 
 
 def is_twice(model: Model, erasure: Erasure) -> bool:
@@ -215,7 +222,8 @@ def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = 
     """The erased model with the erasure's key on it, which brings the concept back; the same object at strength 0.
 
     What a key adds to a text was solved for with its own erasure on the model, and for that alone. Where the model has
-    more on it, or less of it, it is solved for again: so that a text is read as without that erasure.
+    more on it, or less of it, it is solved for again: so that a text is read as without that erasure. Keys that are on
+    the model already are left out.
 
     Raises ErasureError when the erasure has no key or does not fit the model.
     """
@@ -227,39 +235,46 @@ def recover(model: Model, erasure: Erasure, strength: float = 1.0, warn: Warn = 
             "This erasure has no key: a prompt-only or closed-form erasure is undone by taking its Apply Erasure node "
             "out, and a key saved apart must be loaded with Load Erasure."
         )
-    own = erasure.key_only()
-    if any(own.identity_of_key() == one.identity_of_key() for one in keys_on(model)):
+    there = {known for one in keys_on(model) for known in one.identities_of_keys()}
+    new = [part for part, known in zip(erasure.key, erasure.identities_of_keys(), strict=True) if known not in there]
+    if not new:
         raise ErasureError(
-            f"The key for '{', '.join(own.recovered)}' is on this model already: take one of the two Recover Concept "
-            "nodes out."
+            f"The key for '{', '.join(erasure.recovered)}' is on this model already: take one of the two Recover "
+            "Concept nodes out."
         )
-    out = _with_parts(model, _turning_back(model, erasure), strength, None, warn)
-    out.set_attachments(KEYS, (*keys_on(model), own))
+    out = _with_parts(model, [_turning_back(model, part, erasure) for part in new], strength, None, warn)
+    out.set_attachments(KEYS, (*keys_on(model), erasure.key_only()))
     return out
 
 
-def _turning_back(model: Model, erasure: Erasure) -> Sequence[Part]:
-    """The parts of a key as they are for what is on a MODEL."""
-    on = [one for one in applied(model) if one.erasure.delta and one.window is None]
-    own = next((one for one in on if one.erasure.names == erasure.names and not one.erasure.metadata.parts), None)
-    is_made_for = own is not None and len(on) == 1 and own.strength == 1
-    delta = erasure.delta if carries(model, erasure) else own.erasure.delta if own else {}
+def _turning_back(model: Model, part: Part, erasure: Erasure) -> Part:
+    """A part of an erasure's key as it is for what is on a MODEL where that erasure begins to act."""
+    own = carrier(model, erasure)
+    if own is None or not isinstance(part, PromptTensors) or not part.turns_back:
+        return part
+    on = [one for one in applied(model) if one.erasure.delta and _begins_beside(one.window, own.window)]
+    is_made_for = len(on) == 1 and on[0] is own and own.strength == 1 and not own.erasure.metadata.parts
+    changes = part.undoes or next((e.delta for e in (erasure, own.erasure) if e.delta and not e.metadata.parts), {})
     here = subject(model)
     raw = here.family.raw(here.model.model, torch.ones(1, here.width))
-    turns = any(isinstance(part, PromptTensors) and part.turn is not None for part in erasure.key)
-    if not turns or not on or is_made_for or not delta or raw is None:
-        return erasure.key
+    if is_made_for or not changes or raw is None:
+        return part
     try:
-        weights = weights_now(model, [name for name in here.entry if name in delta])
+        weights = weights_now(model, [name for name in here.entry if name in changes])
     except ErasureError:  # packed weights, which nothing can be solved for
-        return erasure.key
+        return part
     with torch.inference_mode(False), torch.no_grad():
-        turn = turn_back(((weight, delta[name]) for name, weight in weights.items()), raw[0])
-        turn = replace(turn, up=(own.strength if own else 1.0) * turn.up)
-    return [
-        replace(part, turn=turn) if isinstance(part, PromptTensors) and part.turn is not None else part
-        for part in erasure.key
-    ]
+        for one in on:
+            for name in weights.keys() & one.erasure.delta.keys() if one.window is not None else ():
+                weights[name] = weights[name] + one.strength * one.erasure.delta[name].dense().to(weights[name])
+        turn = turn_back(((weight, changes[name]) for name, weight in weights.items()), raw[0])
+    return replace(part, turn=replace(turn, up=own.strength * turn.up))
+
+
+def _begins_beside(window: Window | None, own: Window | None) -> bool:
+    """Whether something acts at the step at which another begins to."""
+    start = 0.0 if own is None else own.start
+    return window is None or window.start <= start < window.end
 
 
 def with_part(model: Model, part: Part) -> Model:
@@ -329,11 +344,11 @@ def doubts(model: Model, erasure: Erasure) -> list[str]:
 
 def missing(model: Model, erasure: Erasure) -> list[str]:
     """A sentence where a key comes to a MODEL that does not carry its erasure."""
-    if carries(model, erasure) if erasure.delta else applied(model):
+    if carrier(model, erasure) is not None:
         return []
     return [
-        "The connected model does not carry this erasure, so there is nothing to recover: connect the output of Erase "
-        "Concept."
+        "The connected model does not carry this erasure, so there is nothing to recover: connect the output of Apply "
+        "Erasure."
     ]
 
 

@@ -96,6 +96,10 @@ class Part:
         """Its tensors, by their names in a file."""
         raise NotImplementedError
 
+    def learned(self) -> dict[str, torch.Tensor]:
+        """Those of its tensors that stay the same wherever it is put, by which it is known again."""
+        return self.tensors()
+
     def facts(self) -> dict[str, Any]:
         """All else that a file keeps of it, fit for JSON; the role among it, where it is no eraser."""
         return {}

@@ -19,6 +19,7 @@ from torch import nn
 from ..artifact import Change, ErasureError, LowRank, Probe
 from ..texts.names import quoted
 from ..verdict import Finding
+from .delta import DeltaTensors, add
 from .gate import GateTensors, is_open
 from .part import NEWEST, ROLES, Holder, Learner, Part
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BLOCKS = {"middle": ("middle",), "middle+output": ("middle", "output"), "all": ("input", "middle", "output")}
 """Where an erasure prompt joins: choice -> parts of the network, after the paper's mid, midout and inmidout."""
 STARTS = ("concept", "empty prompt", "noise")
+UNDOES = "undoes."
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class PromptTensors(Part):
     key adds to each of the text's own tokens c, as ``turn @ c``; where a text that is said twice reads the same, its
     keys and values are then added to a second copy of these tokens, so that zeros change nothing. With no tokens
     (k = 0) the turn is all: a closed form behind a gate. ``pooled_turn`` [d', d']: the same of the pooled text.
+    ``undoes``: the changes of the weights that the turn of a key makes up for, by the weights' names, where its erasure
+    holds others' changes as well.
     """
 
     keys: torch.Tensor
@@ -51,6 +55,7 @@ class PromptTensors(Part):
     pooled: torch.Tensor | None = None
     turn: LowRank | None = None
     pooled_turn: LowRank | None = None
+    undoes: Mapping[str, Change] = field(default_factory=dict)
 
     kind: ClassVar[str] = "prompt"
 
@@ -64,6 +69,11 @@ class PromptTensors(Part):
     def is_turn(self) -> bool:
         """Whether it has no tokens of its own."""
         return not len(self.keys)
+
+    @property
+    def turns_back(self) -> bool:
+        """Whether it is a key that turns a text's own tokens."""
+        return self.role == "key" and self.turn is not None
 
     @property
     def version(self) -> str:
@@ -83,7 +93,12 @@ class PromptTensors(Part):
             out |= {"turn.up": self.turn.up, "turn.down": self.turn.down}
         if self.pooled_turn is not None:
             out |= {"pooled_turn.up": self.pooled_turn.up, "pooled_turn.down": self.pooled_turn.down}
+        out |= {f"{UNDOES}{name}": tensor for name, tensor in DeltaTensors(self.undoes).tensors().items()}
         return out if self.pooled is None else {**out, "pooled": self.pooled}
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        solved = () if self.is_turn else ("turn.", UNDOES)
+        return {name: tensor for name, tensor in self.tensors().items() if not name.startswith(solved)}
 
     def facts(self) -> dict[str, Any]:
         threshold = None if self.gate is None else self.gate.threshold
@@ -105,7 +120,11 @@ class PromptTensors(Part):
         own = tensors["keys"], tensors["values"]
         if turn is not None and (turn.up.shape[0], turn.down.shape[1]) != (own[0].shape[1],) * 2:
             raise ValueError(f"{turn.up.shape}, {turn.down.shape}")
-        return cls(*own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn, pooled_turn)
+        undoes = {name.removeprefix(UNDOES): one for name, one in tensors.items() if name.startswith(UNDOES)}
+        return cls(
+            *own, facts["blocks"], facts["role"], facts["chunk"], gate, tensors.get("pooled"), turn, pooled_turn,
+            DeltaTensors.read(undoes, {}).by_weight,
+        )  # fmt: skip
 
     def turned(self, context: torch.Tensor, amount: torch.Tensor | float = 1.0) -> torch.Tensor:
         """The text's own tokens [b, n, d] as a run reads them with the prompt; ``amount`` [b, 1, 1]: how much of it."""
@@ -126,11 +145,11 @@ class PromptTensors(Part):
 
     @classmethod
     def combined(cls, parts: Sequence[tuple[PromptTensors, float]]) -> list[PromptTensors]:
-        """Side by side; those without tokens at their weights."""
+        """Side by side; those without tokens at their weights, and each key for the changes at their weights."""
         return [
             replace(part, turn=_times(part.turn, weight), pooled_turn=_times(part.pooled_turn, weight))
             if part.is_turn and weight != 1
-            else part
+            else replace(part, undoes={name: add([(change, weight)]) for name, change in part.undoes.items()})
             for part, weight in parts
         ]
 

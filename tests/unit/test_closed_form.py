@@ -8,7 +8,7 @@ import torch
 from concept_erasure.erasure.artifact import Full, LowRank
 from concept_erasure.erasure.closed_form import dp, oce, rece, speed, uce
 from concept_erasure.erasure.closed_form.balance import LEFT, balance, even
-from concept_erasure.erasure.closed_form.joining import joined
+from concept_erasure.erasure.closed_form.joining import filters
 from concept_erasure.erasure.closed_form.problem import Problem, Scales, together
 from concept_erasure.erasure.closed_form.textmap import moment
 
@@ -222,9 +222,10 @@ def test_joined_changes_each_do_on_their_own_encodings_what_they_did_alone():
     g = torch.Generator().manual_seed(0)
     first, second = LowRank(torch.rand(2, 1, generator=g), torch.rand(1, 3, generator=g)), Full(torch.rand(2, 3))
     preserved = torch.outer(kept, kept) + 1e-9 * torch.eye(3).double()
-    parts = joined([{"w": first}, {"w": second}], [circle[None], red[None]], preserved)
-    assert isinstance(parts[0]["w"], LowRank), "a filter leaves the rank"
-    change = sum(part["w"].dense().double() for part in parts)
+    of_first, of_second = filters([circle[None], red[None]], preserved)
+    held = of_first(first), of_second(second)
+    assert isinstance(held[0], LowRank), "a filter leaves the rank"
+    change = sum(part.dense().double() for part in held)
     torch.testing.assert_close(change @ circle, first.dense().double() @ circle)
     torch.testing.assert_close(change @ red, second.dense().double() @ red)
     torch.testing.assert_close(change @ kept, torch.zeros(2).double())
