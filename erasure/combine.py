@@ -241,13 +241,13 @@ def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasu
                 "jointly with others: combine by 'sum'."
             )
     check_undoing(erasures)
-    request = _joint_request(erasures)
-    texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
-    posed = posed_for(model, encode, texts, Instant())
     owners = {spelled(name): i for i, e in enumerate(erasures) if e.delta for name in e.names}  # a key alone owns none
     left = [i for i, e in enumerate(erasures) if not e.delta or i in owners.values()]
     held = [erasures[i] for i in left]
     own = [[name for name in erasures[i].names if owners.get(spelled(name)) == i] for i in left]
+    request = _joint_request(held)
+    texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
+    posed = posed_for(model, encode, texts, Instant())
     of_text = _filters(posed.problem, texts.names, own)
     of_pooled = repeat(None) if posed.pooled is None else _filters(posed.pooled.problem, texts.names, own)
     width = 0 if posed.pooled is None else posed.pooled.columns.shape[1]

@@ -163,14 +163,15 @@ def weights_now(model: Model, names: Collection[str]) -> dict[str, torch.Tensor]
 
 
 def carrier(model: Model, erasure: Erasure) -> Applied | None:
-    """The erasure on a MODEL that a key is for: its own, by itself or as a part of a combined one. A key in a file of
-    its own is for what was applied with the same key, or else for what erases the same names, best in the same way."""
+    """The erasure on a MODEL that a key is for: its own, by itself or as a part of a combined one. A key without its
+    erasure is for what was applied with the same key, or else for what erases the same names, best in the same way."""
     there = applied(model)
-    if erasure.erasers:
+    names = {*erasure.recovered}
+    if erasure.erasers and names <= {*erasure.names}:
         known = erasure.identity()
         found = [one for one in there if known in (one.erasure.identity(), *one.erasure.metadata.parts.splitlines())]
     else:
-        keys, names = {*erasure.identities_of_keys()}, {*erasure.recovered}
+        keys = {*erasure.identities_of_keys()}
         found = [one for one in there if not keys.isdisjoint(one.erasure.identities_of_keys())]
         named = [one for one in there if one.erasure.erasers and names <= {*one.erasure.names}]
         found += sorted(named, key=lambda one: one.erasure.metadata.method != erasure.metadata.method)

@@ -8,6 +8,7 @@ import torch
 from concept_erasure.erasure import combine
 from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
 from concept_erasure.erasure.files import load_erasure, save_erasure
+from concept_erasure.erasure.history import added_up
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.latents import latent_shape
 from concept_erasure.erasure.instant import Instant, erase_instantly
@@ -198,6 +199,10 @@ def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(mode
             out = ErasureApply.execute(erased, erasure, 1.0, 0.0, 1.0)
             erased = out.args[0]
         assert ("'solve jointly' in Combine Erasures keeps more" in out.ui.value) == words
+    summed, joint = combine.combine(many[:3]), combine.solve_jointly(model, clip, many[:3])
+    with_prompts = [replace(one, parts=(*one.parts, *make_erasure(model, clip, delta=False).parts)) for one in many]
+    assert added_up([summed, many[3]]).startswith("4 trained erasures")
+    assert added_up([joint, many[3]]) is added_up(with_prompts) is None
 
 
 def test_a_key_apart_leaves_its_name_to_what_erases_it(model, clip, parts):
@@ -210,10 +215,46 @@ def test_a_key_apart_leaves_its_name_to_what_erases_it(model, clip, parts):
         torch.testing.assert_close(apart.delta[name].dense(), change.dense())
 
 
-def test_what_acts_beside_the_weights_cannot_be_solved_jointly(model, clip, parts):
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("kind", ["a prompt", "only beside", "behind a gate"])
+def test_what_acts_elsewhere_than_in_the_weights_or_beside_some_texts_cannot_be_solved_jointly(
+    model, clip, parts, kind, place
+):
+    other = {
+        "a prompt": lambda: make_erasure(model, clip, "ring", delta=False),
+        "only beside": lambda: erase_instantly(model, clip, "ring", KEPT, SMALL, only_in="red"),
+        "behind a gate": lambda: erase_instantly(model, clip, "ring", KEPT, replace(SMALL, gated=True)),
+    }[kind]()
+    both = [parts[0], other][:: 1 - 2 * place]
+    assert not combine.can_be_solved_again(both)
     with pytest.raises(ErasureError) as caught:
-        combine.solve_jointly(model, clip, [parts[0], make_erasure(model, clip, "ring", delta=False)])
-    assert "does not act on text in the weights alone" in sentence(caught)
+        combine.solve_jointly(model, clip, both)
+    assert "The erasure of 'ring' does not act on text in the weights alone" in sentence(caught)
+    assert combine.combine(both).metadata.only_in == other.metadata.only_in
+
+
+def test_what_does_not_fit_the_model_is_not_solved_jointly(model, clip, parts):
+    elsewhere = [replace(one, metadata=replace(one.metadata, family="Other", context_dim="64")) for one in parts]
+    nameless = [replace(one, metadata=replace(one.metadata, concept="")) for one in parts]
+    for some, words in ((elsewhere, "was made for a Other model"), (nameless, "does not say which concept")):
+        with pytest.raises(ErasureError) as caught:
+            combine.solve_jointly(model, clip, some)
+        assert words in sentence(caught)
+
+
+def test_of_several_for_one_name_a_joint_solve_takes_the_last_and_says_so(model, clip, parts):
+    first, last = (make_erasure(model, clip, "ring", seed, role="key") for seed in (4, 5))
+    out = ErasureCombine.execute(dict(enumerate([first, parts[0], last])), HOW[1], model, clip)
+    assert "⚠ 'ring' is erased by 2 of them, and the last of these is taken." in out.ui.value
+    wanted = combine.solve_jointly(model, clip, [parts[0], last])
+    assert out.args[0].identity() == wanted.identity() and len(out.args[0].key) == 1
+
+
+def test_what_a_key_alone_would_erase_is_not_judged(model, clip, parts):
+    key = replace(make_erasure(model, clip, "star", role="key").key_only(), probes=parts[1].probes)
+    other = make_erasure(model, clip, "ring", seed=4, prompt=False)
+    goals = {probe.text for probe in combine.combine([key, parts[0], other]).probes if probe.goal is not None}
+    assert goals == {"circle"}
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure.artifact import LowRank
+from concept_erasure.erasure import combine
+from concept_erasure.erasure.artifact import ErasureError, LowRank
+from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.texts.encoder import Encoder
@@ -99,17 +101,28 @@ def test_nothing_that_is_shared_between_clones_can_change(model, gated):
         shared[0].strength = 0.5
 
 
-def test_a_key_is_solved_for_again_where_more_is_on_the_model_than_its_own_erasure(model, clip):
-    learned, other = make_erasure(model, clip, role="key"), make_erasure(model, clip, "star", seed=1, prompt=False)
-    width = subject(model).width
-    made_for = LowRank(torch.zeros(width, 1), torch.zeros(1, width))
-    learned = replace(learned, parts=(replace(learned.key[0], turn=made_for), *learned.erasers))
+@pytest.fixture
+def learned(model, clip):
+    """An erasure with a key that turns the text's own tokens, by nothing so far."""
+    width, erasure = subject(model).width, make_erasure(model, clip, role="key")
+    turn = LowRank(torch.zeros(width, 1), torch.zeros(1, width))
+    return replace(erasure, parts=(replace(erasure.key[0], turn=turn), *erasure.erasers))
 
-    def turn(erased, key=learned) -> LowRank:
-        return attach.attachments(attach.recover(erased, key))[-1].part.turn
 
+@pytest.fixture
+def other(model, clip):
+    return make_erasure(model, clip, "star", seed=1, prompt=False)
+
+
+def turn(erased, key) -> LowRank:
+    """What a key adds to texts on a MODEL."""
+    return attach.attachments(attach.recover(erased, key))[-1].part.turn
+
+
+def test_a_key_is_solved_for_again_where_more_is_on_the_model_than_its_own_erasure(model, clip, learned, other):
+    made_for = learned.key[0].turn
     erased = attach.erase(model, learned)
-    assert turn(erased) is made_for
+    assert turn(erased, learned) is made_for
     both = attach.erase(erased, other)
     rows = Encoder(clip).rows(["a circle"])[0]
     weights = attach.weights_now(both, list(learned.delta))
@@ -122,5 +135,42 @@ def test_a_key_is_solved_for_again_where_more_is_on_the_model_than_its_own_erasu
             for name, weight in weights.items()
         )
 
-    assert left(turn(both)) < 0.9 * left(made_for)
-    torch.testing.assert_close(turn(both, learned.key_only()).dense(), turn(both).dense())
+    assert left(turn(both, learned)) < 0.9 * left(made_for)
+    torch.testing.assert_close(turn(both, learned.key_only()).dense(), turn(both, learned).dense())
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 1.5])
+def test_a_key_in_a_combined_file_brings_back_its_own_concept_alone(model, clip, learned, other, strength, tmp_path):
+    """As on a model that has the same two from nodes in a row."""
+    in_a_row = attach.erase(attach.erase(model, learned, strength), other, strength)
+    wanted = turn(in_a_row, learned).dense()
+    for parts in ([learned, other], [other, learned.without_key(), learned.key_only()]):
+        save_erasure(combine.combine(parts), tmp_path / "both.safetensors")
+        both = load_erasure(tmp_path / "both.safetensors")
+        erased = attach.erase(model, both, strength)
+        for key in (both, both.key_only(), learned):
+            torch.testing.assert_close(turn(erased, key).dense(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_key_is_solved_for_as_at_the_step_at_which_its_erasure_begins(model, learned, other):
+    both = attach.erase(attach.erase(model, other), learned)
+    for windows, beside in (({}, {}), ({"end_percent": 0.9}, {}), ({"end_percent": 0.9}, {"end_percent": 0.5})):
+        windowed = attach.erase(attach.erase(model, other, **beside), learned, **windows)
+        torch.testing.assert_close(turn(windowed, learned).dense(), turn(both, learned).dense(), rtol=1e-3, atol=1e-3)
+    late = attach.erase(attach.erase(model, other, start_percent=0.5), learned)
+    assert turn(late, learned) is learned.key[0].turn
+
+
+def test_a_key_is_on_a_model_once(model, learned, other):
+    both = combine.combine([learned.key_only(), learned, other])
+    assert len(both.key) == 1 and both.key[0].undoes.keys() == learned.delta.keys()
+    recovered = attach.recover(attach.erase(model, both), both)
+    for key in (learned, learned.key_only(), both):
+        with pytest.raises(ErasureError, match="is on this model already"):
+            attach.recover(recovered, key)
+
+
+def test_a_key_without_its_erasure_is_missing_where_nothing_erases_its_names(model, learned, other):
+    for key in (learned, learned.key_only()):
+        assert attach.missing(attach.erase(model, other), key)
+        assert not attach.missing(attach.erase(model, learned), key)
