@@ -15,9 +15,10 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,7 @@ import comfy.sd
 import torch
 from safetensors.torch import load_file
 
-from concept_erasure.erasure import instant, learning, solved
+from concept_erasure.erasure import combine, instant, learning, solved
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.exchange import export_lora
 from concept_erasure.erasure.host import attach
@@ -47,9 +48,12 @@ FILE = Path(__file__).with_name("results") / "families.json"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "measured.md"
 MARKS = ("<!-- table of benchmarks.families -->", "<!-- end of the table of benchmarks.families -->")
 CONCEPTS = ("circle", "star", "heart", "red", "green", "striped")
+TOGETHER = CONCEPTS[:4]
+"""Trained one by one, and then on one model."""
+TOGETHER_MARKS = ("<!-- four trained files, by family -->", "<!-- end of four trained files -->")
 EVERY = 1
 """One in so many of the demo's pictures is drawn."""
-PARTS = ("base", "instant", "pooled off", "recommended", "few texts", "full texts", "prompt only")
+PARTS = ("base", "instant", "pooled off", "recommended", "few texts", "full texts", "prompt only", "together")
 """In the order in which they are measured: each in all worlds, then the next."""
 SIDE = 64
 STEPS = 8
@@ -62,10 +66,11 @@ class Bench:
     def __init__(self, toy: Toy, every: int = EVERY):
         self.toy, self.every = toy, every
         self.here = subject(toy.model)
+        self.trained: dict[str, Erasure] = {}
 
-    def score(self, model, concept: str) -> dict[str, float]:
-        """ESR-1 and PSR-1 of a model's pictures."""
-        wanted = shots(concept)[:: self.every]
+    def score(self, model, concept: str, beside: Collection[str] = ()) -> dict[str, float]:
+        """ESR-1 and PSR-1 of a model's pictures; of those that are to show none of what is erased ``beside``."""
+        wanted = [shot for shot in shots(concept)[:: self.every] if not {*shot.scene.values()} & {*beside} - {concept}]
         scores = self.toy.score(self.toy.draw(model, wanted, STEPS), wanted, concept)
         return {name: scores[name] for name in ("esr1", "psr1")}
 
@@ -79,6 +84,8 @@ class Bench:
             return self.instant(concept, pooled=False) if has else None
         if part in ("few texts", "full texts"):
             return self.few_texts(concept, part == "few texts")
+        if part == "together":
+            return self.together(concept) if concept in TOGETHER and self.here.family.learns else None
         if part in ("recommended", "prompt only"):
             return self.learned(concept, None if part == "recommended" else part)
         return self.base(concept) if part == "base" else self.instant(concept)
@@ -114,19 +121,38 @@ class Bench:
         """A training of the preset *recommended*, and what its key brings back; None where nothing can be learned."""
         if not self.here.family.learns:
             return None
-        settings = with_pictures(self.toy.model, replace(preset_for("recommended", method), seed=0), SIDE, SIDE)
-        settings = with_sampling(settings, scheduler=self.toy.world.scheduler)
         began = time.perf_counter()
-        with torch.inference_mode(), learning.gradients():
-            erasure = learning.learn(
-                learning.prepare(self.toy.model, self.toy.clip, concept, self.preserve(concept), settings)
-            )
+        erasure = self.train(concept, method)
         seconds = time.perf_counter() - began
         erased = attach.erase(self.toy.model, erasure)
         recovery = None
         if erasure.key:
             recovery = 1 - self.score(attach.recover(erased, erasure), concept)["esr1"]
         return {**self.score(erased, concept), "recovery": recovery, "seconds": seconds}
+
+    def train(self, concept: str, method: str | None = None) -> Erasure:
+        settings = with_pictures(self.toy.model, replace(preset_for("recommended", method), seed=0), SIDE, SIDE)
+        settings = with_sampling(settings, scheduler=self.toy.world.scheduler)
+        with torch.inference_mode(), learning.gradients():
+            return learning.learn(
+                learning.prepare(self.toy.model, self.toy.clip, concept, self.preserve(concept), settings)
+            )
+
+    def together(self, concept: str) -> dict:
+        """One of four trained files on a model that has all of them, from nodes in a row and solved jointly; and what
+        its key brings back there."""
+        for name in TOGETHER:
+            if name not in self.trained:
+                self.trained[name] = self.train(name)
+        model, files = self.toy.model, list(self.trained.values())
+        joint = combine.solve_jointly(model, self.toy.clip, files)
+        found = {}
+        for way, erased in (("row", reduce(attach.erase, files, model)), ("joint", attach.erase(model, joint))):
+            recovered = attach.recover(erased, self.trained[concept])
+            scores = self.score(erased, concept, TOGETHER)
+            back = 1 - self.score(recovered, concept, TOGETHER)["esr1"]
+            found |= {f"{way}_esr1": scores["esr1"], f"{way}_psr1": scores["psr1"], f"{way}_recovery": back}
+        return found
 
     def bit_identical(self) -> bool:
         """Whether the unedited model draws the same to the bit after, and beside, an erased one; and at strength 0."""
@@ -213,7 +239,7 @@ def summary(cells: dict[str, dict]) -> dict:
         row["pooled"] = off and {"on": means.get("instant"), "off": off}
     if "few texts" in means:
         row["few_texts"] = {"full": means.get("full texts"), "few": means["few texts"]}
-    row |= {part.replace(" ", "_"): means[part] for part in ("recommended", "prompt only") if part in means}
+    row |= {part.replace(" ", "_"): means[part] for part in ("recommended", "prompt only", "together") if part in means}
     return {**row, "each": cells}
 
 
@@ -257,9 +283,24 @@ def table(families: dict[str, dict]) -> list[str]:
     return lines
 
 
+def together_table(families: dict[str, dict]) -> list[str]:
+    """A row for each world in which four files were trained."""
+    head = ("", "in a row", "keys bring back", "solved jointly", "keys bring back")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, facts in families.items():
+        if row := facts.get("together"):
+            shown = (
+                f"{row[f'{way}_esr1']:.2f} / {row[f'{way}_psr1']:.2f} | {row[f'{way}_recovery']:.2f}"
+                for way in ("row", "joint")
+            )
+            lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
+
+
 def publish(families: dict[str, dict]) -> None:
-    """Writes the table into the page."""
-    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), MARKS, table(families)), encoding="utf-8")
+    """Writes the tables into the page."""
+    page = put(PAGE.read_text(encoding="utf-8"), MARKS, table(families))
+    PAGE.write_text(put(page, TOGETHER_MARKS, together_table(families)), encoding="utf-8")
 
 
 def main() -> None:

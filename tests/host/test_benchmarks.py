@@ -279,6 +279,19 @@ def test_families_measured_again_are_those_named_and_no_others():
     assert (row["each"]["recommended"]["red"]["esr1"], row["base"]["esr1"]) == (0.5, 0.0)
 
 
+def test_files_together_are_scored_on_pictures_that_show_no_other_of_them(toys):
+    bench = families.Bench(toys)
+    bench.toy = SimpleNamespace(draw=lambda model, wanted, steps: wanted, score=lambda drawn, wanted, _: {
+        "esr1": {name for shot in drawn for name in shot.scene.values()} & {*families.TOGETHER}, "psr1": len(drawn)
+    })  # fmt: skip
+    found = bench.score(toys.model, "circle", families.TOGETHER)
+    assert found["esr1"] == {"circle"} and 0 < found["psr1"] < bench.score(toys.model, "circle")["psr1"]
+    figures = {f"{way}_{key}": 0.5 for way in ("row", "joint") for key in ("esr1", "psr1", "recovery")}
+    assert families.together_table({"flux": {"together": figures}, "unet": {}})[2:] == [
+        "| flux | 0.50 / 0.50 | 0.50 | 0.50 / 0.50 | 0.50 |"
+    ]
+
+
 def test_curves_end_where_half_of_the_cells_erase_no_more():
     def sweep(*erased: float) -> list[dict]:
         return [{"esr1": share, "psr1_near": 1 - share / 2} for share in (0.0, *erased)]
