@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations, permutations, repeat
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 from json import loads
 
 import torch
@@ -26,7 +26,7 @@ from .host.fingerprint import of_one_checkpoint, parse_fingerprint
 from .host.subject import subject
 from .instant import Instant, examined, posed_for, solve_texts
 from .parts import PARTS
-from .parts.delta import changing
+from .parts.delta import DeltaTensors, changing
 from .parts.prompt import PromptTensors
 from .phrased import Texts
 from .protocols import Clip, Model
@@ -95,13 +95,18 @@ def undoing(erasures: Sequence[Erasure]) -> str | None:
 def check_undoing(erasures: Sequence[Erasure]) -> None:
     """Raises ErasureError for erasures of which one brings back what another erases."""
     back = undoing(erasures)
-    if back and can_be_solved_again(erasures):
+    if back and can_be_solved_jointly(erasures):
         raise ErasureError(
             f"{back}: choose 'solve jointly' with the model and its CLIP connected, or make one of them with another "
             "target."
         )
     if back:
         raise ErasureError(f"{back}: make one of them with another target.")
+
+
+def can_be_solved_jointly(erasures: Sequence[Erasure]) -> bool:
+    """Whether a joint solve can be tried, by what the erasures are; some then turn out to change other weights."""
+    return can_be_solved_again(erasures) or all(map(_is_in_weights, erasures))
 
 
 def can_be_solved_again(erasures: Sequence[Erasure]) -> bool:
@@ -231,51 +236,122 @@ def _joint_texts(model: Model, encode: Encoder, request: Request, settings: Inst
 
 def _joined(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure:
     """Changes that were made apart, each behind a filter for its own names, in one; with them the keys that they have.
-    Of several for one name the last is taken."""
+    Of several for one name the last is taken. A name whose target another one erases moves on with that."""
     here = subject(model)
     readers, encode.pools = here.weights(KEYS_AND_VALUES), here.family.pooled_entry(model.model) is not None
     for erasure in erasures:
-        if erasure.beside or erasure.metadata.only_in or not erasure.delta.keys() <= {*readers}:
+        if not _is_in_weights(erasure) or not erasure.delta.keys() <= {*readers}:
             raise ErasureError(
                 f"The erasure of '{_short(erasure)}' does not act on text in the weights alone, so it cannot be solved "
                 "jointly with others: combine by 'sum'."
             )
-    check_undoing(erasures)
     owners = {spelled(name): i for i, e in enumerate(erasures) if e.delta for name in e.names}  # a key alone owns none
     left = [i for i, e in enumerate(erasures) if not e.delta or i in owners.values()]
     held = [erasures[i] for i in left]
     own = [[name for name in erasures[i].names if owners.get(spelled(name)) == i] for i in left]
+    passed_on = _passed_on(held, own)
     request = _joint_request(held)
-    texts = _joint_texts(model, encode, replace(request, names=[Name(text) for text in request.texts]), Instant())
-    posed = posed_for(model, encode, texts, Instant())
-    of_text = _filters(posed.problem, texts.names, own)
-    of_pooled = repeat(None) if posed.pooled is None else _filters(posed.pooled.problem, texts.names, own)
-    width = 0 if posed.pooled is None else posed.pooled.columns.shape[1]
+    longest = max(map(len, passed_on.values()), default=0)
+    posed, names = [], []
+    for step in range(max(longest, 1)):
+        aims = {name: onward[step].target for name, onward in passed_on.items() if step < len(onward)}
+        wanted = replace(request, names=[Name(text, aims.get(text)) for text in request.texts])
+        texts = _joint_texts(model, encode, wanted, Instant())
+        posed.append(posed_for(model, encode, texts, Instant()))
+        names.append(texts.names)
+    steps = [
+        (owner, name, step, onward.by)
+        for owner, some in enumerate(own)
+        for name in some
+        for step, onward in enumerate(passed_on.get(name, ()))
+    ]
+    of_text = _filters([one.problem for one in posed], names, own, steps)
+    first, of_pooled = posed[0], None
+    if first.pooled is not None:
+        of_pooled = _filters([one.pooled.problem for one in posed if one.pooled is not None], names, own, steps)
     filtered = []
-    for erasure, text, pooled in zip(_with_own_keys(held), of_text, of_pooled, strict=False):
+    for i, erasure in enumerate(held):
 
-        def hold(changes: Mapping[str, Change], text=text, pooled=pooled) -> dict[str, Change]:
+        def hold(changes: Mapping[str, Change], place: int) -> dict[str, Change]:
             return {
-                name: text(change) if name in posed.weights else in_first(pooled, width)(change)
+                name: of_text[place](change)
+                if name in first.weights or of_pooled is None or first.pooled is None
+                else in_first(of_pooled[place], first.pooled.columns.shape[1])(change)
                 for name, change in changes.items()
             }
 
-        keys = [replace(key, undoes=hold(key.undoes)) if isinstance(key, PromptTensors) else key for key in erasure.key]
-        filtered.append(replace(erasure, parts=(*changing(hold(erasure.delta)), *keys)))
+        moved = [hold(erasure.delta, i)]
+        moved += [hold(held[by].delta, len(held) + k) for k, (owner, *_, by) in enumerate(steps) if owner == i]
+        change = DeltaTensors.combined([(DeltaTensors(one), 1.0) for one in moved])[0].by_weight
+        keys = [
+            replace(key, undoes=hold(key.undoes, i)) if isinstance(key, PromptTensors) else key for key in erasure.key
+        ]
+        filtered.append(replace(erasure, parts=(*changing(change), *keys)))
     out = replace(_together(filtered, [1.0] * len(filtered)), metadata=replace(_metadata(held), added=""))
+    out = _with_last_targets(encode, out, passed_on)
     return replace(out, metadata=replace(out.metadata, verdict=inspection.full(model, out).as_json()))
 
 
-def _filters(problem: Problem, names: Sequence[str], own: Sequence[Sequence[str]]) -> list[Filter]:
-    """What holds each of several changes to its ``own`` names; ``names``: those of the problem."""
-    problem, scales = even(problem, Scales()), Scales()
-    owners = {spelled(name): i for i in range(len(own)) for name in own[i]}
-    sources: list[list[torch.Tensor]] = [[problem.moves.source[:0]] for _ in own]
-    for name, part in zip(names, problem.moves.source.split(problem.moves.counts), strict=True):
-        if spelled(name) in owners:  # others were erased in front, and move on
-            sources[owners[spelled(name)]].append(part)
-    preserved = problem.holding(scales).preserved(scales)
-    return filters([torch.cat(each) for each in sources], preserved, scales.erase)
+def _is_in_weights(erasure: Erasure) -> bool:
+    """Whether all that an erasure does is in the weights, in all prompts."""
+    return not erasure.beside and not erasure.metadata.only_in
+
+
+@dataclass(frozen=True)
+class Onward:
+    """A target that is erased itself, by which of several erasures, and what then takes its place."""
+
+    target: str
+    by: int
+    becomes: str
+
+
+def _passed_on(erasures: Sequence[Erasure], own: Sequence[Sequence[str]]) -> dict[str, list[Onward]]:
+    """The names whose targets others of some erasures erase, each with its way: what it becomes, then what that
+    becomes, and so on. Raises ErasureError where the way leads back."""
+    owner = {name: i for i, some in enumerate(own) for name in some}
+    targets = {name: target for e, some in zip(erasures, own, strict=True)
+               for name, target in zip(e.names, e.targets, strict=True) if name in some}  # fmt: skip
+    out: dict[str, list[Onward]] = {}
+    for name in targets:
+        way, place, target = [name], owner[name], targets[name]
+        while after := next((o for o in targets if target and owner[o] != place and is_form_of(target, o)), None):
+            if after in way:
+                raise ErasureError(f"{undoing(erasures)}: make one of them with another target.")
+            out.setdefault(name, []).append(Onward(target, owner[after], targets[after]))
+            way, place, target = [*way, after], owner[after], targets[after]
+    return out
+
+
+def _with_last_targets(encode: Encoder, erasure: Erasure, passed_on: Mapping[str, Sequence[Onward]]) -> Erasure:
+    """An erasure with names that have moved on, as its strings and probes say it."""
+    last = {name: onward[-1].becomes for name, onward in passed_on.items()}
+    targets = [last.get(name, target) for name, target in zip(erasure.names, erasure.targets, strict=True)]
+    probes = {probe.text: probe for probe in inspection.probes_for(encode, list(last), list(last.values()), ())}
+    return replace(
+        erasure,
+        metadata=replace(erasure.metadata, target="\n".join(target or NOTHING for target in targets)),
+        probes=tuple(probes.get(probe.text, probe) for probe in erasure.probes),
+    )
+
+
+def _filters(
+    problems: Sequence[Problem], names: Sequence[Sequence[str]], own: Sequence[Sequence[str]],
+    steps: Sequence[tuple[int, str, int, int]],
+) -> list[Filter]:  # fmt: skip
+    """What holds each of several changes to its ``own`` names, and what holds another to each name that moves on with
+    it: ``steps`` (whose name, name, problem, by whom). ``names``: those of each problem."""
+    scales = Scales()
+    moves = []
+    for problem, some in zip(problems, names, strict=True):
+        evened = even(problem, scales).moves
+        sides = (side.split(evened.counts) for side in (evened.source, evened.target))
+        moves.append({spelled(name): pair for name, *pair in zip(some, *sides, strict=True)})
+    none = problems[0].moves.source[:0]
+    sources = [torch.cat([none, *(moves[0][spelled(name)][0] for name in some)]) for some in own]
+    preserved = problems[0].holding(scales).preserved(scales)
+    onward = [(source, read) for _, name, step, _ in steps for source, read in [moves[step][spelled(name)]]]
+    return filters(sources, preserved, scales.erase, onward)
 
 
 def _joint_request(erasures: Sequence[Erasure]) -> Request:

@@ -35,8 +35,8 @@ class ErasureCombine(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "how", options=HOW, default=HOW[0],
-                    tooltip="sum: changes are added exactly; where one would bring back what another erases, instant "
-                    "erasures are solved jointly instead. solve jointly: none disturbs another, and more of the rest "
+                    tooltip="sum: changes are added exactly; where one would bring back what another erases, they "
+                    "are solved jointly instead. solve jointly: none disturbs another, and more of the rest "
                     "stays where there are many; instant erasures are solved for again, trained ones are held to their "
                     "own names; needs model and clip. weighted for a prompt: each counts as much as it has to do with "
                     "the prompt below; needs clip.",
@@ -56,7 +56,7 @@ class ErasureCombine(io.ComfyNode):
         parts = [erasure for erasure in erasures.values() if erasure is not None]
         notices, weighed = combine.conflicts(parts), []
         back = combine.undoing(parts)
-        if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_again(parts)):
+        if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_jointly(parts)):
             out = combine.solve_jointly(model, clip, parts)
             notices = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
             notices += combine.conflicts(parts, jointly=True)

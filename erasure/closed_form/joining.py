@@ -6,6 +6,9 @@ of what is preserved, ::
     C = argmin  sum_i sum_c |C c - C_i c|^2  +  sum_p |C p|^2        =  sum_i C_i E_i (sum_j E_j + P)^-1
 
 Each summand is C_i behind a filter [d, d], the same for all weights, and so has the rank of C_i.
+
+Where a change sends its encodings c to what another one moves, as to t, they have to move on: that one then does on c
+what it does on t, and adds the sum of C_j t c^T (sum_j E_j + P)^-1.
 """
 
 from __future__ import annotations
@@ -20,26 +23,30 @@ Filter = Callable[[Change], Change]
 """Puts a change of a weight [out, d] behind what lets its own names pass."""
 
 
-def filters(sources: Sequence[torch.Tensor], preserved: torch.Tensor, erase: float = 1.0) -> list[Filter]:
-    """The filter of each of several changes.
+def filters(
+    sources: Sequence[torch.Tensor], preserved: torch.Tensor, erase: float = 1.0,
+    moving_on: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+) -> list[Filter]:  # fmt: skip
+    """The filter of each of several changes, and then one for each pair of encodings that move on.
 
     ``sources``: the encodings [n, d] that each one acts on, under the roots of their weights; ``preserved``: the moment
-    of what is preserved [d, d], with a ridge; ``erase``: the weight of all that acts.
+    of what is preserved [d, d], with a ridge; ``erase``: the weight of all that acts; ``moving_on``: encodings c and t,
+    [n, d] each.
     """
     own = [source.double() for source in sources]
     whole = torch.linalg.inv(sum((erase * part.T @ part for part in own), preserved.double()))
 
-    def behind(source: torch.Tensor) -> Filter:
+    def behind(source: torch.Tensor, read: torch.Tensor) -> Filter:
         passing = erase * source @ whole
 
         def held(change: Change) -> Change:
             rows = change.down if isinstance(change, LowRank) else change.dense()
-            passed = ((rows.double() @ source.T) @ passing).float().contiguous()
+            passed = ((rows.double() @ read.T) @ passing).float().contiguous()
             return LowRank(change.up.float(), passed) if isinstance(change, LowRank) else Full(passed)
 
         return held
 
-    return [behind(source) for source in own]
+    return [*map(behind, own, own), *(behind(source.double(), read.double()) for source, read in moving_on)]
 
 
 def in_first(held: Filter, width: int) -> Filter:

@@ -11,6 +11,7 @@ from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.history import added_up
 from concept_erasure.erasure.host import attach
 from concept_erasure.erasure.host.latents import latent_shape
+from concept_erasure.erasure.host.subject import subject
 from concept_erasure.erasure.instant import Instant, erase_instantly
 from concept_erasure.erasure.parts.delta import add
 from concept_erasure.erasure.parts.prompt import PromptTensors
@@ -248,6 +249,57 @@ def test_of_several_for_one_name_a_joint_solve_takes_the_last_and_says_so(model,
     assert "⚠ 'ring' is erased by 2 of them, and the last of these is taken." in out.ui.value
     wanted = combine.solve_jointly(model, clip, [parts[0], last])
     assert out.args[0].identity() == wanted.identity() and len(out.args[0].key) == 1
+
+
+def learned_from(erasure, *more):
+    """A closed form, said to be learned, with more parts."""
+    metadata = replace(erasure.metadata, method="kpop", settings="")
+    return replace(erasure, metadata=metadata, parts=(*erasure.parts, *more))
+
+
+def to(model, clip, name, target):
+    how = Instant(target="anchor", anchor=target)
+    return learned_from(erase_instantly(model, clip, name, "triangle\nred\ndotted", how))
+
+
+def test_a_learned_name_whose_target_is_erased_moves_on_with_it(model, clip):
+    """circle -> star, star -> square, square -> ring: all of them go where the ring is."""
+    way = [to(model, clip, "circle", "star"), to(model, clip, "star", "square"), to(model, clip, "square", "ring")]
+    joint = combine.solve_jointly(model, clip, [way[1], way[0], way[2]])
+    assert joint.metadata.target.splitlines() == ["ring"] * 3
+    encode, name = Encoder(clip), next(iter(joint.delta))
+    weight = attach.weights_now(model, [name])[name]
+    changed = weight + joint.delta[name].dense()
+    ring = encode.rows(["a red ring"])[0][3:] @ weight.T
+    for text in ("a red circle", "a red star", "a red square"):
+        rows = encode.rows([text])[0][3:]
+        before, after = ((rows @ one.T - ring).norm() for one in (weight, changed))
+        assert after < 0.3 * before, text
+    out = ErasureCombine.execute(dict(enumerate(way)), HOW[0], model, clip)
+    assert "Solved jointly, because 'circle' becomes 'star'" in out.ui.value and "✓ " in out.ui.value
+
+
+def test_what_its_key_turns_back_is_all_that_a_name_was_moved_by(model, clip):
+    star = to(model, clip, "star", "square")
+    key = make_erasure(model, clip, "circle", role="key").key[0]
+    width = subject(model).width
+    key = replace(key, turn=LowRank(torch.zeros(width, 1), torch.zeros(1, width)))
+    circle = to(model, clip, "circle", "star")
+    circle = replace(circle, parts=(*circle.parts, key))
+    joint = combine.solve_jointly(model, clip, [circle, star])
+    encode, (own,) = Encoder(clip), joint.key
+    for text, is_own in (("a red circle", True), ("a red star", False)):
+        rows = encode.rows([text])[0][3:]
+        for name, change in own.undoes.items():
+            whole, undone = (rows @ one.dense().T for one in (joint.delta[name], change))
+            assert ((whole - undone).norm() < 0.3 * whole.norm()) == is_own, text
+
+
+def test_learned_names_that_become_each_other_are_refused(model, clip):
+    both = [to(model, clip, "circle", "star"), to(model, clip, "star", "circle")]
+    with pytest.raises(ErasureError) as caught:
+        combine.solve_jointly(model, clip, both)
+    assert "make one of them with another target" in sentence(caught)
 
 
 def test_what_a_key_alone_would_erase_is_not_judged(model, clip, parts):
