@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from concept_erasure.erasure import combine, instant
+from concept_erasure.erasure import instant, jointly
 from concept_erasure.erasure.artifact import Erasure
 from concept_erasure.erasure.evaluation.attacks import Concept
 from concept_erasure.erasure.evaluation.by_kind import Request, by_kind, composed, counted
@@ -189,7 +189,7 @@ class Bench:
         base, found = self.world.model, {}
         models = {way: self.without(base, IN_A_ROW, typed, method) for way, typed in WAYS.items()}
         if method in self.trained:
-            solved = combine.solve_jointly(base, self.world.clip, list(self.trained[method].values()))
+            solved = jointly.solve_jointly(base, self.world.clip, list(self.trained[method].values()))
             models["solved jointly"] = attach.erase(base, solved)
         for way, model in models.items():
             some = {"esr1": IN_A_ROW, "psr1": (*CANARY, *FAR)}

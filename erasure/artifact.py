@@ -192,12 +192,17 @@ class Erasure:
 
     def identities_of_keys(self) -> list[str]:
         """A short hash of each part of the key: the same in every file, whatever it was combined with."""
-        return [_hash_of(part.learned()) for part in self.key]
+        return [identity_of(part) for part in self.key]
 
 
 def _hash(erasure: Erasure) -> str:
     """A short hash of an erasure's tensors, without its probes."""
     return _hash_of(to_tensors(replace(erasure, probes=())))
+
+
+def identity_of(part: Part) -> str:
+    """A short hash of what a part learned."""
+    return _hash_of(part.learned())
 
 
 def _hash_of(tensors: Mapping[str, torch.Tensor]) -> str:

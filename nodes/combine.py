@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..erasure import combine
+from ..erasure import combine, jointly
 from ..erasure.artifact import ErasureError
 from ..erasure.history import added_up
 from ..erasure.verdict import read_verdict
@@ -57,7 +57,7 @@ class ErasureCombine(io.ComfyNode):
         notices, weighed = combine.conflicts(parts), []
         back = combine.undoing(parts)
         if how == HOW[1] or (back and how == HOW[0] and clip and model and combine.can_be_solved_jointly(parts)):
-            out = combine.solve_jointly(model, clip, parts)
+            out = jointly.solve_jointly(model, clip, parts)
             notices = [f"Solved jointly, because {back}."] if back and how == HOW[0] else []
             notices += combine.conflicts(parts, jointly=True)
         elif how == HOW[2]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..artifact import Change, Erasure, ErasureError
+from ..artifact import Change, Erasure, ErasureError, identity_of
 from ..families.family import Family
 from ..parts.branch import Branch
 from ..parts.delta import add
@@ -255,7 +255,7 @@ def _turning_back(model: Model, part: Part, erasure: Erasure) -> Part:
         return part
     on = [one for one in applied(model) if one.erasure.delta and _begins_beside(one.window, own.window)]
     is_made_for = len(on) == 1 and on[0] is own and own.strength == 1 and not own.erasure.metadata.parts
-    changes = part.undoes or next((e.delta for e in (erasure, own.erasure) if e.delta and not e.metadata.parts), {})
+    changes = _undone(part, erasure, own.erasure)
     here = subject(model)
     raw = here.family.raw(here.model.model, torch.ones(1, here.width))
     if is_made_for or not changes or raw is None:
@@ -270,6 +270,16 @@ def _turning_back(model: Model, part: Part, erasure: Erasure) -> Part:
                 weights[name] = weights[name] + one.strength * one.erasure.delta[name].dense().to(weights[name])
         turn = turn_back(((weight, changes[name]) for name, weight in weights.items()), raw[0])
     return replace(part, turn=replace(turn, up=own.strength * turn.up))
+
+
+def _undone(part: PromptTensors, erasure: Erasure, carrier: Erasure) -> Mapping[str, Change]:
+    """The changes that a key makes up for: as the erasure on the MODEL says it of the same key, then as its own does;
+    none where they are added up with others'."""
+    known = dict(zip(carrier.identities_of_keys(), carrier.key, strict=True))
+    there = known.get(identity_of(part))
+    if isinstance(there, PromptTensors) and there.undoes:
+        return there.undoes
+    return part.undoes or next((e.delta for e in (erasure, carrier) if e.delta and not e.metadata.parts), {})
 
 
 def _begins_beside(window: Window | None, own: Window | None) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from concept_erasure.erasure import combine
+from concept_erasure.erasure import combine, jointly
 from concept_erasure.erasure.artifact import ErasureError, Full, LowRank
 from concept_erasure.erasure.files import load_erasure, save_erasure
 from concept_erasure.erasure.history import added_up
@@ -86,7 +86,7 @@ def test_the_key_of_a_part_is_known_on_the_whole(model, clip, parts):
 def test_solving_jointly_is_the_same_as_one_solve(model, clip, parts):
     to_red = replace(SMALL, target="anchor", anchor="red")
     alone = [erase_instantly(model, clip, name, KEPT, to_red) for name in ("circle", "star")]
-    joint = combine.solve_jointly(model, clip, alone)
+    joint = jointly.solve_jointly(model, clip, alone)
     once = erase_instantly(model, clip, "circle\nstar", KEPT, to_red)
     assert joint.identity() == once.identity()
     assert joint.metadata.concept == once.metadata.concept
@@ -95,7 +95,7 @@ def test_solving_jointly_is_the_same_as_one_solve(model, clip, parts):
 def test_a_target_that_is_erased_itself_gives_way(model, clip):
     to_star = erase_instantly(model, clip, "circle", KEPT, Instant(target="anchor", anchor="star"))
     star = erase_instantly(model, clip, "star", KEPT, SMALL)
-    joint = combine.solve_jointly(model, clip, [to_star, star])
+    joint = jointly.solve_jointly(model, clip, [to_star, star])
     targets = joint.metadata.target.splitlines()
     assert len(targets) == 2 and set(targets) <= set(KEPT.splitlines())
     verdict = read_verdict(joint.metadata.verdict).text()
@@ -142,7 +142,7 @@ def test_a_concept_in_two_spellings_is_one(model, clip, parts):
     again = erase_instantly(model, clip, "Circle", "star", SMALL)
     said = " ".join(combine.conflicts([*parts, again]))
     assert "'circle' is erased 2 times" in said and "'star' is erased" in said
-    both = combine.solve_jointly(model, clip, [parts[0], again])
+    both = jointly.solve_jointly(model, clip, [parts[0], again])
     assert len(both.names) == len(parts[0].names)
 
 
@@ -164,7 +164,7 @@ def test_learned_erasures_act_on_their_own_names_and_less_on_what_is_preserved(m
     key = make_erasure(model, clip, "star", role="key").key
     metadata = replace(parts[1].metadata, method="kpop", settings="")
     learned = replace(parts[1], metadata=metadata, parts=(*parts[1].parts, *key))
-    joint, summed = combine.solve_jointly(model, clip, [parts[0], learned]), combine.combine([parts[0], learned])
+    joint, summed = jointly.solve_jointly(model, clip, [parts[0], learned]), combine.combine([parts[0], learned])
     assert (joint.names, joint.key) == (["circle", "star"], key)
     assert not attach.missing(attach.erase(model, joint), learned), "its key is known on the whole"
     encode, name = Encoder(clip), next(iter(learned.delta))
@@ -182,7 +182,7 @@ def test_learned_erasures_act_on_their_own_names_and_less_on_what_is_preserved(m
 def test_what_changes_everything_is_kept_off_what_is_preserved(model, clip, parts):
     wild = make_erasure(model, clip, "ring", seed=4, prompt=False)
     wild = replace(wild, metadata=replace(wild.metadata, preserve=KEPT))
-    joint, summed = combine.solve_jointly(model, clip, [parts[0], wild]), combine.combine([parts[0], wild])
+    joint, summed = jointly.solve_jointly(model, clip, [parts[0], wild]), combine.combine([parts[0], wild])
     rows, name = Encoder(clip).rows(["a square"])[0], next(iter(wild.delta))
     after, before = ((rows @ erasure.delta[name].dense().T).norm() for erasure in (joint, summed))
     assert after < 0.2 * before
@@ -200,7 +200,7 @@ def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(mode
             out = ErasureApply.execute(erased, erasure, 1.0, 0.0, 1.0)
             erased = out.args[0]
         assert ("'solve jointly' in Combine Erasures keeps more" in out.ui.value) == words
-    summed, joint = combine.combine(many[:3]), combine.solve_jointly(model, clip, many[:3])
+    summed, joint = combine.combine(many[:3]), jointly.solve_jointly(model, clip, many[:3])
     with_prompts = [replace(one, parts=(*one.parts, *make_erasure(model, clip, delta=False).parts)) for one in many]
     assert added_up([summed, many[3]]).startswith("4 trained erasures")
     assert added_up([joint, many[3]]) is added_up(with_prompts) is None
@@ -209,7 +209,7 @@ def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(mode
 def test_a_key_apart_leaves_its_name_to_what_erases_it(model, clip, parts):
     learned = make_erasure(model, clip, "star", seed=4, role="key")
     together, apart = (
-        combine.solve_jointly(model, clip, [*some, parts[0]])
+        jointly.solve_jointly(model, clip, [*some, parts[0]])
         for some in ([learned], [learned.key_only(), learned.without_key()])
     )
     for name, change in together.delta.items():
@@ -229,7 +229,7 @@ def test_what_acts_elsewhere_than_in_the_weights_or_beside_some_texts_cannot_be_
     both = [parts[0], other][:: 1 - 2 * place]
     assert not combine.can_be_solved_again(both)
     with pytest.raises(ErasureError) as caught:
-        combine.solve_jointly(model, clip, both)
+        jointly.solve_jointly(model, clip, both)
     assert "The erasure of 'ring' does not act on text in the weights alone" in sentence(caught)
     assert combine.combine(both).metadata.only_in == other.metadata.only_in
 
@@ -239,7 +239,7 @@ def test_what_does_not_fit_the_model_is_not_solved_jointly(model, clip, parts):
     nameless = [replace(one, metadata=replace(one.metadata, concept="")) for one in parts]
     for some, words in ((elsewhere, "was made for a Other model"), (nameless, "does not say which concept")):
         with pytest.raises(ErasureError) as caught:
-            combine.solve_jointly(model, clip, some)
+            jointly.solve_jointly(model, clip, some)
         assert words in sentence(caught)
 
 
@@ -247,7 +247,7 @@ def test_of_several_for_one_name_a_joint_solve_takes_the_last_and_says_so(model,
     first, last = (make_erasure(model, clip, "ring", seed, role="key") for seed in (4, 5))
     out = ErasureCombine.execute(dict(enumerate([first, parts[0], last])), HOW[1], model, clip)
     assert "⚠ 'ring' is erased by 2 of them, and the last of these is taken." in out.ui.value
-    wanted = combine.solve_jointly(model, clip, [parts[0], last])
+    wanted = jointly.solve_jointly(model, clip, [parts[0], last])
     assert out.args[0].identity() == wanted.identity() and len(out.args[0].key) == 1
 
 
@@ -265,7 +265,7 @@ def to(model, clip, name, target):
 def test_a_learned_name_whose_target_is_erased_moves_on_with_it(model, clip):
     """circle -> star, star -> square, square -> ring: all of them go where the ring is."""
     way = [to(model, clip, "circle", "star"), to(model, clip, "star", "square"), to(model, clip, "square", "ring")]
-    joint = combine.solve_jointly(model, clip, [way[1], way[0], way[2]])
+    joint = jointly.solve_jointly(model, clip, [way[1], way[0], way[2]])
     assert joint.metadata.target.splitlines() == ["ring"] * 3
     encode, name = Encoder(clip), next(iter(joint.delta))
     weight = attach.weights_now(model, [name])[name]
@@ -286,7 +286,7 @@ def test_what_its_key_turns_back_is_all_that_a_name_was_moved_by(model, clip):
     key = replace(key, turn=LowRank(torch.zeros(width, 1), torch.zeros(1, width)))
     circle = to(model, clip, "circle", "star")
     circle = replace(circle, parts=(*circle.parts, key))
-    joint = combine.solve_jointly(model, clip, [circle, star])
+    joint = jointly.solve_jointly(model, clip, [circle, star])
     encode, (own,) = Encoder(clip), joint.key
     for text, is_own in (("a red circle", True), ("a red star", False)):
         rows = encode.rows([text])[0][3:]
@@ -298,7 +298,7 @@ def test_what_its_key_turns_back_is_all_that_a_name_was_moved_by(model, clip):
 def test_learned_names_that_become_each_other_are_refused(model, clip):
     both = [to(model, clip, "circle", "star"), to(model, clip, "star", "circle")]
     with pytest.raises(ErasureError) as caught:
-        combine.solve_jointly(model, clip, both)
+        jointly.solve_jointly(model, clip, both)
     assert "make one of them with another target" in sentence(caught)
 
 
@@ -326,7 +326,7 @@ def test_in_other_families_each_still_acts_as_it_did_alone(world):
     with torch.inference_mode():
         alone = [erase_instantly(model, clip, name, "square\nblue", Instant()) for name in ("circle", "red")]
     learned = [replace(one, metadata=replace(one.metadata, method="kpop", settings="")) for one in alone]
-    joint = combine.solve_jointly(model, clip, learned)
+    joint = jointly.solve_jointly(model, clip, learned)
     assert joint.delta.keys() == alone[0].delta.keys()
     empty = encoded(clip, "")
     noise = torch.randn(1, *latent_shape(model, 64, 64), generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from benchmarks.toy import Toy, shots
-from concept_erasure.erasure import combine, instant, learning, posing
+from concept_erasure.erasure import combine, instant, jointly, learning, posing
 from concept_erasure.erasure.artifact import Erasure, to_tensors
 from concept_erasure.erasure.closed_form import CLOSED_FORM
 from concept_erasure.erasure.host import attach
@@ -100,7 +100,7 @@ class Figures:
             "learned: paper v2": lambda: hash_of_erasure(self.train("paper v2", None)),
             "learned: paper v3": lambda: hash_of_erasure(self.train("paper v3", None)),
             "combined: solved jointly": lambda: hash_of_erasure(
-                combine.solve_jointly(self.toy.model, self.toy.clip, [self.erase("circle"), self.erase("star")])
+                jointly.solve_jointly(self.toy.model, self.toy.clip, [self.erase("circle"), self.erase("star")])
             ),
             "combined: added": lambda: hash_of_erasure(
                 combine.combine([self.erase("circle"), self.erase("star")], [1.0, 0.5])
