@@ -75,7 +75,8 @@ def scores(row: Mapping) -> list[float]:
 
 
 def at_matched_deletion(cells: Mapping[str, Mapping], file: Path) -> None:
-    """A panel a method: near things kept over the erased share, with 95 % intervals, beside the recommended one's."""
+    """A panel a method: near things kept over the erased share, with 95 % intervals, beside those of the same concepts
+    with the recommended one."""
     from matplotlib import pyplot
 
     swept = matched.sweeps(cells)
@@ -91,7 +92,8 @@ def at_matched_deletion(cells: Mapping[str, Mapping], file: Path) -> None:
         points = curve(swept[name])
         colour = OWN if name in OURS else OTHERS
         if name != names[0]:
-            axes.plot(*list(zip(*curve(swept[names[0]]), strict=True))[:2], color=OWN, linewidth=1, linestyle=":")
+            ours = curve(swept[name], swept[names[0]])
+            axes.plot(*list(zip(*ours, strict=True))[:2], color=OWN, linewidth=1, linestyle=":")
         if points:
             share, middle, low, high = zip(*points, strict=True)
             axes.fill_between(share, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -107,14 +109,18 @@ def at_matched_deletion(cells: Mapping[str, Mapping], file: Path) -> None:
     pyplot.close(figure)
 
 
-def curve(own: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[float, float, float, float]]:
-    """Erased shares, what is kept of near things there, and its interval; where most of the cells reach the share."""
+def curve(
+    own: Mapping[str, matched.Sweep], other: Mapping[str, matched.Sweep] | None = None
+) -> list[tuple[float, float, float, float]]:
+    """Erased shares, what is kept of near things there, and its interval; where most of the concepts reach the share.
+    ``other``: a method of which the same is shown, of these concepts alone."""
     points = []
     for share in SHARES:
-        found = matched.kept(own, share, "psr1_near")
-        if 2 * len(found) > len(own):
-            low, high = wilson(sum(found) * COUNT, len(found) * COUNT)
-            points.append((share, sum(found) / len(found), low, high))
+        reached = matched.kept(own, share, "psr1_near")
+        found = reached if other is None else matched.kept({name: other[name] for name in reached}, share, "psr1_near")
+        if 2 * len(reached) > len(own):
+            total = sum(found.values())
+            points.append((share, total / len(found), *wilson(total * COUNT, len(found) * COUNT)))
     return points
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .matched import KEPT
 from .tables import put
 
 REPO = Path(__file__).resolve().parents[1]
@@ -22,8 +23,9 @@ MORE = {
 
 AT_MATCHED = (
     "At matched deletion: strength is swept, and what is kept is read off where a method first erases so much, between",
-    "two strengths by their distance. Only cells that reach it count, so rows need not be of the same concepts; one",
-    "seed was swept. Intervals are 95 % (Wilson) over pictures.",
+    "two strengths by their distance. Only concepts of which it erases so much count; the last column is what",
+    "*recommended* keeps of the same ones (a dash: it erases one of these less). One seed was swept. Intervals are 95 %",
+    "(Wilson) over pictures.",
 )
 
 
@@ -69,14 +71,16 @@ def long(rows: Sequence[Mapping], matched: Sequence[Mapping]) -> list[str]:
         lines.append(f"| {row['method']} | {' | '.join(cells)} |")
     if matched:
         lines += ["", *AT_MATCHED, ""]
-        lines += ["| | erased share | near kept | random kept | cells that reach it |", "|" + "---|" * 5]
+        heads = ("erased share", "near kept", "random kept", "concepts that reach it", "*recommended* on these")
+        lines += [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
         lines += [_matched(row) for row in matched]
     return lines
 
 
 def _matched(row: Mapping) -> str:
-    kept = [_interval(row, key) for key in ("psr1_near", "psr1_random")]
-    return f"| {row['method']} | {row['share']:.2f} | {' | '.join(kept)} | {row['reached']} of {row['cells']} |"
+    kept = [_interval(row, key) for key in KEPT]
+    kept += [f"{row['reached']} of {row['cells']}", " / ".join(figure(row.get(f"{key}_of_ours")) for key in KEPT)]
+    return f"| {row['method']} | {row['share']:.2f} | {' | '.join(kept)} |"
 
 
 def _interval(row: Mapping, key: str) -> str:

@@ -16,6 +16,7 @@ STRENGTHS = (0.3, 0.5, 0.7, 0.85, 1.0)
 SHARES = (0.5, 0.8, 0.95)
 """Erased shares at which methods are compared."""
 KEPT = ("psr1_near", "psr1_random")
+OURS = "recommended"
 
 
 def at(points: Sequence[Mapping[str, float]], share: float, key: str) -> float | None:
@@ -31,31 +32,40 @@ def at(points: Sequence[Mapping[str, float]], share: float, key: str) -> float |
     return None
 
 
-def sweeps(cells: Mapping[str, Mapping]) -> dict[str, list[list[Mapping[str, float]]]]:
-    """For each method, a sweep for each of its cells: the unedited model's scores, then those at every strength."""
+Sweep = Sequence[Mapping[str, float]]
+"""The unedited model's scores, then those at every strength."""
+
+
+def sweeps(cells: Mapping[str, Mapping]) -> dict[str, dict[str, Sweep]]:
+    """For each method, a sweep for each of its concepts."""
     unedited = {name.split(" | ")[1]: cell["scores"] for name, cell in cells.items() if name.startswith("unedited | ")}
-    found: dict[str, list[list[Mapping[str, float]]]] = {}
+    found: dict[str, dict[str, Sweep]] = {}
     for name, cell in cells.items():
         if cell.get("strengths"):
             method, concept, _ = name.split(" | ")
-            found.setdefault(method, []).append([unedited[concept], *cell["strengths"].values()])
+            found.setdefault(method, {})[concept] = [unedited[concept], *cell["strengths"].values()]
     return found
 
 
-def kept(own: Sequence[Sequence[Mapping[str, float]]], share: float, key: str) -> list[float]:
-    """A figure of each sweep that reaches an erased share, there."""
-    return [value for points in own if (value := at(points, share, key)) is not None]
+def kept(own: Mapping[str, Sweep], share: float, key: str) -> dict[str, float]:
+    """A figure of each concept's sweep that reaches an erased share, there."""
+    return {name: value for name, points in own.items() if (value := at(points, share, key)) is not None}
 
 
 def rows(cells: Mapping[str, Mapping]) -> Iterator[dict]:
-    """For each method and erased share: what is kept, near and random, over the cells that reach the share."""
-    for method, own in sweeps(cells).items():
+    """For each method and erased share: what is kept, near and random, over the cells that reach the share; and what
+    *recommended* keeps at that share of the same concepts."""
+    swept = sweeps(cells)
+    for method, own in swept.items():
         for share in SHARES:
             row: dict = {"method": method, "share": share, "cells": len(own)}
             for key in KEPT:
                 found = kept(own, share, key)
                 row["reached"] = len(found)
                 if found:
-                    row[key] = round(sum(found) / len(found), 4)
-                    row[f"{key}_interval"] = [round(end, 4) for end in wilson(sum(found) * COUNT, len(found) * COUNT)]
+                    total, ours = sum(found.values()), kept(swept.get(OURS, {}), share, key)
+                    row[key] = round(total / len(found), 4)
+                    row[f"{key}_interval"] = [round(end, 4) for end in wilson(total * COUNT, len(found) * COUNT)]
+                    if found.keys() <= ours.keys():
+                        row[f"{key}_of_ours"] = round(sum(ours[name] for name in found) / len(found), 4)
             yield row

@@ -205,7 +205,11 @@ def test_methods_are_compared_where_they_erase_the_same_share():
     assert matched.at(points, 0.7, "psr1_near") is None, "never erased so much"
     cells = {"unedited | dog | 0": {"scores": base}, "UCE | fox | 0": {}}
     cells["UCE | dog | 0"] = {"strengths": {str(i): point for i, point in enumerate(points[1:])}}
+    for name, near in (("dog", 0.5), ("fox", 0.0)):  # what is kept of a concept that UCE did not erase does not count
+        cells[f"unedited | {name} | 0"] = {"scores": base}
+        cells[f"recommended | {name} | 0"] = {"strengths": {"1": {**base, "esr1": 1.0, "psr1_near": near}}}
     half = next(row for row in matched.rows(cells) if row["share"] == 0.5)
+    assert half["psr1_near_of_ours"] == pytest.approx(0.7)
     assert half["psr1_near"] == 0.7 and half["cells"] == half["reached"] == 1
     assert half["psr1_near_interval"][0] < 0.7 < half["psr1_near_interval"][1]
 
@@ -296,11 +300,13 @@ def test_curves_end_where_half_of_the_cells_erase_no_more():
     def sweep(*erased: float) -> list[dict]:
         return [{"esr1": share, "psr1_near": 1 - share / 2} for share in (0.0, *erased)]
 
-    points = drawn_plots.curve([sweep(0.5), sweep(0.5, 1.0)])
+    points = drawn_plots.curve({"dog": sweep(0.5), "nora": sweep(0.5, 1.0)})
     shares, kept, low, high = zip(*points, strict=True)
     assert shares[-1] == 0.5
     assert kept == pytest.approx([1 - share / 2 for share in shares])
     assert all(one < middle < other for one, middle, other in zip(low, kept, high, strict=True))
+    of_other = drawn_plots.curve({"dog": sweep(0.5)}, {"dog": sweep(1.0), "nora": sweep(0.1)})
+    assert [point[1] for point in of_other] == pytest.approx([1 - share / 2 for share in shares])
 
 
 def test_the_drawn_world_has_its_plots(tmp_path):

@@ -293,6 +293,10 @@ def test_what_its_key_turns_back_is_all_that_a_name_was_moved_by(model, clip):
         for name, change in own.undoes.items():
             whole, undone = (rows @ one.dense().T for one in (joint.delta[name], change))
             assert ((whole - undone).norm() < 0.3 * whole.norm()) == is_own, text
+    recovered = (attach.recover(attach.erase(model, joint), one) for one in (joint, circle, circle.key_only()))
+    turns = [attach.attachments(one)[-1].part.turn.dense() for one in recovered]
+    torch.testing.assert_close(turns[1], turns[0])  # as the erasure on the model says it, from whatever file
+    torch.testing.assert_close(turns[2], turns[0])
 
 
 def test_learned_names_that_become_each_other_are_refused(model, clip):
