@@ -24,8 +24,8 @@ MORE = {
 AT_MATCHED = (
     "At matched deletion: strength is swept, and what is kept is read off where a method first erases so much, between",
     "two strengths by their distance. Only concepts of which it erases so much count; the last column is what",
-    "*recommended* keeps of the same ones (a dash: it erases one of these less). One seed was swept. Intervals are 95 %",
-    "(Wilson) over pictures.",
+    "*recommended* keeps of the same ones, a dash where it erases one of these less. One seed was swept. Intervals are",
+    "95 % (Wilson) over pictures.",
 )
 
 

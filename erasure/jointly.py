@@ -10,9 +10,9 @@ import torch
 
 from . import inspection
 from .artifact import NOTHING, Change, Erasure, ErasureError
-from .choosing import TARGETS, beside_those_in_front, choose_texts, reading
-from .closed_form.balance import even
-from .closed_form.joining import Filter, filters, in_first
+from .choosing import READ, TARGETS, beside_those_in_front, choose_texts, reading
+from .closed_form.balance import MOST, even
+from .closed_form.joining import Filter, filters, in_first, missed
 from .closed_form.problem import Problem, Scales
 from .combine import (
     can_be_solved_again,
@@ -37,6 +37,10 @@ from .protocols import Clip, Model
 from .request import Request, aiming_elsewhere, check_width
 from .texts.encoder import Encoder
 from .texts.names import Name, is_form_of, lines, spelled
+
+ROUNDS = 4
+"""How often trained erasures are weighed by how much of each one's change arrives: without, "red" is left in .58 of its
+pictures among four of the toy world, and in .17 with."""
 
 
 def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Erasure:
@@ -104,8 +108,9 @@ def _held(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure
     own = [[name for name in erasures[i].names if owners.get(spelled(name)) == i] for i in left]
     erasures = [erasures[i] for i in left]
     steps = _steps(erasures, own)
-    joint = _posed(model, encode, _request(erasures), own, steps)
-    deltas, held = [erasure.delta for erasure in erasures], joint.holding()
+    deltas = [erasure.delta for erasure in erasures]
+    joint = _posed(model, encode, _request(erasures), own, steps, deltas)
+    held = joint.holding()
     changed = [changing(joint.moved(i, held, deltas)) for i in range(len(erasures))]
     keys = [_keys(joint, held, i, erasures) for i in range(len(erasures))]
     parts = [
@@ -147,19 +152,22 @@ Holding = Callable[[int, Mapping[str, Change]], dict[str, Change]]
 @dataclass(frozen=True)
 class Joint:
     """What is posed for several erasures of which each has its ``own`` names: with the targets of nothing, and again
-    for every text that a name becomes on its way, ``steps``. ``names``: those of each of these."""
+    for every text that a name becomes on its way, ``steps``. ``names``: those of each of these. ``changes``: of the
+    weights, by each erasure."""
 
     posed: Sequence[Posed]
     names: Sequence[Sequence[str]]
     own: Sequence[Sequence[str]]
     steps: Sequence[Step]
+    changes: Sequence[Mapping[str, Change]]
 
     def holding(self) -> Holding:
         """The filters: of each erasure, and then of each step."""
-        of_text, first = self._filters([posed.problem for posed in self.posed]), self.posed[0]
+        first = self.posed[0]
+        of_text = self._filters([posed.problem for posed in self.posed], self._some())
         pooled = [posed.pooled for posed in self.posed if posed.pooled is not None]
         of_pooled = [
-            in_first(one, pooled[0].columns.shape[1]) for one in self._filters([one.problem for one in pooled])
+            in_first(one, pooled[0].columns.shape[1]) for one in self._filters([one.problem for one in pooled], ())
         ] if pooled else []  # fmt: skip
 
         def held(place: int, changes: Mapping[str, Change]) -> dict[str, Change]:
@@ -175,7 +183,14 @@ class Joint:
         parts += [held(len(self.own) + k, changes[step.by]) for k, step in enumerate(self.steps) if step.whose == i]
         return DeltaTensors.combined([(DeltaTensors(part), 1.0) for part in parts])[0].by_weight
 
-    def _filters(self, problems: Sequence[Problem]) -> list[Filter]:
+    def _some(self) -> list[str]:
+        """Some of the weights that all of the erasures change which change any."""
+        changing = [change for change in self.changes if change]
+        names = [name for name in self.posed[0].weights if all(name in change for change in changing)]
+        return names[:: -(-len(names) // READ)] if names else []
+
+    def _filters(self, problems: Sequence[Problem], some: Sequence[str]) -> list[Filter]:
+        """``some``: the weights by which is seen how much of each change arrives."""
         scales, moves = Scales(), []
         for problem, names in zip(problems, self.names, strict=True):
             evened = even(problem, scales).moves
@@ -185,12 +200,38 @@ class Joint:
         sources = [torch.cat([none, *(moves[0][spelled(name)][0] for name in names)]) for names in self.own]
         onward = [moves[step.nth][spelled(step.name)] for step in self.steps]
         preserved = problems[0].holding(scales).preserved(scales)
-        return filters(sources, preserved, scales.erase, onward)
+        weights = torch.ones(len(sources)).double()
+        for rest in reversed(range(ROUNDS + 1)):
+            roots = [float(weight) ** 0.5 for weight in weights]
+            scaled = [root * rows for root, rows in zip(roots, sources, strict=True)]
+            moving = [[roots[s.whose] * side for side in pair] for s, pair in zip(self.steps, onward, strict=True)]
+            found = filters(scaled, preserved, scales.erase, [(source, read) for source, read in moving])
+            if rest and some:
+                weights = self._weighed(weights, found, sources, some)
+        return found
+
+    def _weighed(
+        self, weights: torch.Tensor, held: Sequence[Filter], sources: Sequence[torch.Tensor], some: Sequence[str]
+    ) -> torch.Tensor:
+        """The weights of the erasures, more for those of which less arrives than of others. Those whose names move on,
+        so that they are to do more than alone, stay as they are."""
+        alone = [i for i, rows in enumerate(sources) if len(rows) and i not in {step.whose for step in self.steps}]
+        if len(alone) < 2:
+            return weights
+        figures = [
+            missed([held[i] for i in alone], [sources[i] for i in alone], [self.changes[i][name] for i in alone])
+            for name in some
+        ]
+        lost, whole = torch.stack(figures).sum(0)
+        left, out = (lost / whole).sqrt(), weights.clone()
+        out[alone] *= (left / left.mean()).square()
+        return (out / out[alone].mean()).clamp(1 / MOST, MOST)
 
 
 def _posed(
-    model: Model, encode: Encoder, request: Request, own: Sequence[Sequence[str]], steps: Sequence[Step]
-) -> Joint:
+    model: Model, encode: Encoder, request: Request, own: Sequence[Sequence[str]], steps: Sequence[Step],
+    changes: Sequence[Mapping[str, Change]],
+) -> Joint:  # fmt: skip
     posed, names = [], []
     for nth in range(1 + max((step.nth for step in steps), default=0)):
         targets = {step.name: step.target for step in steps if step.nth == nth}
@@ -198,7 +239,7 @@ def _posed(
         texts = _texts(model, encode, wanted, Instant())
         posed.append(posed_for(model, encode, texts, Instant()))
         names.append(texts.names)
-    return Joint(posed, names, own, steps)
+    return Joint(posed, names, own, steps, changes)
 
 
 def _steps(erasures: Sequence[Erasure], own: Sequence[Sequence[str]]) -> list[Step]:

@@ -49,6 +49,24 @@ def filters(
     return [*map(behind, own, own), *(behind(source.double(), read.double()) for source, read in moving_on)]
 
 
+def reading(change: Change, rows: torch.Tensor) -> torch.Tensor:
+    """What encodings [n, d] get from a change of a weight: [n, out], float64."""
+    rows = rows.double()
+    if isinstance(change, LowRank):
+        return (rows @ change.down.to(rows).T) @ change.up.to(rows).T
+    return rows @ change.dense().to(rows).T
+
+
+def missed(held: Sequence[Filter], sources: Sequence[torch.Tensor], changes: Sequence[Change]) -> torch.Tensor:
+    """Of what each of several changes of one weight does to its own encodings, the part by which all of them together
+    miss it, squared, and the whole: [2, changes]."""
+    both = [one(change) for one, change in zip(held, changes, strict=True)]
+    own = [reading(change, rows) for change, rows in zip(changes, sources, strict=True)]
+    got = [sum((reading(change, rows) for change in both), torch.zeros(1, 1).double()) for rows in sources]
+    lost = [(there - wanted).square().sum() for there, wanted in zip(got, own, strict=True)]
+    return torch.stack([torch.stack(lost), torch.stack([wanted.square().sum() for wanted in own])])
+
+
 def in_first(held: Filter, width: int) -> Filter:
     """A filter for the first columns of a change, which lets all others pass as they are."""
 
