@@ -185,7 +185,7 @@ def test_what_changes_everything_is_kept_off_what_is_preserved(model, clip, part
     joint, summed = jointly.solve_jointly(model, clip, [parts[0], wild]), combine.combine([parts[0], wild])
     rows, name = Encoder(clip).rows(["a square"])[0], next(iter(wild.delta))
     after, before = ((rows @ erasure.delta[name].dense().T).norm() for erasure in (joint, summed))
-    assert after < 0.2 * before
+    assert after < 0.25 * before
 
 
 def test_many_trained_ones_in_a_sum_or_in_a_row_are_told_of_the_joint_solve(model, clip):
@@ -340,3 +340,25 @@ def test_in_other_families_each_still_acts_as_it_did_alone(world):
             for one in (model, attach.erase(model, own), attach.erase(model, joint))
         )
         assert difference(after, wanted) < 0.35 * difference(wanted, before), text
+
+
+@pytest.mark.skipif(not WORLDS["unet"].checkpoint.exists(), reason="The toy world is not here.")
+def test_none_is_left_behind_by_a_joint_solve():
+    """Of changes on one name each, as much arrives of the one whose encodings are most like what is preserved."""
+    model, clip, _ = loading.load(WORLDS["unet"].checkpoint)
+    names, kept = (
+        ("circle", "star", "red", "striped"),
+        "square\nblue\ngreen\nyellow\npurple\norange\nring\nheart\ndotted",
+    )
+    with torch.inference_mode():
+        learned = [learned_from(erase_instantly(model, clip, name, kept, Instant())) for name in names]
+    joint, encode = jointly.solve_jointly(model, clip, learned), Encoder(clip)
+    left = []
+    for own, name in zip(learned, names, strict=True):
+        rows = torch.cat([row[2:] for row in encode.rows([f"a {name}", f"a drawing of a {name}"])])
+        pairs = [[rows @ one.delta[weight].dense().T for one in (joint, own)] for weight in own.delta]
+        missed, whole = (
+            sum(float(x.square().sum()) for x in some) for some in ([a - b for a, b in pairs], [b for _, b in pairs])
+        )
+        left.append((missed / whole) ** 0.5)
+    assert max(left) < 1.3 * min(left)
