@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from json import loads
 
 import torch
@@ -41,6 +42,10 @@ from .texts.names import Name, is_form_of, lines, spelled
 ROUNDS = 4
 """How often trained erasures are weighed by how much of each one's change arrives: without, "red" is left in .58 of its
 pictures among four of the toy world, and in .17 with."""
+
+
+KEEN = 3.0
+"""How much more a name counts than others where its key is fitted: what moves it may be another's change as well."""
 
 
 def solve_jointly(model: Model, clip: Clip, erasures: Sequence[Erasure]) -> Erasure:
@@ -112,7 +117,7 @@ def _held(model: Model, encode: Encoder, erasures: Sequence[Erasure]) -> Erasure
     joint = _posed(model, encode, _request(erasures), own, steps, deltas)
     held = joint.holding()
     changed = [changing(joint.moved(i, held, deltas)) for i in range(len(erasures))]
-    keys = [_keys(joint, held, i, erasures) for i in range(len(erasures))]
+    keys = [_keys(joint, i, erasures) for i in range(len(erasures))]
     parts = [
         replace(erasure, parts=(*change, *key)) for erasure, change, key in zip(erasures, changed, keys, strict=True)
     ]
@@ -132,17 +137,28 @@ def _check_held(model: Model, erasures: Sequence[Erasure]) -> None:
             )
 
 
-def _keys(joint: Joint, held: Holding, i: int, erasures: Sequence[Erasure]) -> list[Part]:
-    """The key of an erasure, which makes up for all that moves its own names."""
+def _keys(joint: Joint, i: int, erasures: Sequence[Erasure]) -> list[Part]:
+    """The key of an erasure, which makes up for all that moves its own names, whichever of the changes that is."""
     erasure, out = erasures[i], []
     own = i if erasure.delta else next((j for j, e in enumerate(erasures) if e.names == erasure.recovered), i)
+    held = joint.holding(keen=own) if erasure.key else None
     for part in erasure.key:
         if isinstance(part, PromptTensors) and part.turns_back:
             whole = {} if erasures[own].metadata.parts else erasures[own].delta
             deltas = [part.undoes or whole if j == own else e.delta for j, e in enumerate(erasures)]
-            part = replace(part, undoes=joint.moved(own, held, deltas) if deltas[own] else {})
+            part = replace(part, undoes=joint.moved(own, held, deltas) if held and deltas[own] else {})
         out.append(part)
     return out
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encodings [n, d]: ``sources`` of each erasure's names; of each step, those that move ``onward`` and what they
+    became; and the moment of what is ``preserved`` [d, d], with a ridge."""
+
+    sources: Sequence[torch.Tensor]
+    onward: Sequence[tuple[torch.Tensor, ...]]
+    preserved: torch.Tensor
 
 
 Holding = Callable[[int, Mapping[str, Change]], dict[str, Change]]
@@ -161,18 +177,20 @@ class Joint:
     steps: Sequence[Step]
     changes: Sequence[Mapping[str, Change]]
 
-    def holding(self) -> Holding:
-        """The filters: of each erasure, and then of each step."""
+    def holding(self, keen: int | None = None) -> Holding:
+        """The filters: of each erasure, and then of each step. ``keen``: whose names count ``KEEN`` times as much, for
+        a key, which is fitted to the weights that read tokens alone."""
         first = self.posed[0]
-        of_text = self._filters([posed.problem for posed in self.posed], self._some())
-        pooled = [posed.pooled for posed in self.posed if posed.pooled is not None]
-        of_pooled = [
-            in_first(one, pooled[0].columns.shape[1]) for one in self._filters([one.problem for one in pooled], ())
-        ] if pooled else []  # fmt: skip
+        of_text = self._filters(self._rows, keen, self._some() if keen is None else ())
+        pooled = [posed.pooled for posed in self.posed if posed.pooled is not None and keen is None]
+        of_pooled: list[Filter] = []
+        if pooled:
+            rows = self._rows_of([one.problem for one in pooled])
+            of_pooled = [in_first(one, pooled[0].columns.shape[1]) for one in self._filters(rows, None)]
 
         def held(place: int, changes: Mapping[str, Change]) -> dict[str, Change]:
             texts = {name: of_text[place](change) for name, change in changes.items() if name in first.weights}
-            rest = {name: change for name, change in changes.items() if name not in texts}
+            rest = {name: change for name, change in changes.items() if name not in texts and keen is None}
             return {**texts, **{name: of_pooled[place](one) if of_pooled else one for name, one in rest.items()}}
 
         return held
@@ -189,8 +207,11 @@ class Joint:
         names = [name for name in self.posed[0].weights if all(name in change for change in changing)]
         return names[:: -(-len(names) // READ)] if names else []
 
-    def _filters(self, problems: Sequence[Problem], some: Sequence[str]) -> list[Filter]:
-        """``some``: the weights by which is seen how much of each change arrives."""
+    @cached_property
+    def _rows(self) -> Rows:
+        return self._rows_of([posed.problem for posed in self.posed])
+
+    def _rows_of(self, problems: Sequence[Problem]) -> Rows:
         scales, moves = Scales(), []
         for problem, names in zip(problems, self.names, strict=True):
             evened = even(problem, scales).moves
@@ -199,14 +220,18 @@ class Joint:
         none = problems[0].moves.source[:0]
         sources = [torch.cat([none, *(moves[0][spelled(name)][0] for name in names)]) for names in self.own]
         onward = [moves[step.nth][spelled(step.name)] for step in self.steps]
-        preserved = problems[0].holding(scales).preserved(scales)
-        weights = torch.ones(len(sources)).double()
-        for rest in reversed(range(ROUNDS + 1)):
+        return Rows(sources, onward, problems[0].holding(scales).preserved(scales))
+
+    def _filters(self, rows: Rows, keen: int | None, some: Sequence[str] = ()) -> list[Filter]:
+        """``some``: the weights by which is seen how much of each change arrives."""
+        sources, onward = rows.sources, rows.onward
+        weights = torch.tensor([KEEN if i == keen else 1.0 for i in range(len(sources))]).double()
+        for rest in reversed(range((ROUNDS if some else 0) + 1)):
             roots = [float(weight) ** 0.5 for weight in weights]
-            scaled = [root * rows for root, rows in zip(roots, sources, strict=True)]
+            scaled = [root * source for root, source in zip(roots, sources, strict=True)]
             moving = [[roots[s.whose] * side for side in pair] for s, pair in zip(self.steps, onward, strict=True)]
-            found = filters(scaled, preserved, scales.erase, [(source, read) for source, read in moving])
-            if rest and some:
+            found = filters(scaled, rows.preserved, Scales().erase, [(source, read) for source, read in moving])
+            if rest:
                 weights = self._weighed(weights, found, sources, some)
         return found
 
@@ -224,8 +249,11 @@ class Joint:
         ]
         lost, whole = torch.stack(figures).sum(0)
         left, out = (lost / whole).sqrt(), weights.clone()
-        out[alone] *= (left / left.mean()).square()
-        return (out / out[alone].mean()).clamp(1 / MOST, MOST)
+        if not bool(left.mean() > 0):  # all of each arrives, or a change does nothing at all
+            return weights
+        own = out[alone] * (left / left.mean()).square()
+        out[alone] = (own / own.mean()).clamp(1 / MOST, MOST)
+        return out
 
 
 def _posed(

@@ -41,7 +41,7 @@ def test_every_method_and_preset_learns_something_that_a_file_can_hold(train, mo
     assert len(run.progress.losses) == 3 and not run.progress.stopped
     assert (erasure.metadata.method, erasure.metadata.steps, erasure.metadata.family) == (method, "3", "ToyWorld")
     prompt = () if erasure.of(PromptTensors) else ("role", "blocks", "tokens")
-    may_be_empty = ("strengths", "gate_gap", "parts", "only_in", "recovers", "unknown", "thumbnail", *prompt)
+    may_be_empty = ("strengths", "gate_gap", "parts", "added", "only_in", "recovers", "unknown", "thumbnail", *prompt)
     assert all(getattr(erasure.metadata, f.name) for f in fields(erasure.metadata) if f.name not in may_be_empty)
     base, erased = (sample(m, cond("circle"), cond("")) for m in (model, attach.erase(model, erasure)))
     assert difference(base, erased) > 0.01
