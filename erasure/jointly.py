@@ -41,9 +41,7 @@ from .texts.names import Name, is_form_of, lines, spelled
 
 ROUNDS = 4
 """How often trained erasures are weighed by how much of each one's change arrives: without, "red" is left in .58 of its
-pictures among four of the toy world, and in .17 with."""
-
-
+pictures among four of the toy world, and in .21 with."""
 KEEN = 3.0
 """How much more a name counts than others where its key is fitted: what moves it may be another's change as well."""
 
@@ -138,15 +136,14 @@ def _check_held(model: Model, erasures: Sequence[Erasure]) -> None:
 
 
 def _keys(joint: Joint, i: int, erasures: Sequence[Erasure]) -> list[Part]:
-    """The key of an erasure, which makes up for all that moves its own names, whichever of the changes that is."""
+    """The key of an erasure, which makes up for all that moves its own names."""
     erasure, out = erasures[i], []
     own = i if erasure.delta else next((j for j, e in enumerate(erasures) if e.names == erasure.recovered), i)
-    held = joint.holding(keen=own) if erasure.key else None
+    whole = {} if erasures[own].metadata.parts else erasures[own].delta
     for part in erasure.key:
-        if isinstance(part, PromptTensors) and part.turns_back:
-            whole = {} if erasures[own].metadata.parts else erasures[own].delta
+        if isinstance(part, PromptTensors) and part.turns_back and (part.undoes or whole):
             deltas = [part.undoes or whole if j == own else e.delta for j, e in enumerate(erasures)]
-            part = replace(part, undoes=joint.moved(own, held, deltas) if held and deltas[own] else {})
+            part = replace(part, undoes=joint.moved(own, joint.holding(keen=own), deltas))
         out.append(part)
     return out
 
@@ -167,8 +164,8 @@ Holding = Callable[[int, Mapping[str, Change]], dict[str, Change]]
 
 @dataclass(frozen=True)
 class Joint:
-    """What is posed for several erasures of which each has its ``own`` names: with the targets of nothing, and again
-    for every text that a name becomes on its way, ``steps``. ``names``: those of each of these. ``changes``: of the
+    """What is ``posed`` for several erasures, of which each has its ``own`` names: once, and again for every further
+    text that a name becomes on its way, ``steps``. ``names``: those of each of these problems. ``changes``: of the
     weights, by each erasure."""
 
     posed: Sequence[Posed]
@@ -202,7 +199,7 @@ class Joint:
         return DeltaTensors.combined([(DeltaTensors(part), 1.0) for part in parts])[0].by_weight
 
     def _some(self) -> list[str]:
-        """Some of the weights that all of the erasures change which change any."""
+        """Some of the weights that every erasure changes; keys alone change none."""
         changing = [change for change in self.changes if change]
         names = [name for name in self.posed[0].weights if all(name in change for change in changing)]
         return names[:: -(-len(names) // READ)] if names else []

@@ -342,10 +342,9 @@ def test_in_other_families_each_still_acts_as_it_did_alone(world):
         assert difference(after, wanted) < 0.35 * difference(wanted, before), text
 
 
-@pytest.mark.skipif(not WORLDS["unet"].checkpoint.exists(), reason="The toy world is not here.")
-def test_none_is_left_behind_by_a_joint_solve():
+def test_none_is_left_behind_by_a_joint_solve(toys):
     """Of changes on one name each, as much arrives of the one whose encodings are most like what is preserved."""
-    model, clip, _ = loading.load(WORLDS["unet"].checkpoint)
+    model, clip = toys.model, toys.clip
     names, kept = (
         ("circle", "star", "red"),
         "square\nblue\ngreen\nyellow\npurple\norange\nring\nheart\ndotted",
